@@ -1,0 +1,83 @@
+"""Plexus Registry: service discovery for Plexus hubs, as a process or inside one.
+
+Names are loaded when they are first used: whoever only wants one pays for no other.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from plexus_registry._version import VERSION
+
+__version__ = VERSION
+
+if TYPE_CHECKING:
+    from plexus_registry.app import open_registry, serve
+    from plexus_registry.core.commands import Register, Update
+    from plexus_registry.core.errors import (
+        ConfigError,
+        ConfigInvalid,
+        InvalidParamsError,
+        MethodError,
+        NameTaken,
+        NotFound,
+        ProtocolError,
+        RegistryError,
+        StartError,
+        StorageFailed,
+    )
+    from plexus_registry.core.model import Backend, Source
+    from plexus_registry.service import Registry
+    from plexus_registry.settings import Settings
+
+__all__ = [
+    "Backend",
+    "ConfigError",
+    "ConfigInvalid",
+    "InvalidParamsError",
+    "MethodError",
+    "NameTaken",
+    "NotFound",
+    "ProtocolError",
+    "Register",
+    "Registry",
+    "RegistryError",
+    "Settings",
+    "Source",
+    "StartError",
+    "StorageFailed",
+    "Update",
+    "__version__",
+    "open_registry",
+    "serve",
+]
+
+_HOMES = {
+    "app": ("open_registry", "serve"),
+    "core.commands": ("Register", "Update"),
+    "core.errors": (
+        "ConfigError",
+        "ConfigInvalid",
+        "InvalidParamsError",
+        "MethodError",
+        "NameTaken",
+        "NotFound",
+        "ProtocolError",
+        "RegistryError",
+        "StartError",
+        "StorageFailed",
+    ),
+    "core.model": ("Backend", "Source"),
+    "service": ("Registry",),
+    "settings": ("Settings",),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,213 @@
+"""The composition root: builds the parts, and keeps them running in one nursery."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections import Counter
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+from plexus_registry._version import VERSION
+from plexus_registry.blocking import RunSync, run_in_thread
+from plexus_registry.config_file import ConfigFile
+from plexus_registry.config_watch import watch_config_forever, watch_config_once
+from plexus_registry.conversation import converse
+from plexus_registry.core.declarations import LOCAL_HUB, Declaration, parse_environment
+from plexus_registry.core.errors import ConfigError, StartError, StorageFailed
+from plexus_registry.core.model import Layer
+from plexus_registry.drain import Drain
+from plexus_registry.front_door import keep_door, open_listeners
+from plexus_registry.service import Registry, WallClock, wall_clock
+from plexus_registry.store import open_store
+from plexus_registry.sweeper import sweep_forever, write_pings_forever
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+    from plexus_registry.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def open_registry(
+    settings: Settings, *, now: WallClock = wall_clock, run_sync: RunSync = run_in_thread
+) -> AsyncIterator[Registry]:
+    """Open a registry on its database, with what file, environment and defaults declare.
+
+    It answers its verbs at once; `serve` lets others ask, watches the config file and looks
+    after health. Pings that wait for the disk are written at the end.
+
+    Args:
+        settings: Where everything is.
+        now: The clock whose times are stored.
+        run_sync: How blocking work is run.
+
+    Raises:
+        StartError: The database cannot be used, or the environment's backends are malformed.
+    """
+    try:
+        from_environment = parse_environment(settings.env_backends).backends
+    except ConfigError as error:
+        raise StartError(str(error)) from error
+    async with open_store(settings.db_path, run_sync=run_sync) as store:
+        config = ConfigFile(settings.config_path, run_sync=run_sync)
+        registry = Registry(store, config, stale_after=settings.stale_after, now=now)
+        try:
+            if store.was_adopted:
+                kept = await registry.keep_undeclared(await _declared_by(config))
+                log.info("kept %d backends that the config file does not state", len(kept))
+            await registry.declare(Layer.ENV, from_environment)
+            local = {LOCAL_HUB.name: LOCAL_HUB} if settings.states_local_hub else {}
+            await registry.declare(Layer.AUTO, local)
+            await watch_config_once(registry, config)
+        except StorageFailed as error:
+            raise StartError(f"cannot write database {settings.db_path}: {error.reason}") from error
+        try:
+            yield registry
+        finally:
+            with trio.CancelScope(shield=True):
+                await _write_last_pings(registry)
+
+
+async def _declared_by(config: ConfigFile) -> dict[str, Declaration]:
+    try:
+        return dict((await config.read_now()).backends)
+    except ConfigError:
+        return {}
+    finally:
+        config.forget()
+
+
+async def _write_last_pings(registry: Registry) -> None:
+    try:
+        await registry.write_pings()
+    except StorageFailed as error:
+        log.error("the last pings are lost: %s", error)  # noqa: TRY400 - the cause is said
+
+
+async def serve(
+    registry: Registry,
+    settings: Settings,
+    *,
+    drain: Drain | None = None,
+    task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve a registry until it is cancelled or drained.
+
+    Args:
+        registry: What `open_registry` opened.
+        settings: The same settings.
+        drain: Begin it to stop gently; cancel to stop at once. Nothing acknowledged is lost
+            either way.
+        task_status: Started with the URL once the port is bound and everything runs.
+
+    Raises:
+        StartError: The port cannot be bound.
+    """
+    drain = drain or Drain()
+    tasks: dict[str, Task] = {
+        "config watch": partial(
+            watch_config_forever, registry, registry.config, every=settings.poll_interval
+        ),
+        "sweeper": partial(sweep_forever, registry, every=settings.sweep_interval),
+        "ping writer": partial(write_pings_forever, registry),
+    }
+    listeners = await open_listeners(settings.host, settings.port)
+    async with trio.open_nursery() as nursery:
+        for name, task in tasks.items():
+            await nursery.start(_supervised, name, task)
+        with _fatal("acceptor"):
+            await keep_door(
+                lambda ws: converse(registry, ws, drain),
+                listeners,
+                drain,
+                task_status=task_status,
+            )
+        nursery.cancel_scope.cancel()
+
+
+class Task(Protocol):
+    """A task that says when its promise holds, and then runs until it is cancelled."""
+
+    def __call__(self, *, task_status: trio.TaskStatus[None]) -> Awaitable[None]:
+        """Run it."""
+        ...
+
+
+async def _supervised(
+    name: str,
+    task: Task,
+    *,
+    task_status: trio.TaskStatus[None],
+) -> None:
+    with _fatal(name):
+        await task(task_status=task_status)
+
+
+@contextmanager
+def _fatal(name: str) -> Iterator[None]:
+    """Say which task it was that brings the process down."""
+    try:
+        yield
+    except Exception:
+        log.critical("the %s crashed; the registry stops", name, exc_info=True)
+        raise
+
+
+async def run(settings: Settings, *, say: Callable[[str], None]) -> None:
+    """Run a registry as a process does: until SIGINT or SIGTERM, and then gently to an end.
+
+    A second signal stops it at once; what was acknowledged is on the disk either way.
+
+    Args:
+        settings: All of them.
+        say: Is given the line that says where everything is, once it is ready.
+
+    Raises:
+        StartError: It cannot start.
+    """
+    drain = Drain()
+    with lone_error(), trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with open_registry(settings) as registry, trio.open_nursery() as nursery:
+
+            async def serve_to_the_end(task_status: trio.TaskStatus[str]) -> None:
+                await serve(registry, settings, drain=drain, task_status=task_status)
+                nursery.cancel_scope.cancel()
+
+            url = await nursery.start(serve_to_the_end)
+            say(start_up_line(url, settings, registry))
+            async for _ in signals:
+                if drain.begun.is_set():
+                    nursery.cancel_scope.cancel()
+                log.info("stopping: running requests may finish")
+                drain.begin()
+
+
+def start_up_line(url: str, settings: Settings, registry: Registry) -> str:
+    """Say where everything is and what is known at the start."""
+    sources = Counter(backend.source for backend in registry.list(active_only=False))
+    known = ", ".join(f"{count} {source}" for source, count in sorted(sources.items()))
+    return (
+        f"trio-registry {VERSION} ready at {url}"
+        f" (database {settings.db_path}, config {settings.config_path},"
+        f" {sources.total()} backends{': ' + known if known else ''})"
+    )
+
+
+@contextmanager
+def lone_error() -> Iterator[None]:
+    """Raise the one error of a group bare, so that callers write plain `except`."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        lone: BaseException = group
+        while isinstance(lone, BaseExceptionGroup) and len(lone.exceptions) == 1:
+            lone = lone.exceptions[0]
+        if lone is group:
+            raise
+        raise lone from lone.__cause__

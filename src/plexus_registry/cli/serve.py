@@ -1,0 +1,210 @@
+"""`trio-registry serve`: flags and environment become settings, and the registry runs."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import click
+
+from plexus_registry.core.errors import RegistryError
+from plexus_registry.core.methods import NAMESPACE
+from plexus_registry.core.model import FIELDS
+from plexus_registry.settings import DEFAULT_PORT, Settings, default_config_path, default_db_path
+
+LEVELS = {
+    "trace": logging.DEBUG,
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warn": logging.WARNING,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+    "off": logging.CRITICAL,
+}
+_PACKAGE = "plexus_registry"
+MAX_SECONDS = 1e9
+EXIT_BUG = 70
+
+
+def _log_levels(_ctx: click.Context, _param: click.Parameter, text: str) -> dict[str, int]:
+    """Give the level of each logger that is named; the name of the root logger is empty."""
+    levels: dict[str, int] = {}
+    for directive in text.split(","):
+        target, _, level = directive.strip().rpartition("=")
+        if level.lower() not in LEVELS:
+            raise click.BadParameter(
+                f"{directive!r} is no log level: use one of {', '.join(LEVELS)},"
+                f" or {_PACKAGE}=debug,info"
+            )
+        # Rust programs part a module path with "::".
+        levels[target.replace("::", ".")] = LEVELS[level.lower()]
+    return levels
+
+
+def _seconds(_ctx: click.Context, _param: click.Parameter, seconds: float) -> float:
+    if not 0 < seconds <= MAX_SECONDS:
+        raise click.BadParameter(f"{seconds} must be a number of seconds above 0")
+    return seconds
+
+
+def _hub_namespace(_ctx: click.Context, _param: click.Parameter, name: str) -> str:
+    """Refuse what would hide the registry's own methods, or is no name for a file or a path."""
+    if name == NAMESPACE:
+        raise click.BadParameter(
+            f"{name!r} would hide the methods of the registry itself; choose another name"
+        )
+    if not FIELDS["name"].accepts(name) or "." in name:
+        raise click.BadParameter(f"{name!r} must be {FIELDS['name'].rule}, and without dots")
+    return name
+
+
+def _set_up_logging(levels: dict[str, int]) -> None:
+    logging.basicConfig(
+        level=levels.get("", logging.INFO),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    for name, level in levels.items():
+        if name:
+            logging.getLogger(name).setLevel(level)
+
+
+@click.command()
+@click.option(
+    "--port",
+    "-p",
+    type=click.IntRange(0, 65535),
+    default=DEFAULT_PORT,
+    envvar="REGISTRY_PORT",
+    show_envvar=True,
+    show_default=True,
+    help="The port to listen on; 0 picks a free one.",
+)
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    envvar="REGISTRY_HOST",
+    show_envvar=True,
+    show_default=True,
+    help="The address to listen on.",
+)
+@click.option(
+    "--db-path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=default_db_path,
+    envvar="REGISTRY_DB_PATH",
+    show_envvar=True,
+    show_default="registry.db in the config folder",
+    help="The SQLite database.",
+)
+@click.option(
+    "--config",
+    "-c",
+    "config_path",
+    type=click.Path(path_type=Path),
+    default=default_config_path,
+    envvar="REGISTRY_CONFIG",
+    show_envvar=True,
+    show_default="~/.config/plexus/backends.toml",
+    help="The config file; it is watched, and need not exist.",
+)
+@click.option(
+    "--log-level",
+    callback=_log_levels,
+    default="info",
+    envvar="RUST_LOG",
+    show_envvar=True,
+    show_default=True,
+    help="How much to log: a level, or levels by module (plexus_registry=debug,info).",
+)
+@click.option(
+    "--hub-namespace",
+    callback=_hub_namespace,
+    default="registry-hub",
+    show_default=True,
+    help="What the registry calls itself among Plexus hubs.",
+)
+@click.option(
+    "--poll-interval",
+    type=float,
+    callback=_seconds,
+    default=1.0,
+    show_default=True,
+    help="Seconds between two looks at the config file.",
+)
+@click.option(
+    "--stale-after",
+    type=float,
+    callback=_seconds,
+    default=60.0,
+    show_default=True,
+    help="Seconds of silence after which a backend that pings is inactive.",
+)
+@click.option(
+    "--sweep-interval",
+    type=float,
+    callback=_seconds,
+    default=5.0,
+    show_default=True,
+    help="Seconds between two looks for silent backends.",
+)
+@click.option(
+    "--no-auto-register",
+    is_flag=True,
+    help="Leave out the built-in entry for the local hub, plexus at ws://127.0.0.1:4444.",
+)
+@click.option(
+    "--backends",
+    "env_backends",
+    default="",
+    envvar="REGISTRY_BACKENDS",
+    show_envvar=True,
+    help="Backends to state: dev=ws://192.168.1.100:4444,prod=wss://plexus.example.com:4444",
+)
+def serve(
+    *,
+    port: int,
+    host: str,
+    db_path: Path,
+    config_path: Path,
+    log_level: dict[str, int],
+    hub_namespace: str,
+    poll_interval: float,
+    stale_after: float,
+    sweep_interval: float,
+    no_auto_register: bool,
+    env_backends: str,
+) -> None:
+    """Serve the registry (what `trio-registry` does without a verb).
+
+    It stops at Ctrl-C or SIGTERM: requests that are running finish, and nothing that was
+    acknowledged is lost.
+    """
+    _set_up_logging(log_level)
+    settings = Settings(
+        host=host,
+        port=port,
+        db_path=db_path,
+        config_path=config_path,
+        env_backends=env_backends,
+        hub_namespace=hub_namespace,
+        poll_interval=poll_interval,
+        stale_after=stale_after,
+        sweep_interval=sweep_interval,
+        auto_register=not no_auto_register,
+    )
+    import trio
+
+    from plexus_registry.app import run
+
+    async def main() -> None:
+        await run(settings, say=click.echo)
+
+    try:
+        trio.run(main)
+    except RegistryError as error:
+        raise click.ClickException(str(error)) from error
+    except Exception as error:  # noqa: BLE001 - the last line of a process that a bug ends
+        logging.getLogger(__name__).critical("stopped by a bug: %r", error)
+        sys.exit(EXIT_BUG)

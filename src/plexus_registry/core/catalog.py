@@ -1,0 +1,155 @@
+"""The registry in memory: what every layer states, the effective view, its encoded form.
+
+Reads are answered from here and nowhere else; a name's JSON and the list's are encoded once
+and kept until they change.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from typing import TYPE_CHECKING
+
+from plexus_registry.core.events import encode_backend, encode_found, encode_listed
+from plexus_registry.core.merge import effective
+from plexus_registry.core.model import RANK, Backend, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Set as AbstractSet
+
+    from plexus_registry.core.claims import Records
+
+NOTHING: Records = ()
+
+
+class Catalog:
+    """All records by name, and the effective backends in the order of `list`."""
+
+    def __init__(self, records: Iterable[Record] = ()) -> None:
+        self._records: dict[str, Records] = {}
+        self._effective: dict[str, Backend] = {}
+        self._encoded: dict[str, str] = {}
+        self._order: list[tuple[int, str]] = []
+        self._listed: dict[bool, str] = {}
+        for record in records:
+            stated = (*self._records.get(record.name, NOTHING), record)
+            self._records[record.name] = stated
+        for name, stated in self._records.items():
+            self._records[name] = tuple(sorted(stated, key=lambda each: RANK[each.layer]))
+            backend = effective(stated)
+            if backend is not None:
+                self._effective[name] = backend
+        self._order = sorted(_place(each) for each in self._effective.values())
+
+    def __len__(self) -> int:
+        return len(self._effective)
+
+    def names(self) -> AbstractSet[str]:
+        """Every name that a layer states, hidden ones too."""
+        return self._records.keys()
+
+    def records(self, name: str) -> Records:
+        """What the layers state about a name, highest first."""
+        return self._records.get(name, NOTHING)
+
+    def get(self, name: str) -> Backend | None:
+        """The backend that a name means."""
+        return self._effective.get(name)
+
+    def list(self, *, active_only: bool) -> tuple[Backend, ...]:
+        """The effective backends: newest first, then by name."""
+        return tuple(self._in_order(active_only=active_only))
+
+    def found(self, name: str) -> str:
+        """The event that answers `get`, encoded."""
+        backend = self._effective.get(name)
+        return encode_found(None if backend is None else self._encode(backend))
+
+    def listed(self, *, active_only: bool) -> str:
+        """The event that answers `list`, encoded."""
+        encoded = self._listed.get(active_only)
+        if encoded is None:
+            backends = self._in_order(active_only=active_only)
+            encoded = encode_listed([self._encode(backend) for backend in backends])
+            self._listed[active_only] = encoded
+        return encoded
+
+    def _encode(self, backend: Backend) -> str:
+        encoded = self._encoded.get(backend.name)
+        if encoded is None:
+            encoded = self._encoded[backend.name] = encode_backend(backend)
+        return encoded
+
+    def publish(self, changes: Mapping[str, Records]) -> None:
+        """Take over what is committed.
+
+        Args:
+            changes: The names that changed, with all that the layers state about each now.
+        """
+        for name, records in changes.items():
+            if records:
+                self._records[name] = records
+            else:
+                self._records.pop(name, None)
+            self._show(name, effective(records))
+        if changes:
+            self._listed.clear()
+
+    def _show(self, name: str, backend: Backend | None) -> None:
+        former = self._effective.get(name)
+        if former is not None and (backend is None or _place(former) != _place(backend)):
+            del self._order[bisect_left(self._order, _place(former))]
+        if backend is None:
+            self._effective.pop(name, None)
+        else:
+            self._effective[name] = backend
+            if former is None or _place(former) != _place(backend):
+                insort(self._order, _place(backend))
+        self._encoded.pop(name, None)
+
+    def _in_order(self, *, active_only: bool) -> Iterator[Backend]:
+        for _, name in self._order:
+            backend = self._effective[name]
+            if backend.is_active or not active_only:
+                yield backend
+
+
+def _place(backend: Backend) -> tuple[int, str]:
+    """Where a backend stands in the list: newest first, then by name."""
+    return (-backend.created_at, backend.name)
+
+
+class Draft:
+    """A catalog as it will be once the changes in hand are committed."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._changes: dict[str, Records] = {}
+        self._to_save: set[str] = set()
+        self.signs_of_life: set[str] = set()
+
+    def records(self, name: str) -> Records:
+        """What the layers state about a name, the changes so far included."""
+        changed = self._changes.get(name)
+        return self._catalog.records(name) if changed is None else changed
+
+    def write(self, name: str, records: Records) -> None:
+        """Change what the layers state about a name."""
+        self._changes[name] = records
+
+    def save_again(self, name: str) -> None:
+        """Have a name saved though it does not change: the catalog is ahead of the disk."""
+        self._to_save.add(name)
+
+    def names(self) -> AbstractSet[str]:
+        """Every name that a layer states, the changes so far included."""
+        return self._catalog.names() | self._changes.keys()
+
+    def changes(self) -> dict[str, Records]:
+        """The names to save, with all that is stated about each."""
+        changed = {
+            name: records
+            for name, records in self._changes.items()
+            if records != self._catalog.records(name)
+        }
+        return changed | {name: self.records(name) for name in self._to_save}

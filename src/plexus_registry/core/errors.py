@@ -1,0 +1,162 @@
+"""The exceptions of the registry, and the error codes that callers see.
+
+`MethodError` and its children are the refusals that a method answers with: each has a code
+and a word, and `data` with what the caller needs to act. `ProtocolError` is a frame or a
+parameter that breaks JSON-RPC. `ConfigError` is a declaration that breaks its rules.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MAX_SHOWN = 80
+MAX_SHOWN_NAME = 128
+
+
+def shown(value: object) -> str:
+    """Show a caller's value in a message: on one line, escaped, bounded in length."""
+    try:
+        text = msgspec.json.encode(value).decode()
+    except (TypeError, ValueError, RecursionError):
+        text = ascii(value)
+    printable = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return printable if len(printable) <= MAX_SHOWN else printable[: MAX_SHOWN - 3] + "..."
+
+
+class RegistryError(Exception):
+    """Whatever this package raises on purpose."""
+
+
+class StartError(RegistryError):
+    """The registry cannot start; the message says why and what to do, on one line."""
+
+
+class ConfigError(RegistryError):
+    """A declaration of backends (config file or environment) that breaks a rule.
+
+    Attributes:
+        origin: The file's path or the environment variable's name.
+        line: The line in the file, counted from 1, where it is known.
+        reason: What is wrong, with field, value and rule.
+    """
+
+    def __init__(self, origin: str, line: int | None, reason: str) -> None:
+        self.origin = origin
+        self.line = line
+        self.reason = reason
+        super().__init__(f"{origin}{f', line {line}' if line else ''}: {reason}")
+
+
+class ProtocolError(RegistryError):
+    """A request that breaks JSON-RPC 2.0 or a method's parameter list.
+
+    Attributes:
+        code: JSON-RPC's own error code.
+        data: What the caller needs to mend the request; `code` in it is a word.
+    """
+
+    code: int
+    word: str
+
+    def __init__(self, message: str, **data: object) -> None:
+        super().__init__(message)
+        self.message = message
+        self.data: Mapping[str, object] = {"code": self.word, **data}
+
+
+class ParseError(ProtocolError):
+    """The frame is not JSON."""
+
+    code, word = -32700, "parse_error"
+
+
+class InvalidRequestError(ProtocolError):
+    """The frame is JSON, and no request."""
+
+    code, word = -32600, "invalid_request"
+
+
+class MethodNotFoundError(ProtocolError):
+    """No method has that name."""
+
+    code, word = -32601, "method_not_found"
+
+
+class InvalidParamsError(ProtocolError):
+    """A parameter is missing, unknown, or breaks its rule."""
+
+    code, word = -32602, "invalid_params"
+
+
+class InternalError(ProtocolError):
+    """A bug of ours; the log has the details."""
+
+    code, word = -32603, "internal_error"
+
+
+class BatchTooLargeError(ProtocolError):
+    """More requests in one batch than the server takes."""
+
+    code, word = -32010, "batch_too_large"
+
+
+class MethodError(RegistryError):
+    """A method's refusal: the request was right, the answer is no.
+
+    Attributes:
+        code: The error code on the wire. Source: design, "Errors".
+        data: What the caller needs to act; `code` in it is a word.
+    """
+
+    code: int
+    word: str
+
+    def __init__(self, message: str, **data: object) -> None:
+        super().__init__(message)
+        self.message = message
+        self.data: Mapping[str, object] = {"code": self.word, **data}
+
+
+class NotFound(MethodError):
+    """No backend has that name."""
+
+    code, word = -32001, "not_found"
+
+    def __init__(self, name: str) -> None:
+        name = name if len(name) <= MAX_SHOWN_NAME else name[:MAX_SHOWN_NAME] + "..."
+        super().__init__(f"Backend not found: {name}", name=name)
+
+
+class NameTaken(MethodError):
+    """A live backend at another address holds the name; `data.holder` shows it."""
+
+    code, word = -32002, "name_taken"
+
+
+class ConfigInvalid(MethodError):
+    """The config file is invalid, and what it stated before still holds."""
+
+    code, word = -32003, "config_invalid"
+
+    def __init__(self, error: ConfigError) -> None:
+        super().__init__(
+            f"Config file is invalid, nothing was changed: {error}",
+            path=error.origin,
+            line=error.line,
+            reason=error.reason,
+        )
+
+
+class StorageFailed(MethodError):
+    """The change could not be made durable, and was not made at all."""
+
+    code, word = -32004, "storage_failed"
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"Not saved, nothing was changed: {reason}", reason=reason)

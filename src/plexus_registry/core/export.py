@@ -1,0 +1,35 @@
+"""Backends as the text of a config file that loads back to the same backends."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import tomli_w
+
+from plexus_registry.core.errors import shown
+from plexus_registry.core.model import FIELDS, Backend
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_DECLARED = ("name", "host", "port", "protocol", "description", "namespace")
+
+
+def export_toml(backends: Iterable[Backend]) -> str:
+    """Write backends as a config file, by name.
+
+    A backend that an older registry left with values that no config file may state is left out,
+    and said in a comment.
+    """
+    entries, left_out = [], []
+    for backend in sorted(backends, key=lambda each: each.name):
+        values = {field: getattr(backend, field) for field in _DECLARED}
+        entry = {field: value for field, value in values.items() if value is not None}
+        broken = [field for field, value in entry.items() if not FIELDS[field].accepts(value)]
+        if broken:
+            left_out.append(f"# Left out {shown(backend.name)}: not a valid {broken[0]}.\n")
+        else:
+            entries.append(entry)
+    if not entries:
+        return "".join(left_out)
+    return "".join(left_out) + tomli_w.dumps({"backend": entries}, multiline_strings=False)

@@ -1,0 +1,122 @@
+"""The one table of the registry's methods, and how the parameters of a call become a command.
+
+Whatever speaks of a method (the ways in, the schemas, the documentation) reads it here.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from plexus_registry.core import commands
+from plexus_registry.core.errors import InvalidParamsError, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from plexus_registry.core.commands import Command
+
+NAMESPACE = "registry"
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One method of the registry.
+
+    Attributes:
+        name: Without the namespace.
+        doc: What it does, in a sentence.
+        command: Its command; the command's parameters are the method's.
+    """
+
+    name: str
+    doc: str
+    command: type[Command]
+
+
+METHODS: tuple[Method, ...] = (
+    Method("register", "Register a backend under a name.", commands.Register),
+    Method("list", "List the backends, newest first.", commands.List),
+    Method("get", "Find one backend by name.", commands.Get),
+    Method("update", "Change the fields that are given.", commands.Update),
+    Method("delete", "Make a name not exist until it is registered again.", commands.Delete),
+    Method(
+        "deregister",
+        "Say goodbye: the entry stays, inactive, until it registers or pings again.",
+        commands.Deregister,
+    ),
+    Method("ping", "Give a sign of life.", commands.Ping),
+    Method("reload", "Read the config file now.", commands.Reload),
+)
+BY_NAME: dict[str, Method] = {method.name: method for method in METHODS}
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Find the known word that a mistyped one most likely means, if any is near."""
+    matches = difflib.get_close_matches(word[:128], list(known), n=1)
+    return matches[0] if matches else None
+
+
+def command_from(method: Method, params: object, *, ignore_unknown: bool = False) -> Command:
+    """Make the command of a call.
+
+    Args:
+        method: The method that is called.
+        params: The `params` member as it was decoded; None where it is absent or null.
+        ignore_unknown: Whether members that the method does not know are passed over.
+
+    Raises:
+        InvalidParamsError: A parameter is missing, unknown or breaks its rule; the first one in
+            declaration order is named, with its value and the rule.
+    """
+    given = _by_name(method, params)
+    values: dict[str, object] = {}
+    nulls = 0
+    for parameter in method.command.parameters:
+        value = given.get(parameter.name)
+        if value is not None:
+            values[parameter.name] = value
+        elif parameter.required:
+            raise parameter.missing()
+        else:
+            nulls += parameter.name in given
+    if len(given) > len(values) + nulls and not ignore_unknown:
+        raise _unknown_parameter(method, given)
+    return method.command(**values)
+
+
+def _by_name(method: Method, params: object) -> Mapping[str, object]:
+    if params is None:
+        return {}
+    if isinstance(params, dict):
+        return params
+    if not isinstance(params, list):
+        raise InvalidParamsError(
+            f"Parameters are {shown(params)}: they must be an object or an array",
+            problem="malformed",
+        )
+    names = _names(method)
+    if len(params) > len(names):
+        raise InvalidParamsError(
+            f"{len(params)} positional parameters given, {method.name} takes at most"
+            f" {len(names)}: {', '.join(names) or 'none'}",
+            problem="too_many",
+        )
+    return dict(zip(names, params, strict=False))
+
+
+def _names(method: Method) -> list[str]:
+    return [parameter.name for parameter in method.command.parameters]
+
+
+def _unknown_parameter(method: Method, given: Mapping[str, object]) -> InvalidParamsError:
+    known = _names(method)
+    unknown = next(name for name in given if name not in known)
+    guess = nearest(unknown, known)
+    hint = f"did you mean {guess}?" if guess else f"it takes {', '.join(known) or 'none'}"
+    return InvalidParamsError(
+        f"Unknown parameter {shown(unknown)} of {method.name}: {hint}",
+        param=unknown[:128],
+        problem="unknown",
+    )

@@ -1,0 +1,199 @@
+"""What a registry knows: backends, who says so, and which values a field may hold."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Source(StrEnum):
+    """Where a record came from, as the record says of itself."""
+
+    MANUAL = "manual"
+    ENV = "env"
+    FILE = "file"
+    AUTO = "auto"
+
+
+class Layer(StrEnum):
+    """Where a record ranks in the merge, highest first."""
+
+    RUNTIME = "runtime"
+    DATABASE = "database"
+    ENV = "env"
+    FILE = "file"
+    AUTO = "auto"
+
+
+RANK: dict[Layer, int] = {layer: rank for rank, layer in enumerate(Layer)}
+"""0 is the highest. Source: design, "The words"."""
+
+MANUAL_LAYERS = frozenset({Layer.RUNTIME, Layer.DATABASE})
+"""What calls wrote, in this run or an earlier one; only here can a name be stated deleted."""
+
+
+class Backend(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """A Plexus hub that can be connected to, with the members and order of the wire format.
+
+    Times are Unix seconds. `metadata` is JSON text. Values are checked where they come in
+    (see `FIELDS`), not here: a database that the original wrote may hold anything.
+
+    Source: wire protocol, section 6, BackendInfo.
+    """
+
+    id: str
+    name: str
+    host: str
+    port: int
+    protocol: str
+    description: str | None = None
+    namespace: str | None = None
+    version: str | None = None
+    metadata: str | None = None
+    source: Source
+    is_active: bool
+    registered_at: int
+    last_seen: int | None = None
+    created_at: int
+    updated_at: int
+
+    @property
+    def url(self) -> str:
+        """Where to connect, with an IPv6 literal in brackets."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.protocol}://{host}:{self.port}"
+
+    @property
+    def address(self) -> tuple[str, int, str]:
+        """Host, port and protocol: two claims with equal addresses mean the same hub."""
+        return (self.host.lower(), self.port, self.protocol)
+
+    @property
+    def pings(self) -> bool:
+        """Whether it has ever pinged: only such a backend can go stale."""
+        return self.last_seen is not None
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One layer's statement about one name; without a backend it is a tombstone."""
+
+    name: str
+    layer: Layer
+    backend: Backend | None
+
+    @property
+    def is_tombstone(self) -> bool:
+        """Whether it states that the name is deleted."""
+        return self.backend is None
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """What one field may hold.
+
+    Attributes:
+        rule: The rule in words, to follow "must be".
+        accepts: Whether a value, of any type at all, keeps the rule.
+    """
+
+    rule: str
+    accepts: Callable[[object], bool]
+
+
+MAX_HOST = 253
+MAX_TEXT_BYTES = 4096
+MAX_METADATA_BYTES = 16 * 1024
+PROTOCOLS = ("ws", "wss")
+# What a caller may say of itself; env, file and the built-in entry are stated elsewhere.
+CLAIMABLE_SOURCES = (Source.MANUAL, Source.AUTO)
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
+_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?", re.ASCII)
+_ZONE = re.compile(r"[A-Za-z0-9._-]{1,32}", re.ASCII)
+
+
+def is_name(value: object) -> bool:
+    """Whether a backend may be called so: clients use names as path segments and file names."""
+    return isinstance(value, str) and _NAME.fullmatch(value) is not None
+
+
+def is_host(value: object) -> bool:
+    """Whether it is a host name, an IPv4 or an IPv6 literal, and nothing more."""
+    if not isinstance(value, str) or not 1 <= len(value) <= MAX_HOST:
+        return False
+    if ":" in value:
+        address, percent, zone = value.partition("%")
+        return _parses(IPv6Address, address) and (not percent or bool(_ZONE.fullmatch(zone)))
+    labels = value.removesuffix(".").split(".")
+    # A host that ends in a number is an IPv4 address to every client (URL standard).
+    if labels[-1].isdecimal():
+        return _parses(IPv4Address, value)
+    return all(_LABEL.fullmatch(label) for label in labels)
+
+
+def _parses(kind: type[IPv4Address | IPv6Address], text: str) -> bool:
+    try:
+        kind(text)
+    except AddressValueError:
+        return False
+    return True
+
+
+def is_port(value: object) -> bool:
+    """Whether it is a port to connect to: neither `true` nor 4444.0 is."""
+    return type(value) is int and 1 <= value <= 65535
+
+
+def is_protocol(value: object) -> bool:
+    """Whether clients know how to connect with it."""
+    return value in PROTOCOLS
+
+
+def is_text(value: object) -> bool:
+    """Whether it is a text of a size that every reply can carry."""
+    if not isinstance(value, str):
+        return False
+    try:
+        return len(value.encode()) <= MAX_TEXT_BYTES
+    except UnicodeEncodeError:  # a lone surrogate is no text that JSON or SQLite can hold
+        return False
+
+
+def is_metadata(value: object) -> bool:
+    """Whether it is a JSON object whose text is of a bearable size."""
+    return isinstance(value, dict) and len(msgspec.json.encode(value)) <= MAX_METADATA_BYTES
+
+
+def is_claimable_source(value: object) -> bool:
+    """Whether a caller may say it of a backend."""
+    return value in CLAIMABLE_SOURCES
+
+
+FIELDS: dict[str, Field] = {
+    "name": Field(
+        "a letter or digit, then up to 127 letters, digits, dots, underscores or hyphens", is_name
+    ),
+    "host": Field(
+        f"a host name, IPv4 or IPv6 address of 1 to {MAX_HOST} characters,"
+        " without scheme, brackets, port or path",
+        is_host,
+    ),
+    "port": Field("an integer from 1 to 65535", is_port),
+    "protocol": Field('"ws" or "wss"', is_protocol),
+    "description": Field(f"a string of at most {MAX_TEXT_BYTES} bytes", is_text),
+    "namespace": Field(f"a string of at most {MAX_TEXT_BYTES} bytes", is_text),
+    "version": Field(f"a string of at most {MAX_TEXT_BYTES} bytes", is_text),
+    "metadata": Field(
+        f"a JSON object of at most {MAX_METADATA_BYTES} bytes as JSON text", is_metadata
+    ),
+    "source": Field('"manual" or "auto"', is_claimable_source),
+}
+"""The same for calls, the config file and the environment. Source: design, "Validation"."""

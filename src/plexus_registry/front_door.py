@@ -1,0 +1,190 @@
+"""The one port: connections in, WebSockets out, and a word for whoever speaks something else.
+
+The HTTP head is read here, within `HEAD_SECONDS` and `HEAD_BYTES`; a WebSocket upgrade is
+handed on together with the bytes that were read. One connection's trouble ends here: it never
+reaches another connection.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
+
+from plexus_registry.core.errors import StartError
+
+if TYPE_CHECKING:
+    from plexus_registry.drain import Drain
+
+log = logging.getLogger(__name__)
+
+Converse = Callable[[WebSocketConnection], Awaitable[None]]
+
+HEAD_SECONDS = 5.0
+HEAD_BYTES = 16 * 1024
+MAX_MESSAGE_BYTES = 1024 * 1024
+DRAIN_SECONDS = 5.0
+CLOSE_SECONDS = 5.0
+
+_HEAD_END = re.compile(rb"\r?\n\r?\n")
+_UPGRADE = re.compile(rb"^upgrade:[ \t]*websocket[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
+
+
+async def open_listeners(host: str, port: int) -> list[trio.SocketListener]:
+    """Bind the port; 0 picks a free one.
+
+    Raises:
+        StartError: The port is in use, or the host is not one of this machine's.
+    """
+    try:
+        listeners = await trio.open_tcp_listeners(port, host=host)
+    except OSError as error:
+        reasons = {
+            errno.EADDRINUSE: f"port {port} on {host} is in use: stop what listens there"
+            " (another registry?), or choose another --port",
+            errno.EACCES: f"port {port} needs privileges: choose a --port above 1023",
+        }
+        reason = reasons.get(error.errno or 0, f"cannot listen on {host}:{port}: {error}")
+        raise StartError(reason) from error
+    if port == 0:
+        # A name with several addresses would get as many different ports: keep one.
+        for surplus in listeners[1:]:
+            await surplus.aclose()
+        del listeners[1:]
+    return listeners
+
+
+def url_of(listener: trio.SocketListener) -> str:
+    """Where clients connect to a listener."""
+    host, port = listener.socket.getsockname()[:2]
+    return f"ws://[{host}]:{port}" if ":" in host else f"ws://{host}:{port}"
+
+
+async def keep_door(
+    converse: Converse,
+    listeners: list[trio.SocketListener],
+    drain: Drain,
+    *,
+    task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Accept connections until draining begins, then see them out.
+
+    Started with the URL of the first listener. Returns when the last conversation has ended,
+    `DRAIN_SECONDS` after draining began at the latest.
+    """
+    async with trio.open_nursery() as connections:
+        async with trio.open_nursery() as acceptor:
+            await acceptor.start(
+                partial(
+                    trio.serve_listeners,
+                    partial(_receive, converse),
+                    listeners,
+                    handler_nursery=connections,
+                )
+            )
+            task_status.started(url_of(listeners[0]))
+            await drain.begun.wait()
+            acceptor.cancel_scope.cancel()
+        connections.cancel_scope.deadline = trio.current_time() + DRAIN_SECONDS
+
+
+async def _receive(converse: Converse, stream: trio.SocketStream) -> None:
+    """See one connection through; nothing that happens to it escapes."""
+    try:
+        await _serve_connection(converse, stream)
+    except* (ConnectionClosed, trio.BrokenResourceError, trio.ClosedResourceError):
+        log.debug("connection lost")
+    except* Exception:
+        log.exception("a connection failed")
+    finally:
+        await trio.aclose_forcefully(stream)
+
+
+async def _serve_connection(converse: Converse, stream: trio.SocketStream) -> None:
+    head = b""
+    with trio.move_on_after(HEAD_SECONDS) as patience:
+        head = await _read_head(stream)
+        if not _UPGRADE.search(head):
+            await stream.send_all(_PLAIN_HTTP if head else b"")
+            return
+    if patience.cancelled_caught:
+        return
+    async with trio.open_nursery() as nursery:
+        with trio.move_on_after(HEAD_SECONDS) as handshake:
+            request = await wrap_server_stream(
+                nursery,
+                _HandedStream(stream, head, handshake),
+                max_message_size=MAX_MESSAGE_BYTES,
+            )
+            ws = await request.accept()
+        if not handshake.cancelled_caught:
+            try:
+                await converse(ws)
+            finally:
+                with trio.move_on_after(CLOSE_SECONDS):
+                    await ws.aclose()
+        nursery.cancel_scope.cancel()
+
+
+async def _read_head(stream: trio.SocketStream) -> bytes:
+    """Read up to the empty line; nothing where there is no head within its limit."""
+    head = b""
+    while not _HEAD_END.search(head):
+        data = await stream.receive_some()
+        head += data
+        if not data or len(head) > HEAD_BYTES:
+            return b""
+    return head
+
+
+_BODY = b"""This is a Plexus Registry. It speaks JSON-RPC 2.0 over WebSocket:
+connect with a WebSocket client, for example `websocat ws://127.0.0.1:4445`.
+"""
+_PLAIN_HTTP = (
+    b"HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nConnection: close, Upgrade\r\n"
+    b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\n\r\n" % len(_BODY) + _BODY
+)
+
+
+class _HandedStream(trio.abc.Stream):
+    """A stream whose first bytes were read already, for the WebSocket to start with.
+
+    A handshake that fails only closes the stream, and its waiter would wait on: closing the
+    stream ends the wait too.
+    """
+
+    def __init__(
+        self, stream: trio.SocketStream, first: bytes, handshake: trio.CancelScope
+    ) -> None:
+        self._stream = stream
+        self._first = first
+        self._handshake = handshake
+        # Every message passes here: without this a call deeper than it needs to be.
+        self.send_all = stream.send_all  # type: ignore[method-assign]  # same signature
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send everything."""
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait until there is room to send."""
+        await self._stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        """Give the bytes that were read already, and from then on the stream's own."""
+        if self._first:
+            first, self._first = self._first, b""
+            return first
+        self.receive_some = self._stream.receive_some  # type: ignore[method-assign]  # as above
+        return await self._stream.receive_some(max_bytes)
+
+    async def aclose(self) -> None:
+        """Close the stream, and end the handshake if it is not over."""
+        self._handshake.cancel()
+        await self._stream.aclose()

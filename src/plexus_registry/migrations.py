@@ -1,0 +1,96 @@
+"""The history of the database's layout; each step runs once, in one transaction.
+
+The registry of the original, in Rust, has one row a name in a table `backends`. Its database is
+taken over as it is: every row is kept, in the layer that its source ranks in.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from sqlite_utils.migrations import Migrations
+
+from plexus_registry.core.model import Layer, Source
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sqlite_utils import Database
+
+TABLE = "backends"
+COLUMNS: dict[str, type[str | int]] = {
+    "name": str,
+    "layer": str,
+    "id": str,
+    "host": str,
+    "port": int,
+    "protocol": str,
+    "description": str,
+    "namespace": str,
+    "version": str,
+    "metadata": str,
+    "source": str,
+    "is_active": int,
+    "registered_at": int,
+    "last_seen": int,
+    "created_at": int,
+    "updated_at": int,
+}
+"""A row without an id is a tombstone. `last_seen` and the texts may be null."""
+
+LAYOUT = 1
+"""How many steps this version knows, noted in the file so that an older version leaves it alone."""
+
+migrations = Migrations("plexus_registry")
+
+
+def is_original_layout(db: Database) -> bool:
+    """Whether the original registry wrote this database, and nobody has taken it over yet."""
+    table = db.table(TABLE)
+    return table.exists() and "layer" not in table.columns_dict
+
+
+@migrations(name="001_one_record_a_layer")
+def _one_record_a_layer(db: Database) -> None:
+    rows = [_adopted(row) for row in db.table(TABLE).rows] if is_original_layout(db) else []
+    db.table(TABLE).drop(ignore=True)
+    table = db.table(TABLE)
+    table.create(COLUMNS, pk=("name", "layer"), not_null={"name", "layer"})
+    table.insert_all(rows)
+
+
+def _adopted(row: Mapping[str, object]) -> dict[str, str | int | None]:
+    """Fit a row of the original into the new layout, whatever its loosely typed columns hold."""
+    source = _text(row.get("source"))
+    source = source if source in tuple(Source) else Source.MANUAL
+    created_at = _integer(row.get("created_at"))
+    return {
+        "name": _text(row.get("name")) or "",
+        "layer": Layer.FILE if source == Source.FILE else Layer.DATABASE,
+        "id": _text(row.get("id")) or str(uuid4()),
+        "host": _text(row.get("host")) or "",
+        "port": _integer(row.get("port")),
+        "protocol": _text(row.get("protocol")) or "ws",
+        **{name: _text(row.get(name)) for name in ("description", "namespace")},
+        **{name: _text(row.get(name)) for name in ("version", "metadata")},
+        "source": source,
+        "is_active": int(row.get("is_active") not in (0, "0", None)),
+        "registered_at": _integer(row.get("registered_at")) or created_at,
+        "last_seen": _integer(row.get("last_seen")) or None,
+        "created_at": created_at,
+        "updated_at": _integer(row.get("updated_at")) or created_at,
+    }
+
+
+def _text(value: object) -> str | None:
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return None if value is None else str(value)
+
+
+def _integer(value: object) -> int:
+    try:
+        return int(value) if isinstance(value, (int, float, str)) else 0
+    except (ValueError, OverflowError):
+        return 0

@@ -1,0 +1,383 @@
+"""The registry itself: its verbs, and the one way in which anything changes.
+
+Theory of operation. Reads are answered from the catalog, which holds what is committed. A
+change is a function of a `Draft`, queued in the order in which it came. Whoever gets the
+store's lock judges all that is queued, each change against what the ones before it leave, saves
+the outcome in one transaction, publishes it to the catalog and hands every caller its answer.
+If saving fails, the draft is thrown away and everyone in the group hears it.
+
+Pings are the exception: they show at once and reach the disk within `PING_DELAY`, together.
+A ping for a name that is just being committed waits, so that neither loses the other.
+
+Source: design, "Data flow".
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+from uuid import uuid4
+
+import trio
+
+from plexus_registry.core import claims
+from plexus_registry.core.catalog import Catalog, Draft
+from plexus_registry.core.claims import Decision, Records
+from plexus_registry.core.declarations import Declaration, declared_record, reconcile
+from plexus_registry.core.errors import ConfigError, ConfigInvalid, MethodError, StorageFailed
+from plexus_registry.core.events import Reloaded
+from plexus_registry.core.health import Deadlines
+from plexus_registry.core.model import Backend, Layer, Source
+
+if TYPE_CHECKING:
+    from plexus_registry.config_file import ConfigFile
+    from plexus_registry.core.commands import Register, Update
+    from plexus_registry.store import Store
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Change = Callable[[Draft], T]
+Rule = Callable[[Records], Decision | MethodError]
+WallClock = Callable[[], int]
+
+PING_DELAY = 1.0
+"""Seconds that a ping may wait for the disk. Source: design, `ping`."""
+
+SOURCES = {Layer.ENV: Source.ENV, Layer.FILE: Source.FILE, Layer.AUTO: Source.AUTO}
+"""What the backends of the declared layers say of themselves."""
+
+
+def wall_clock() -> int:
+    """Read the time that is stored: whole Unix seconds."""
+    return int(time.time())
+
+
+class _Turn:
+    """One queued change; once it is `taken`, it is committed or has an `error`."""
+
+    __slots__ = ("change", "error", "taken")
+
+    def __init__(self, change: Change[None]) -> None:
+        self.change = change
+        self.taken = False
+        self.error: Exception | None = None
+
+
+class Registry:
+    """The backends of one database, and all that can be done with them.
+
+    Made by `open_registry`. What a method refuses is raised as a `MethodError`.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        config: ConfigFile,
+        *,
+        stale_after: float = 60.0,
+        now: WallClock = wall_clock,
+    ) -> None:
+        self.catalog = Catalog(store.records)
+        self.config = config
+        self._store = store
+        self._now = now
+        self._queue: list[_Turn] = []
+        self._committing: Mapping[str, Records] = {}
+        self._committed = trio.Event()
+        self._deadlines = Deadlines(stale_after=stale_after)
+        self._unwritten_pings: set[str] = set()
+        self._pings_wait = trio.Event()
+        moment = trio.current_time()
+        for backend in self.catalog.list(active_only=True):
+            self._deadlines.follow(backend.name, None, backend, moment=moment)
+
+    # Reads: from memory, at once.
+
+    def get(self, name: str) -> Backend | None:
+        """Find the effective backend of a name."""
+        return self.catalog.get(name)
+
+    def list(self, *, active_only: bool = True) -> tuple[Backend, ...]:
+        """List the effective backends: newest first, then by name."""
+        return self.catalog.list(active_only=active_only)
+
+    # Writes: durable when they return.
+
+    async def register(self, claim: Register) -> Backend:
+        """Register a backend.
+
+        Raises:
+            NameTaken: A live backend at another address holds the name.
+            StorageFailed: The change could not be saved.
+        """
+        new_id = str(uuid4())
+        return await self._decide(
+            claim.name,
+            lambda records: claims.register(records, claim, now=self._now(), new_id=new_id),
+        )
+
+    async def update(self, change: Update) -> Backend:
+        """Change the given fields of a backend.
+
+        Raises:
+            NotFound: No backend has the name.
+            StorageFailed: The change could not be saved.
+        """
+        return await self._decide(
+            change.name, lambda records: claims.update(records, change, now=self._now())
+        )
+
+    async def delete(self, name: str) -> Backend:
+        """Make a name not exist, and give the backend that it meant.
+
+        Raises:
+            NotFound: No backend has the name.
+            StorageFailed: The change could not be saved.
+        """
+        return await self._decide(name, lambda records: claims.delete(records, name))
+
+    async def deregister(self, name: str) -> Backend:
+        """Make a backend inactive until it registers or pings again.
+
+        Raises:
+            NotFound: No backend has the name.
+            StorageFailed: The change could not be saved.
+        """
+        return await self._decide(name, lambda records: claims.deregister(records, name))
+
+    async def ping(self, name: str) -> bool:
+        """Note a sign of life.
+
+        Returns:
+            Whether a backend has the name. The ping reaches the disk within `PING_DELAY`.
+        """
+        while name in self._committing:
+            await self._committed.wait()
+        decision = claims.ping(self.catalog.records(name), name, now=self._now())
+        if isinstance(decision, MethodError):
+            return False
+        self.catalog.publish({name: decision.records})
+        self._deadlines.renew(name, moment=trio.current_time())
+        self._unwritten_pings.add(name)
+        self._pings_wait.set()
+        return True
+
+    # What the origins declare.
+
+    async def declare(self, layer: Layer, declared: Mapping[str, Declaration]) -> Reloaded:
+        """Make a layer state just what its origin declares now.
+
+        Args:
+            layer: `env`, `file` or `auto`.
+            declared: What the origin declares, by name.
+
+        Returns:
+            How many backends are declared, and the names that changed in the layer.
+
+        Raises:
+            StorageFailed: The change could not be saved.
+        """
+        return await self._commit(partial(self._reconcile, layer, declared))
+
+    async def reload(self) -> Reloaded:
+        """Read the config file now, and lift the tombstones of the names that it states.
+
+        Raises:
+            ConfigInvalid: The file is invalid; nothing changed.
+            StorageFailed: The change could not be saved.
+        """
+        async with self.config.lock:
+            try:
+                declared = (await self.config.read_now()).backends
+            except ConfigError as error:
+                raise ConfigInvalid(error) from error
+
+            def change(draft: Draft) -> Reloaded:
+                for name in declared:
+                    draft.write(name, claims.lift_tombstone(draft.records(name)))
+                return self._reconcile(Layer.FILE, declared, draft)
+
+            try:
+                return await self._commit(change)
+            except BaseException:
+                self.config.forget()
+                raise
+
+    async def keep_undeclared(self, declared: Mapping[str, Declaration]) -> tuple[str, ...]:
+        """Keep what an adopted database states from a file that no longer states it.
+
+        To the original, such rows were as good as registered: they become so here.
+
+        Returns:
+            The names that were kept.
+        """
+
+        def change(draft: Draft) -> tuple[str, ...]:
+            kept = []
+            for name in tuple(draft.names()):
+                records = draft.records(name)
+                record = claims.stated(records, Layer.FILE)
+                if record is not None and record.backend is not None and name not in declared:
+                    draft.write(name, claims.as_registered(records, record.backend))
+                    kept.append(name)
+            return tuple(sorted(kept))
+
+        return await self._commit(change)
+
+    def _reconcile(
+        self, layer: Layer, declared: Mapping[str, Declaration], draft: Draft
+    ) -> Reloaded:
+        added: list[str] = []
+        updated: list[str] = []
+        removed: list[str] = []
+        for name in draft.names() | declared.keys():
+            records = draft.records(name)
+            former = claims.stated(records, layer)
+            declaration = declared.get(name)
+            if declaration is None:
+                if former is not None:
+                    draft.write(name, claims.without(records, layer))
+                    removed.append(name)
+                continue
+            former_backend = former.backend if former is not None else None
+            backend = reconcile(
+                declaration,
+                former_backend,
+                source=SOURCES[layer],
+                now=self._now(),
+                new_id=str(uuid4()),
+            )
+            if backend is not former_backend:
+                draft.write(name, claims.with_record(records, declared_record(backend, layer)))
+                (added if former is None else updated).append(name)
+        return Reloaded(
+            count=len(declared),
+            added=tuple(sorted(added)),
+            updated=tuple(sorted(updated)),
+            removed=tuple(sorted(removed)),
+        )
+
+    # Health.
+
+    async def mark_silent(self, *, moment: float) -> tuple[str, ...]:
+        """Make the backends inactive that were silent too long.
+
+        Args:
+            moment: Up to when silence counts, in seconds of Trio's clock.
+
+        Returns:
+            Their names.
+
+        Raises:
+            StorageFailed: The change could not be saved; nobody was marked.
+        """
+        silent = tuple(self._deadlines.over(moment=moment))
+        if not silent:
+            return ()
+
+        def change(draft: Draft) -> tuple[str, ...]:
+            still_silent = [n for n in silent if self._deadlines.is_over(n, moment=moment)]
+            for name in still_silent:
+                draft.write(name, claims.go_stale(draft.records(name)))
+            return tuple(still_silent)
+
+        return await self._commit(change)
+
+    def forgive(self, pause: float) -> None:
+        """Give every backend back the seconds in which this process heard nobody."""
+        self._deadlines.postpone(pause, moment=trio.current_time())
+
+    async def wait_for_pings(self) -> None:
+        """Wait until a ping waits for the disk."""
+        await self._pings_wait.wait()
+
+    async def write_pings(self) -> None:
+        """Save the pings that wait for the disk.
+
+        Raises:
+            StorageFailed: They still wait.
+        """
+        if not self._unwritten_pings:
+            return
+        await self._commit(self._take_pings)
+
+    def _take_pings(self, draft: Draft) -> None:
+        for name in self._unwritten_pings:
+            draft.save_again(name)
+
+    # How a change is made.
+
+    async def _decide(self, name: str, rule: Rule) -> Backend:
+        def change(draft: Draft) -> Backend:
+            decision = rule(draft.records(name))
+            if isinstance(decision, MethodError):
+                raise decision
+            draft.write(name, decision.records)
+            if decision.is_sign_of_life:
+                draft.signs_of_life.add(name)
+            return decision.backend
+
+        return await self._commit(change)
+
+    async def _commit(self, change: Change[T]) -> T:
+        answers: list[T] = []
+        turn = _Turn(lambda draft: answers.append(change(draft)))
+        self._queue.append(turn)
+        try:
+            async with self._store.lock:
+                if not turn.taken:
+                    with trio.CancelScope(shield=True):
+                        await self._commit_queue()
+        finally:
+            if not turn.taken:
+                self._queue.remove(turn)  # cancelled before anyone looked at it
+        if turn.error is not None:
+            raise turn.error
+        return answers[0]
+
+    async def _commit_queue(self) -> None:
+        turns, self._queue = self._queue, []
+        draft = Draft(self.catalog)
+        for turn in turns:
+            turn.taken = True
+            try:
+                turn.change(draft)
+            except Exception as error:  # noqa: BLE001 - its caller gets it, not its neighbours
+                turn.error = error
+        changes = draft.changes()
+        self._committing = changes
+        try:
+            if changes:
+                await self._store.save(changes)
+        except Exception as error:
+            reason = "internal error, see the log"
+            if isinstance(error, StorageFailed):
+                reason = error.reason
+            else:
+                log.exception("saving failed in an unexpected way")
+            # Even a refusal may rest on a change that is lost now: everyone asks again.
+            for turn in turns:
+                turn.error = StorageFailed(reason)
+        else:
+            self._publish(draft, changes)
+        finally:
+            self._committing = {}
+            self._committed.set()
+            self._committed = trio.Event()
+
+    def _publish(self, draft: Draft, changes: Mapping[str, Records]) -> None:
+        before = {name: self.catalog.get(name) for name in changes}
+        self.catalog.publish(changes)
+        moment = trio.current_time()
+        for name in changes:
+            after = self.catalog.get(name)
+            self._deadlines.follow(name, before[name], after, moment=moment)
+        for name in draft.signs_of_life:
+            self._deadlines.renew(name, moment=moment)
+        self._unwritten_pings -= changes.keys()
+        if not self._unwritten_pings:
+            self._pings_wait = trio.Event()

@@ -1,0 +1,236 @@
+"""The records on disk: an SQLite file behind one lock, written in worker threads.
+
+Whoever writes holds `Store.lock` and saves all that is waiting in one transaction. When `save`
+returns, the change is on the disk (write-ahead log, synchronous=FULL); when it raises, the
+file holds what it held before.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import time
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+import msgspec
+import trio
+from sqlite_utils import Database
+
+from plexus_registry.blocking import RunSync, run_in_thread
+from plexus_registry.core.errors import StartError, StorageFailed
+from plexus_registry.core.model import MANUAL_LAYERS, Backend, Layer, Record, Source
+from plexus_registry.lock_file import hold_lock_file
+from plexus_registry.migrations import LAYOUT, TABLE, is_original_layout, migrations
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Mapping
+    from pathlib import Path
+
+    from plexus_registry.core.claims import Records
+
+log = logging.getLogger(__name__)
+
+Row = dict[str, str | int | None]
+
+BUSY_TIMEOUT = 5.0
+"""Seconds that a write waits for a reader of the file who is in the way."""
+
+
+class Store:
+    """The open database.
+
+    Attributes:
+        lock: Held by whoever judges and saves changes.
+        records: What the file held when it was opened.
+        was_adopted: Whether the original registry wrote the file, and it was taken over now.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        *,
+        path: Path,
+        records: tuple[Record, ...],
+        was_adopted: bool,
+        run_sync: RunSync,
+    ) -> None:
+        self.lock = trio.Lock()
+        self.path = path
+        self.records = records
+        self.was_adopted = was_adopted
+        self._db = db
+        self._run_sync = run_sync
+        self._file = _identity(path)
+
+    async def save(self, changes: Mapping[str, Records]) -> None:
+        """Make changes durable, all or none.
+
+        Args:
+            changes: The names that changed, with all that the layers state about each now.
+
+        Raises:
+            StorageFailed: Nothing was saved; the message says why.
+        """
+        try:
+            await self._run_sync(partial(self._save, changes))
+        except (sqlite3.Error, OSError) as error:
+            raise StorageFailed(f"{self.path.name}: {error}") from error
+
+    def _save(self, changes: Mapping[str, Records]) -> None:
+        if _identity(self.path) != self._file:
+            # SQLite would go on writing to a file that the next start does not find.
+            raise OSError("the file was moved, removed or replaced; restart the registry")
+        rows = [_row(record) for records in changes.values() for record in records]
+        with self._db.atomic():
+            self._db.conn.executemany(
+                f"DELETE FROM {TABLE} WHERE name = ?",  # noqa: S608 - a constant
+                [(name,) for name in changes],
+            )
+            self._db.table(TABLE).insert_all(rows)
+
+
+@asynccontextmanager
+async def open_store(path: Path, *, run_sync: RunSync = run_in_thread) -> AsyncIterator[Store]:
+    """Open the database, and close it at the end.
+
+    A new file gets its tables; one of the original registry is copied beside itself first and
+    then taken over.
+
+    Args:
+        path: The SQLite file; missing folders are made.
+        run_sync: How blocking work is run.
+
+    Raises:
+        StartError: The file cannot be read or written, is no database, is held by another
+            registry, or was written by a newer version.
+    """
+    path = _prepared(path)
+    with hold_lock_file(path):
+        with _as_start_error(path):
+            store = await run_sync(partial(_open, path, run_sync))
+        try:
+            yield store
+        finally:
+            with trio.CancelScope(shield=True):
+                await run_sync(store._db.close)  # noqa: SLF001 - its opener closes it
+
+
+def _prepared(path: Path) -> Path:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.resolve()
+    except OSError as error:
+        raise StartError(f"cannot create the folder of database {path}: {error}") from error
+
+
+@contextmanager
+def _as_start_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise StartError(
+            f"cannot open database {path}: {error}; check the file, or choose another --db-path"
+        ) from error
+
+
+def _open(path: Path, run_sync: RunSync) -> Store:
+    connection = sqlite3.connect(path, check_same_thread=False, timeout=BUSY_TIMEOUT)
+    try:
+        db = Database(connection, execute_plugins=False)
+        was_adopted = is_original_layout(db)
+        if was_adopted:
+            copy = _copy_aside(connection, path)
+            log.info("%s was written by the original registry; a copy is kept at %s", path, copy)
+        _refuse_newer_layout(connection, path)
+        db.enable_wal()
+        connection.execute("PRAGMA synchronous = FULL")
+        migrations.apply(db)
+        connection.execute(f"PRAGMA user_version = {LAYOUT}")
+        records = tuple(_record(row) for row in db.table(TABLE).rows)
+    except BaseException:
+        connection.close()
+        raise
+    return Store(db, path=path, records=records, was_adopted=was_adopted, run_sync=run_sync)
+
+
+def _refuse_newer_layout(connection: sqlite3.Connection, path: Path) -> None:
+    layout: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if layout > LAYOUT:
+        raise StartError(
+            f"database {path} was written by a newer version: upgrade, or choose another --db-path"
+        )
+
+
+def read_records(path: Path) -> tuple[Record, ...]:
+    """Read a database's records without holding or changing it, beside a running registry.
+
+    Raises:
+        StartError: There is no such database, or it is not one of ours.
+    """
+    with _as_start_error(path):
+        connection = sqlite3.connect(f"file:{path.resolve()}?mode=ro", uri=True, timeout=5)
+        try:
+            db = Database(connection, execute_plugins=False)
+            if is_original_layout(db) or not db.table(TABLE).exists():
+                raise StartError(f"database {path} is not in use yet: start trio-registry once")
+            return tuple(_record(row) for row in db.table(TABLE).rows)
+        finally:
+            connection.close()
+
+
+def _copy_aside(connection: sqlite3.Connection, path: Path) -> Path:
+    copy = path.with_name(f"{path.name}.original")
+    if copy.exists():
+        copy = path.with_name(f"{path.name}.original-{time.time_ns()}")
+    with sqlite3.connect(copy) as target:
+        connection.backup(target)
+    target.close()
+    return copy
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = os.stat(path)  # noqa: PTH116 - once a commit
+    return (status.st_dev, status.st_ino)
+
+
+def _row(record: Record) -> Row:
+    """Turn a record into its row: all that calls wrote is `database` to the next run."""
+    layer = Layer.DATABASE if record.layer in MANUAL_LAYERS else record.layer
+    key: Row = {"name": record.name, "layer": layer}
+    backend = record.backend
+    if backend is None:
+        return {**key, "id": None}
+    return {
+        **key,
+        "id": backend.id,
+        "host": backend.host,
+        "port": backend.port,
+        "protocol": backend.protocol,
+        "description": backend.description,
+        "namespace": backend.namespace,
+        "version": backend.version,
+        "metadata": backend.metadata,
+        "source": backend.source,
+        "is_active": int(backend.is_active),
+        "registered_at": backend.registered_at,
+        "last_seen": backend.last_seen,
+        "created_at": backend.created_at,
+        "updated_at": backend.updated_at,
+    }
+
+
+_BACKEND_COLUMNS = frozenset(Backend.__struct_fields__)
+
+
+def _record(row: Mapping[str, object]) -> Record:
+    """Turn a row into its record."""
+    name, layer = str(row["name"]), Layer(str(row["layer"]))
+    if row["id"] is None:
+        return Record(name=name, layer=layer, backend=None)
+    values = {column: row[column] for column in _BACKEND_COLUMNS}
+    values["source"] = Source(str(row["source"]))
+    values["is_active"] = bool(row["is_active"])
+    return Record(name=name, layer=layer, backend=msgspec.convert(values, Backend))

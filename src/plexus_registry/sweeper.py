@@ -1,0 +1,98 @@
+"""The tasks of time: marking the silent as stale, and writing pings to the disk.
+
+A process that was stopped (SIGSTOP, a debugger, a starved machine) hears nobody and must blame
+nobody. The sweeper therefore sleeps in short ticks, and whatever a tick takes longer than it
+should is given back to every backend before anyone is judged.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import trio
+
+from plexus_registry.core.errors import StorageFailed
+from plexus_registry.service import PING_DELAY, Registry
+
+log = logging.getLogger(__name__)
+
+TICK = 0.25
+"""Seconds: a pause that is shorter can go unnoticed, and cost a backend at most this."""
+
+
+async def sweep_once(registry: Registry) -> None:
+    """Mark the backends that were silent too long, up to now.
+
+    Raises:
+        StorageFailed: Nobody could be marked.
+    """
+    for name in await registry.mark_silent(moment=trio.current_time()):
+        log.info("backend %r is stale: no ping in time", name)
+
+
+async def sweep_forever(
+    registry: Registry,
+    *,
+    every: float,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Sweep on a fixed grid; `every` is in seconds."""
+    task_status.started()
+    trouble = _Trouble("sweep failed, trying again: %s", "sweeps work again")
+    wake = trio.current_time()
+    while True:
+        wake += every
+        pause = await _sleep_until(wake)
+        if pause > 0:
+            registry.forgive(pause)
+            wake += pause
+        with trouble:
+            await sweep_once(registry)
+
+
+async def _sleep_until(wake: float) -> float:
+    """Sleep, and measure for how many seconds this process did not run."""
+    pause = 0.0
+    while (now := trio.current_time()) < wake + pause:
+        tick_end = min(now + TICK, wake + pause)
+        await trio.sleep_until(tick_end)
+        overslept = trio.current_time() - tick_end
+        if overslept > TICK:
+            log.warning("this process did not run for %.1f s; nobody is judged for it", overslept)
+            pause += overslept
+    return pause
+
+
+async def write_pings_forever(
+    registry: Registry, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Write pings to the disk, each at most `PING_DELAY` seconds after it came."""
+    task_status.started()
+    trouble = _Trouble("pings not saved, trying again: %s", "pings are saved again")
+    while True:
+        await registry.wait_for_pings()
+        await trio.sleep(PING_DELAY)
+        with trouble:
+            await registry.write_pings()
+
+
+class _Trouble:
+    """Logs a failing disk when it starts to fail and when it recovers, not every round."""
+
+    def __init__(self, failing: str, recovered: str) -> None:
+        self._failing = failing
+        self._recovered = recovered
+        self._is_failing = False
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        if error is not None and not isinstance(error, StorageFailed):
+            return False
+        if error is not None and not self._is_failing:
+            log.warning(self._failing, error)
+        elif error is None and self._is_failing:
+            log.info("%s", self._recovered)
+        self._is_failing = error is not None
+        return True

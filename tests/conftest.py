@@ -1,0 +1,16 @@
+"""Hypothesis profiles and the fixtures that several layers share."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+# A slow, shared machine is no reason to fail: what is too slow shows in scripts/bench.
+_COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("dev", max_examples=60, stateful_step_count=30, **_COMMON)
+settings.register_profile(
+    "ci", max_examples=150, stateful_step_count=40, derandomize=True, **_COMMON
+)
+settings.register_profile("deep", max_examples=3000, stateful_step_count=80, **_COMMON)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
