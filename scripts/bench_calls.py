@@ -12,6 +12,8 @@ SERIAL = "@serial@"
 
 PORT = 4444
 
+_REGISTERED = r'"type":\s*"backend_registered"'
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -42,23 +44,23 @@ def spread_names(stored: int, count: int) -> list[str]:
 
 def get(names: list[str], hub: str | None = None) -> Call:
     """Find one backend, each name in turn."""
-    return _call("registry.get", [{"name": name} for name in names], "backend", hub)
+    return _call("registry.get", [{"name": name} for name in names], r'"backend":\s*\{', hub)
 
 
 def ping(names: list[str], hub: str | None = None) -> Call:
     """Report one backend alive, each name in turn."""
-    return _call("registry.ping", [{"name": name} for name in names], "ping", hub)
+    return _call("registry.ping", [{"name": name} for name in names], r'"success":\s*true', hub)
 
 
 def list_all(hub: str | None = None) -> Call:
     """List every active backend."""
-    return _call("registry.list", [{}], "backends", hub)
+    return _call("registry.list", [{}], r'"backends":\s*\[', hub)
 
 
 def register_new(prefix: str, hub: str | None = None) -> Call:
     """Register a name that was never seen before, each time another."""
     params = {"name": f"{prefix}-{SERIAL}", "host": "127.0.0.1", "port": PORT}
-    return _call("registry.register", [params], "backend_registered", hub)
+    return _call("registry.register", [params], _REGISTERED, hub)
 
 
 def register_moved(names: list[str]) -> Call:
@@ -68,7 +70,7 @@ def register_moved(names: list[str]) -> Call:
         for port in (PORT + 1, PORT + 2)
         for name in names
     ]
-    return _call("registry.register", moves, "backend_registered", None)
+    return _call("registry.register", moves, _REGISTERED, None)
 
 
 def register_frames(names: list[str], hub: str | None) -> list[str]:
@@ -76,7 +78,7 @@ def register_frames(names: list[str], hub: str | None) -> list[str]:
     return [_frame("registry.register", _address(name), hub) for name in names]
 
 
-def register_batches(stored: int, *, size: int = 1000) -> list[str]:
+def register_batches(stored: int, *, size: int = 100) -> list[str]:
     """Encode the registration of `stored` backends as JSON-RPC batches of `size`."""
     frames = register_frames([backend_name(number) for number in range(stored)], None)
     return [f"[{','.join(frames[start : start + size])}]" for start in range(0, stored, size)]
@@ -86,9 +88,8 @@ def _address(name: str) -> dict[str, object]:
     return {"name": name, "host": "127.0.0.1", "port": PORT}
 
 
-def _call(method: str, params: list[dict[str, object]], event: str, hub: str | None) -> Call:
+def _call(method: str, params: list[dict[str, object]], content: str, hub: str | None) -> Call:
     frames = tuple(_frame(method, each, hub) for each in params)
-    content = rf'"type":\s*"{event}"'
     if hub is None:
         return Call(frames, (content,))
     return Call(frames, (r'"result":\s*\d', content, r'"type":\s*"done"'))

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from picows import WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 
-CONNECTIONS = 4
+CONNECTIONS = 32
 REPLY_SECONDS = 60
 
 T = TypeVar("T")
@@ -32,10 +32,10 @@ def ask(url: str, frame: str) -> list[str]:
 
 
 def tell(url: str, frames: Sequence[str]) -> None:
-    """Send many requests over a few connections, and check that none is answered by an error."""
+    """Send many requests over several connections, and check that none is answered by an error."""
 
     async def share() -> list[list[list[str]]]:
-        shares = [frames[start::CONNECTIONS] for start in range(CONNECTIONS)]
+        shares = [frames[start::CONNECTIONS] for start in range(min(CONNECTIONS, len(frames)))]
         return await asyncio.gather(*(_exchange(url, each) for each in shares))
 
     for replies in asyncio.run(share()):

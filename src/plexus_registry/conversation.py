@@ -27,9 +27,9 @@ async def converse(registry: Registry, ws: WebSocketConnection, drain: Drain) ->
     """
     try:
         with drain.seat() as seat:
-            while not seat.is_leaving:
+            while not seat.is_leaving():
                 frame = await ws.get_message()
-                if seat.is_leaving:
+                if seat.is_leaving():
                     break  # it came too late to be begun
                 seat.is_busy = True
                 answer = await answer_frame(registry, frame)

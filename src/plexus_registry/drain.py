@@ -25,9 +25,8 @@ class Seat:
         self._scope = scope
         self.is_busy = False
 
-    @property
     def is_leaving(self) -> bool:
-        """Whether to take up no further request."""
+        """Tell whether to take up no further request."""
         return self._drain.begun.is_set()
 
     def ask_to_leave(self) -> None:

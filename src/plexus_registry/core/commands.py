@@ -6,16 +6,14 @@ documentation and the checks of calls from them. A member that is None was not g
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import msgspec
 
 from plexus_registry.core.errors import InvalidParamsError, shown
 from plexus_registry.core.model import FIELDS, MAX_METADATA_BYTES, Field
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 @dataclass(frozen=True, slots=True)

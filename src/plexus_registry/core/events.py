@@ -8,12 +8,9 @@ Source: wire protocol, section 6, "content".
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import msgspec
 
-if TYPE_CHECKING:
-    from plexus_registry.core.model import Backend
+from plexus_registry.core.model import Backend
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):

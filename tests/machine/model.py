@@ -1,0 +1,252 @@
+"""The most naive registry that can be right: dictionaries, and one plain function a method.
+
+It shares no code with the product. A backend is a dictionary; a layer is a dictionary of them
+by name, with None for a tombstone. What calls wrote is the layer `manual`, with the set of
+names that were written in this run beside it.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Entry = dict[str, object]
+Layer = dict[str, "Entry | None"]
+
+FILE_FIELDS = ("host", "port", "protocol", "description", "namespace")
+RANKED = ("manual", "env", "file", "auto")
+
+
+def entry(source: str, now: int, **fields: object) -> Entry:
+    """A new backend; its id is taken from the real one once, and then must stay."""
+    optional = ("description", "namespace", "version", "metadata", "last_seen", "id")
+    return {
+        **dict.fromkeys(optional),
+        **fields,
+        "source": source,
+        "is_active": True,
+        "registered_at": now,
+        "created_at": now,
+        "updated_at": now,
+    }
+
+
+def address(backend: Entry) -> tuple[object, ...]:
+    return (backend["host"], backend["port"], backend["protocol"])
+
+
+class Refusal(Exception):  # noqa: N818 - an answer, not an error
+    """The model's refusal, with the word of the error."""
+
+
+@dataclass
+class Model:
+    """Everything the registry should know.
+
+    Attributes:
+        layers: By layer name, then by backend name.
+        this_run: The names whose manual entry was written in this run.
+        saved: What the disk holds: all but the pings that wait.
+        deadlines: When each pinging backend goes stale, on the monotonic clock.
+        now: The wall clock, in Unix seconds.
+        moment: The monotonic clock, in seconds.
+    """
+
+    stale_after: int
+    layers: dict[str, Layer] = field(default_factory=lambda: {layer: {} for layer in RANKED})
+    this_run: set[str] = field(default_factory=set)
+    saved: dict[str, Layer] = field(default_factory=lambda: {layer: {} for layer in RANKED})
+    deadlines: dict[str, float] = field(default_factory=dict)
+    now: int = 1_700_000_000
+    moment: float = 0.0
+
+    # What holds.
+
+    def held_in(self, name: str) -> str | None:
+        return next((layer for layer in RANKED if name in self.layers[layer]), None)
+
+    def get(self, name: str) -> Entry | None:
+        layer = self.held_in(name)
+        return None if layer is None else self.layers[layer][name]
+
+    def names(self) -> set[str]:
+        return {name for layer in self.layers.values() for name in layer}
+
+    def effective(self) -> dict[str, Entry]:
+        return {name: found for name in self.names() if (found := self.get(name)) is not None}
+
+    # The methods.
+
+    def register(self, name: str, *, source: str, replace: bool, **fields: object) -> None:
+        before = self._before()
+        current = self.layers["manual"].get(name)
+        claimed = entry(source, self.now, name=name, **fields)
+        pinged = False
+        if current is None:
+            self.layers["manual"][name] = claimed
+        elif address(current) == address(claimed):
+            refreshed = copy.deepcopy(current)
+            for optional in ("description", "namespace", "version", "metadata"):
+                if claimed[optional] is not None:
+                    refreshed[optional] = claimed[optional]
+            if source == "auto":
+                refreshed["source"] = "auto"
+            if not current["is_active"]:
+                refreshed.update(is_active=True, registered_at=self.now)
+            if refreshed != current:
+                refreshed["updated_at"] = self.now
+            if current["last_seen"] is not None:
+                refreshed["last_seen"] = self.now
+                pinged = True
+            self.layers["manual"][name] = refreshed
+        else:
+            is_live = bool(current["is_active"]) and name in self.this_run
+            if is_live and not replace and source != "auto":
+                raise Refusal("name_taken")
+            claimed.update(id=current["id"], created_at=current["created_at"])
+            self.layers["manual"][name] = claimed
+        self.this_run.add(name)
+        self._saved_since(before)
+        if pinged:
+            self.deadlines[name] = self.moment + self.stale_after
+
+    def update(self, name: str, **given: object) -> None:
+        before = self._before()
+        current = self.get(name)
+        if current is None:
+            raise Refusal("not_found")
+        changed = copy.deepcopy(current)
+        for key, value in given.items():
+            clears = key in ("description", "namespace") and value == ""
+            changed[key] = None if clears else value
+        changed["updated_at"] = self.now
+        if self.held_in(name) != "manual":
+            changed["source"] = "manual"
+        if address(changed) != address(current):
+            changed.update(last_seen=None, is_active=True)
+        self.layers["manual"][name] = changed
+        self.this_run.add(name)
+        self._saved_since(before)
+
+    def delete(self, name: str) -> None:
+        before = self._before()
+        if self.get(name) is None:
+            raise Refusal("not_found")
+        self.layers["manual"].pop(name, None)
+        if any(name in self.layers[layer] for layer in RANKED):
+            self.layers["manual"][name] = None
+            self.this_run.add(name)
+        self._saved_since(before)
+
+    def deregister(self, name: str) -> None:
+        before = self._before()
+        current = self.get(name)
+        if current is None:
+            raise Refusal("not_found")
+        current["is_active"] = False
+        if self.held_in(name) == "manual":
+            self.this_run.add(name)
+        self._saved_since(before)
+
+    def ping(self, name: str) -> bool:
+        current = self.get(name)
+        if current is None:
+            return False
+        current.update(is_active=True, last_seen=self.now)
+        if self.held_in(name) == "manual":
+            self.this_run.add(name)
+        self.deadlines[name] = self.moment + self.stale_after
+        return True
+
+    def write_pings(self) -> None:
+        self.saved = copy.deepcopy(self.layers)
+
+    # The origins.
+
+    def declare(self, layer: str, stated: dict[str, Entry]) -> dict[str, list[str]]:
+        before = self._before()
+        report: dict[str, list[str]] = {"added": [], "updated": [], "removed": []}
+        for name in sorted(self.layers[layer].keys() - stated.keys()):
+            del self.layers[layer][name]
+            report["removed"].append(name)
+        for name, fields in sorted(stated.items()):
+            former = self.layers[layer].get(name)
+            if former is None:
+                self.layers[layer][name] = entry(layer, self.now, name=name, **fields)
+                report["added"].append(name)
+            elif any(former[key] != fields[key] for key in FILE_FIELDS):
+                if address(former) != address({**former, **fields}):
+                    former.update(last_seen=None, is_active=True)
+                former.update(fields, updated_at=self.now)
+                report["updated"].append(name)
+        self._saved_since(before)
+        return report
+
+    def reload(self, stated: dict[str, Entry]) -> dict[str, list[str]]:
+        before = self._before()
+        for name in stated:
+            if name in self.layers["manual"] and self.layers["manual"][name] is None:
+                del self.layers["manual"][name]
+        report = self.declare("file", stated)
+        self._saved_since(before)
+        return report
+
+    # Time.
+
+    def sweep(self) -> None:
+        before = self._before()
+        for name, deadline in list(self.deadlines.items()):
+            current = self.get(name)
+            if current is not None and deadline <= self.moment:
+                current["is_active"] = False
+        self._saved_since(before)
+
+    def forgive(self, pause: float) -> None:
+        latest = self.moment + self.stale_after
+        for name, deadline in self.deadlines.items():
+            self.deadlines[name] = min(deadline + pause, latest)
+
+    def start_again(self, *, is_kill: bool) -> None:
+        if is_kill:
+            self.layers = copy.deepcopy(self.saved)
+        self.this_run = set()
+        self.deadlines = {
+            name: self.moment + self.stale_after
+            for name, backend in self.effective().items()
+            if backend["is_active"] and backend["last_seen"] is not None
+        }
+        self.write_pings()
+
+    # Bookkeeping.
+
+    def _before(self) -> tuple[dict[str, Layer], set[str]]:
+        return copy.deepcopy(self.layers), set(self.this_run)
+
+    def _saved_since(self, before: tuple[dict[str, Layer], set[str]]) -> None:
+        """What an operation changed is on the disk now, and health follows what names mean."""
+        layers_before, this_run_before = before
+        for name in self.names() | {n for layer in layers_before.values() for n in layer}:
+            was = {layer: layers_before[layer].get(name, "absent") for layer in RANKED}
+            now = {layer: self.layers[layer].get(name, "absent") for layer in RANKED}
+            if was == now and (name in this_run_before) == (name in self.this_run):
+                continue
+            for layer in RANKED:
+                self.saved[layer].pop(name, None)
+                if name in self.layers[layer]:
+                    self.saved[layer][name] = copy.deepcopy(self.layers[layer][name])
+            self._follow(name, was, self.get(name))
+
+    def _follow(self, name: str, was: Mapping[str, object], after: Entry | None) -> None:
+        held_before = next((was[layer] for layer in RANKED if was[layer] != "absent"), None)
+        if after is None or not after["is_active"] or after["last_seen"] is None:
+            self.deadlines.pop(name, None)
+        elif (
+            name not in self.deadlines
+            or not isinstance(held_before, dict)
+            or address(held_before) != address(after)
+        ):
+            self.deadlines[name] = self.moment + self.stale_after

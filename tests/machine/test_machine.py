@@ -1,0 +1,360 @@
+"""A real registry on a real database and config file, held against the naive model.
+
+After every step `get`, `list` (active, all) and the database must agree with the model. A kill
+is what a crash leaves: the database and its write-ahead log as they are on the disk, opened by
+the next registry, and the old one never heard of again.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+import tomli_w
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from plexus_registry.app import open_registry
+from plexus_registry.config_watch import watch_config_once
+from plexus_registry.core.commands import Register, Update
+from plexus_registry.core.errors import ConfigInvalid, MethodError
+from plexus_registry.settings import Settings
+from plexus_registry.store import read_records
+from plexus_registry.sweeper import sweep_once
+from tests.machine.loop import Loop
+from tests.machine.model import FILE_FIELDS, RANKED, Entry, Model, Refusal
+
+if TYPE_CHECKING:
+    from plexus_registry.core.model import Backend, Record
+    from plexus_registry.service import Registry
+
+STALE_AFTER = 60
+ENVIRONMENT = "b=ws://env:7,e=wss://env:8"
+STATED_BY_ENVIRONMENT: dict[str, Entry] = {
+    "b": {"host": "env", "port": 7, "protocol": "ws", "description": None, "namespace": None},
+    "e": {"host": "env", "port": 8, "protocol": "wss", "description": None, "namespace": None},
+}
+BUILT_IN: dict[str, Entry] = {
+    "plexus": {
+        "host": "127.0.0.1",
+        "port": 4444,
+        "protocol": "ws",
+        "description": "The local Plexus hub",
+        "namespace": None,
+    }
+}
+
+names = st.sampled_from(["a", "a", "b", "b", "c", "e", "plexus"])
+hosts = st.sampled_from(["h1", "h2"])
+ports = st.just(1)
+protocols = st.sampled_from(["ws", "ws", "ws", "wss"])
+texts = st.sampled_from([None, "d", "n"])
+updates = st.fixed_dictionaries(
+    {},
+    optional={
+        "host": hosts,
+        "port": ports,
+        "protocol": protocols,
+        "description": st.sampled_from(["", "d"]),
+        "namespace": st.sampled_from(["", "n"]),
+    },
+)
+entries = st.fixed_dictionaries(
+    {"host": hosts, "port": ports, "protocol": protocols, "description": texts, "namespace": texts}
+)
+files = st.dictionaries(names, entries, max_size=4)
+INVALID_FILES = (
+    '[[backend]]\nname = "a"\nhost = "h1"\n',
+    "[[backend]\n",
+    '[[backend]]\nname="c"\nhost="h1"\nport=1\n[[backend]]\nname="c"\nhost="h2"\nport=1\n',
+)
+
+
+class RegistryMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = Loop()
+        self.model = Model(stale_after=STALE_AFTER)
+        self.folders = [Path(tempfile.mkdtemp(prefix="registry-machine-"))]
+        self.config_path = self.folders[0] / "backends.toml"
+        # The file as it is: what it states, None for an invalid one, and a version to compare.
+        self.on_disk: dict[str, Entry] | None = {}
+        self.file_exists = False
+        self.file_version = 0
+        self.seen_version: int | None = None
+        self.missed = 0
+        self.next_part = 0
+        self._open()
+
+    def teardown(self) -> None:
+        self._close()
+        self.loop.close()
+        for folder in self.folders:
+            shutil.rmtree(folder)
+
+    # The methods.
+
+    @rule(
+        name=names,
+        fields=entries,
+        version=st.sampled_from([None, "1"]),
+        source=st.sampled_from(["manual", "manual", "auto"]),
+        replace=st.sampled_from([False, False, True]),
+    )
+    def register(
+        self, name: str, fields: Entry, version: str | None, source: str, *, replace: bool
+    ) -> None:
+        claim = {"name": name, "version": version, "source": source, "replace": replace, **fields}
+        expected = self._expect(
+            lambda: self.model.register(
+                name, version=version, source=source, replace=replace, **fields
+            )
+        )
+        assert self._try(self.registry.register, msgspec.convert(claim, Register)) == expected
+
+    @rule(name=names, given=updates)
+    def update(self, name: str, given: Entry) -> None:
+        expected = self._expect(lambda: self.model.update(name, **given))
+        change = msgspec.convert({"name": name, **given}, Update)
+        assert self._try(self.registry.update, change) == expected
+
+    @rule(name=names)
+    def delete(self, name: str) -> None:
+        expected = self._expect(lambda: self.model.delete(name))
+        assert self._try(self.registry.delete, name) == expected
+
+    @rule(name=names)
+    def deregister(self, name: str) -> None:
+        expected = self._expect(lambda: self.model.deregister(name))
+        assert self._try(self.registry.deregister, name) == expected
+
+    @rule(name=names)
+    def ping(self, name: str) -> None:
+        assert self.loop.run(self.registry.ping, name) == self.model.ping(name)
+
+    @rule()
+    def write_pings(self) -> None:
+        self.model.write_pings()
+        self.loop.run(self.registry.write_pings)
+
+    # The config file.
+
+    @rule(stated=files)
+    def edit_file(self, stated: dict[str, Entry]) -> None:
+        tables = [
+            {"name": name, **{key: value for key, value in fields.items() if value is not None}}
+            for name, fields in stated.items()
+        ]
+        self._write("# backends\n" + tomli_w.dumps({"backend": tables}), stated)
+
+    @rule(text=st.sampled_from(INVALID_FILES))
+    def break_file(self, text: str) -> None:
+        self._write(text, None)
+
+    @precondition(lambda self: self.file_exists)
+    @rule()
+    def remove_file(self) -> None:
+        self.config_path.unlink()
+        self.file_exists = False
+
+    @rule()
+    def poll(self) -> None:
+        self._model_poll()
+        self.loop.run(watch_config_once, self.registry, self.registry.config)
+
+    @rule()
+    def reload(self) -> None:
+        stated = self.on_disk if self.file_exists else {}
+        self.seen_version = self.file_version if self.file_exists else -1
+        if stated is None:
+            with pytest.raises(ConfigInvalid):
+                self.loop.run(self.registry.reload)
+            return
+        report = self.model.reload(stated)
+        event = self.loop.run(self.registry.reload)
+        assert event.count == len(stated)
+        assert {key: list(getattr(event, key)) for key in report} == report
+
+    # Time.
+
+    @rule(seconds=st.sampled_from([1, 20, 45, 61]))
+    def advance(self, seconds: int) -> None:
+        self.model.now += seconds
+        self.model.moment += seconds
+        self.loop.jump(seconds)
+
+    @rule(seconds=st.sampled_from([-3600, 3600, 86400]))
+    def set_wall_clock(self, seconds: int) -> None:
+        self.model.now += seconds
+
+    @rule(seconds=st.sampled_from([5, 61]))
+    def stall(self, seconds: int) -> None:
+        self.advance(seconds)
+        self.model.forgive(seconds)
+
+        async def forgive() -> None:
+            self.registry.forgive(seconds)
+
+        self.loop.run(forgive)
+
+    @rule()
+    def sweep(self) -> None:
+        self.model.sweep()
+        self.loop.run(sweep_once, self.registry)
+
+    # Ends and starts.
+
+    @rule()
+    def restart(self) -> None:
+        self._close()
+        self._open_again(is_kill=False)
+
+    @rule()
+    def kill(self) -> None:
+        folder = Path(tempfile.mkdtemp(prefix="registry-machine-"))
+        for suffix in ("", "-wal"):
+            source = self.folders[-1] / f"registry.db{suffix}"
+            if source.exists():
+                shutil.copy(source, folder)
+        self._close()
+        self.folders.append(folder)
+        self._open_again(is_kill=True)
+
+    # What must hold after every step.
+
+    @invariant()
+    def get_and_list_agree(self) -> None:
+        expected = self.model.effective()
+        for name in ("a", "b", "c", "e", "plexus", "nobody"):
+            found = self.registry.get(name)
+            assert (found is None) == (name not in expected), name
+            if found is not None:
+                self._compare(found, expected[name])
+        for active_only in (True, False):
+            shown = [
+                name
+                for name, _ in sorted(
+                    expected.items(), key=lambda item: (-int(str(item[1]["created_at"])), item[0])
+                )
+                if expected[name]["is_active"] or not active_only
+            ]
+            listed = self.registry.list(active_only=active_only)
+            assert [backend.name for backend in listed] == shown
+            encoded = msgspec.json.decode(self.registry.catalog.listed(active_only=active_only))
+            assert encoded["backends"] == [msgspec.to_builtins(backend) for backend in listed]
+
+    @invariant()
+    def the_database_agrees(self) -> None:
+        found = {
+            (record.name, str(record.layer)): record
+            for record in read_records(self.folders[-1] / "registry.db")
+        }
+        expected = {
+            (name, "database" if layer == "manual" else layer): stated
+            for layer in RANKED
+            for name, stated in self.model.saved[layer].items()
+        }
+        assert found.keys() == expected.keys()
+        for key, record in found.items():
+            self._compare_record(record, expected[key])
+
+    def _compare_record(self, record: Record, expected: Entry | None) -> None:
+        if expected is None or record.backend is None:
+            assert expected is None
+            assert record.backend is None
+        else:
+            self._compare(record.backend, expected)
+
+    def _compare(self, found: Backend, expected: Entry) -> None:
+        values = msgspec.structs.asdict(found)
+        if expected["id"] is None:
+            known = [e["id"] for layer in self.model.layers.values() for e in layer.values() if e]
+            assert values["id"] not in known, "a new backend has an id of its own"
+            self._learn_id(found, expected)
+        assert {key: values[key] for key in expected} == expected
+
+    def _learn_id(self, found: Backend, expected: Entry) -> None:
+        """Take the id of a new entry, in all copies that the model has of it."""
+        for layers in (self.model.layers, self.model.saved):
+            for layer in layers.values():
+                for each in layer.values():
+                    same = each is not None and all(
+                        each[key] == expected[key] for key in ("name", "source", "created_at")
+                    )
+                    if each is not None and same and each["id"] is None:
+                        each["id"] = found.id
+        expected["id"] = found.id
+
+    # Helpers.
+
+    def _write(self, text: str, stated: dict[str, Entry] | None) -> None:
+        part = self.config_path.with_suffix(f".{self.next_part}")
+        self.next_part += 1
+        part.write_text(text)
+        part.replace(self.config_path)
+        self.on_disk, self.file_exists = stated, True
+        self.file_version += 1
+
+    def _model_poll(self) -> None:
+        if not self.file_exists:
+            self.missed += 1
+            if self.missed >= 2 and self.seen_version != -1:
+                self.seen_version = -1
+                self.model.declare("file", {})
+            return
+        self.missed = 0
+        if self.seen_version != self.file_version:
+            self.seen_version = self.file_version
+            if self.on_disk is not None:
+                self.model.declare("file", self.on_disk)
+
+    def _expect(self, act: object) -> str | None:
+        assert callable(act)
+        try:
+            act()
+        except Refusal as refused:
+            return str(refused)
+        return None
+
+    def _try(self, verb: object, argument: object) -> str | None:
+        async def call() -> str | None:
+            assert callable(verb)
+            try:
+                await verb(argument)
+            except MethodError as error:
+                return error.word
+            return None
+
+        return self.loop.run(call)
+
+    def _open(self) -> None:
+        settings = Settings(
+            db_path=self.folders[-1] / "registry.db",
+            config_path=self.config_path,
+            env_backends=ENVIRONMENT,
+            stale_after=STALE_AFTER,
+        )
+        self._context = open_registry(settings, now=lambda: self.model.now)
+        self.registry: Registry = self.loop.run(self._context.__aenter__)
+        self.model.declare("env", STATED_BY_ENVIRONMENT)
+        self.model.declare("auto", BUILT_IN)
+        self.seen_version, self.missed = None, 0
+        self._model_poll()
+
+    def _open_again(self, *, is_kill: bool) -> None:
+        self.model.start_again(is_kill=is_kill)
+        self._open()
+
+    def _close(self) -> None:
+        self.loop.run(self._context.__aexit__, None, None, None)
+
+
+TestRegistryMachine = pytest.mark.slow(RegistryMachine.TestCase)
+
+
+def test_the_model_knows_the_fields_of_a_file() -> None:
+    assert set(FILE_FIELDS) == STATED_BY_ENVIRONMENT["b"].keys()
