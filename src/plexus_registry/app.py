@@ -19,6 +19,7 @@ from plexus_registry.conversation import converse
 from plexus_registry.core.declarations import LOCAL_HUB, Declaration, parse_environment
 from plexus_registry.core.errors import ConfigError, StartError, StorageFailed
 from plexus_registry.core.model import Layer
+from plexus_registry.core.plexus import Hub
 from plexus_registry.drain import Drain
 from plexus_registry.front_door import keep_door, open_listeners
 from plexus_registry.service import Registry, WallClock, wall_clock
@@ -110,6 +111,7 @@ async def serve(
         StartError: The port cannot be bound.
     """
     drain = drain or Drain()
+    hub = Hub(settings.hub_namespace)
     tasks: dict[str, Task] = {
         "config watch": partial(
             watch_config_forever, registry, registry.config, every=settings.poll_interval
@@ -123,7 +125,7 @@ async def serve(
             await nursery.start(_supervised, name, task)
         with _fatal("acceptor"):
             await keep_door(
-                lambda ws: converse(registry, ws, drain),
+                lambda wire: converse(registry, hub, wire, drain),
                 listeners,
                 drain,
                 task_status=task_status,

@@ -15,16 +15,17 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
-from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
+from trio_websocket import ConnectionClosed
 
 from plexus_registry.core.errors import StartError
+from plexus_registry.wire import Wire, accept_websocket
 
 if TYPE_CHECKING:
     from plexus_registry.drain import Drain
 
 log = logging.getLogger(__name__)
 
-Converse = Callable[[WebSocketConnection], Awaitable[None]]
+Converse = Callable[[Wire], Awaitable[None]]
 
 HEAD_SECONDS = 5.0
 HEAD_BYTES = 16 * 1024
@@ -108,27 +109,23 @@ async def _receive(converse: Converse, stream: trio.SocketStream) -> None:
 
 async def _serve_connection(converse: Converse, stream: trio.SocketStream) -> None:
     head = b""
-    with trio.move_on_after(HEAD_SECONDS) as patience:
+    with trio.move_on_after(HEAD_SECONDS):
         head = await _read_head(stream)
-        if not _UPGRADE.search(head):
-            await stream.send_all(_PLAIN_HTTP if head else b"")
+        if head and not _UPGRADE.search(head):
+            await stream.send_all(_PLAIN_HTTP)
             return
-    if patience.cancelled_caught:
+    if not head:
         return
     async with trio.open_nursery() as nursery:
-        with trio.move_on_after(HEAD_SECONDS) as handshake:
-            request = await wrap_server_stream(
-                nursery,
-                _HandedStream(stream, head, handshake),
-                max_message_size=MAX_MESSAGE_BYTES,
-            )
-            ws = await request.accept()
-        if not handshake.cancelled_caught:
+        wire = None
+        with trio.move_on_after(HEAD_SECONDS):
+            wire = await accept_websocket(nursery, stream, head, max_message_size=MAX_MESSAGE_BYTES)
+        if wire is not None:
             try:
-                await converse(ws)
+                await converse(wire)
             finally:
                 with trio.move_on_after(CLOSE_SECONDS):
-                    await ws.aclose()
+                    await wire.close()
         nursery.cancel_scope.cancel()
 
 
@@ -150,41 +147,3 @@ _PLAIN_HTTP = (
     b"HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nConnection: close, Upgrade\r\n"
     b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\n\r\n" % len(_BODY) + _BODY
 )
-
-
-class _HandedStream(trio.abc.Stream):
-    """A stream whose first bytes were read already, for the WebSocket to start with.
-
-    A handshake that fails only closes the stream, and its waiter would wait on: closing the
-    stream ends the wait too.
-    """
-
-    def __init__(
-        self, stream: trio.SocketStream, first: bytes, handshake: trio.CancelScope
-    ) -> None:
-        self._stream = stream
-        self._first = first
-        self._handshake = handshake
-        # Every message passes here: without this a call deeper than it needs to be.
-        self.send_all = stream.send_all  # type: ignore[method-assign]  # same signature
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send everything."""
-        await self._stream.send_all(data)
-
-    async def wait_send_all_might_not_block(self) -> None:
-        """Wait until there is room to send."""
-        await self._stream.wait_send_all_might_not_block()
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """Give the bytes that were read already, and from then on the stream's own."""
-        if self._first:
-            first, self._first = self._first, b""
-            return first
-        self.receive_some = self._stream.receive_some  # type: ignore[method-assign]  # as above
-        return await self._stream.receive_some(max_bytes)
-
-    async def aclose(self) -> None:
-        """Close the stream, and end the handshake if it is not over."""
-        self._handshake.cancel()
-        await self._stream.aclose()

@@ -1,7 +1,8 @@
-"""From a frame to its answer: JSON-RPC requests carried out by the registry.
+"""From a frame to the frames that answer it.
 
 Every frame gets its answer here, whatever is in it: errors of the caller as JSON-RPC errors,
 refusals of a method with their own codes, and a bug of ours as -32603 with a trace in the log.
+A call through the hub is acknowledged first; its items follow the response of its frame.
 """
 
 from __future__ import annotations
@@ -10,14 +11,8 @@ import logging
 from typing import TYPE_CHECKING
 
 from plexus_registry.core import commands, events
-from plexus_registry.core.errors import (
-    InternalError,
-    MethodError,
-    MethodNotFoundError,
-    ProtocolError,
-    shown,
-)
-from plexus_registry.core.events import encode_event
+from plexus_registry.core.errors import InternalError, MethodError, ProtocolError, shown
+from plexus_registry.core.events import encode_event, encode_failed
 from plexus_registry.core.jsonrpc import (
     Batch,
     Invalid,
@@ -26,64 +21,89 @@ from plexus_registry.core.jsonrpc import (
     read_frame,
     result_response,
 )
-from plexus_registry.core.methods import METHODS, NAMESPACE, Method, command_from, nearest
+from plexus_registry.core.plexus import BUG, Direct, Hub, Topic, Unsubscribe, command_of
+from plexus_registry.core.session import Session
 
 if TYPE_CHECKING:
     from plexus_registry.core.commands import Command
+    from plexus_registry.core.items import Failure
     from plexus_registry.service import Registry
 
 log = logging.getLogger(__name__)
-
-DIRECT: dict[str, Method] = {f"{NAMESPACE}.{method.name}": method for method in METHODS}
 
 MAX_BATCH = 1000
 """Requests in one batch. Source: wire protocol, section 0, "Limits"."""
 
 
-async def answer_frame(registry: Registry, frame: str | bytes) -> str | None:
-    """Carry out what a frame asks for.
+class Responder:
+    """Answers the frames of one connection, in the order in which they came."""
 
-    Args:
-        registry: Whom it asks.
-        frame: The text or binary message as it came.
+    def __init__(self, registry: Registry, hub: Hub) -> None:
+        self._registry = registry
+        self._hub = hub
+        self._session = Session()
 
-    Returns:
-        The frame to send back; None where there is nothing to answer.
-    """
-    read = read_frame(frame, max_batch=MAX_BATCH)
-    if not isinstance(read, Batch):
-        return await _answer(registry, read)
-    answers = [
-        answer for item in read.items if (answer := await _answer(registry, item)) is not None
-    ]
-    return f"[{','.join(answers)}]" if answers else None
+    async def answer(self, frame: str | bytes) -> list[str]:
+        """Carry out what a frame asks for.
 
+        Args:
+            frame: The text or binary message as it came.
 
-async def _answer(registry: Registry, request: Request | Invalid) -> str | None:
-    if isinstance(request, Invalid):
-        return error_response(request.id, request.error)
-    try:
-        result = await _carry_out(registry, request)
-    except (ProtocolError, MethodError) as error:
-        return None if request.id is None else error_response(request.id, error)
-    except Exception:
-        log.exception("request for %s failed", shown(request.method))
-        bug = InternalError("Internal error")
-        return None if request.id is None else error_response(request.id, bug)
-    return None if request.id is None else result_response(request.id, result)
+        Returns:
+            The frames to send back, in order; none where there is nothing to answer.
+        """
+        read = read_frame(frame, max_batch=MAX_BATCH)
+        if isinstance(read, Batch):
+            responses = [
+                response
+                for request in read.items
+                if (response := await self._respond(request)) is not None
+            ]
+            response = f"[{','.join(responses)}]" if responses else None
+        else:
+            response = await self._respond(read)
+        if response is None:
+            return []
+        return [response, *self._session.flush()]
 
+    async def _respond(self, request: Request | Invalid) -> str | None:
+        if isinstance(request, Invalid):
+            return error_response(request.id, request.error)
+        try:
+            result = await self._result(request)
+        except (ProtocolError, MethodError) as error:
+            return None if request.id is None else error_response(request.id, error)
+        except Exception:
+            log.exception("request for %s failed", shown(request.method))
+            bug = InternalError("Internal error")
+            return None if request.id is None else error_response(request.id, bug)
+        return None if request.id is None else result_response(request.id, result)
 
-async def _carry_out(registry: Registry, request: Request) -> str:
-    method = DIRECT.get(request.method)
-    if method is None:
-        raise _unknown_method(request.method)
-    return await perform(registry, command_from(method, request.params))
+    async def _result(self, request: Request) -> str:
+        route = self._hub.route(request.method, request.params)
+        if isinstance(route, Direct):
+            return await perform(self._registry, route.command)
+        if isinstance(route, Unsubscribe):
+            was_live = self._session.unsubscribe(route.method, route.subscription)
+            return "true" if was_live else "false"
+        report = await self._report(route.topic)
+        if request.id is None:
+            return ""  # carried out, and nobody listens
+        items = self._hub.items(route.topic, report, now=self._registry.now())
+        return str(self._session.begin(route.method, route.notification, items))
 
-
-def _unknown_method(name: str) -> MethodNotFoundError:
-    guess = nearest(name, DIRECT)
-    hint = f"did you mean {guess}?" if guess else f"known are {', '.join(DIRECT)}"
-    return MethodNotFoundError("Method not found", method=name[:128], hint=hint)
+    async def _report(self, topic: Topic) -> str | Failure | None:
+        """Carry out the command of a stream; whatever happens, there is something to say."""
+        command = command_of(topic)
+        if command is None:
+            return None
+        try:
+            return await perform(self._registry, command)
+        except MethodError as error:
+            return encode_failed(error)
+        except Exception:
+            log.exception("%s through the hub failed", type(command).__name__)
+            return BUG
 
 
 async def perform(registry: Registry, command: Command) -> str:

@@ -84,7 +84,7 @@ class Registry:
         self.catalog = Catalog(store.records)
         self.config = config
         self._store = store
-        self._now = now
+        self.now = now
         self._queue: list[_Turn] = []
         self._committing: Mapping[str, Records] = {}
         self._committed = trio.Event()
@@ -117,7 +117,7 @@ class Registry:
         new_id = str(uuid4())
         return await self._decide(
             claim.name,
-            lambda records: claims.register(records, claim, now=self._now(), new_id=new_id),
+            lambda records: claims.register(records, claim, now=self.now(), new_id=new_id),
         )
 
     async def update(self, change: Update) -> Backend:
@@ -128,7 +128,7 @@ class Registry:
             StorageFailed: The change could not be saved.
         """
         return await self._decide(
-            change.name, lambda records: claims.update(records, change, now=self._now())
+            change.name, lambda records: claims.update(records, change, now=self.now())
         )
 
     async def delete(self, name: str) -> Backend:
@@ -157,7 +157,7 @@ class Registry:
         """
         while name in self._committing:
             await self._committed.wait()
-        decision = claims.ping(self.catalog.records(name), name, now=self._now())
+        decision = claims.ping(self.catalog.records(name), name, now=self.now())
         if isinstance(decision, MethodError):
             return False
         self.catalog.publish({name: decision.records})
@@ -248,7 +248,7 @@ class Registry:
                 declaration,
                 former_backend,
                 source=SOURCES[layer],
-                now=self._now(),
+                now=self.now(),
                 new_id=str(uuid4()),
             )
             if backend is not former_backend:

@@ -76,8 +76,8 @@ def _is_boolean(value: object) -> bool:
     return isinstance(value, bool)
 
 
-TEXT = Field("a string", _is_string)
-BOOLEAN = Field("true or false", _is_boolean)
+TEXT = Field("a string", _is_string, {"type": "string"})
+BOOLEAN = Field("true or false", _is_boolean, {"type": "boolean"})
 
 # An adopted database may hold names that nobody could register: whoever asks may say them.
 _KNOWN_NAME = Parameter("name", TEXT, "The backend's name.", required=True)

@@ -28,6 +28,11 @@ def shown(value: object) -> str:
     return printable if len(printable) <= MAX_SHOWN else printable[: MAX_SHOWN - 3] + "..."
 
 
+def clipped(word: str) -> str:
+    """Bound the length of a caller's word in a message."""
+    return word if len(word) <= MAX_SHOWN_NAME else f"{word[:MAX_SHOWN_NAME]}..."
+
+
 class RegistryError(Exception):
     """Whatever this package raises on purpose."""
 
@@ -105,6 +110,12 @@ class BatchTooLargeError(ProtocolError):
     code, word = -32010, "batch_too_large"
 
 
+class SubscriptionLimitError(ProtocolError):
+    """More live streams on one connection than the server keeps."""
+
+    code, word = -32006, "limit_exceeded"
+
+
 class MethodError(RegistryError):
     """A method's refusal: the request was right, the answer is no.
 
@@ -128,7 +139,7 @@ class NotFound(MethodError):
     code, word = -32001, "not_found"
 
     def __init__(self, name: str) -> None:
-        name = name if len(name) <= MAX_SHOWN_NAME else name[:MAX_SHOWN_NAME] + "..."
+        name = clipped(name)
         super().__init__(f"Backend not found: {name}", name=name)
 
 

@@ -8,13 +8,30 @@ Source: wire protocol, section 6, "content".
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
 from plexus_registry.core.model import Backend
 
+if TYPE_CHECKING:
+    from plexus_registry.core.errors import MethodError
+
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
     """A method's report."""
+
+
+class Listed(Event, frozen=True, tag="backends"):
+    """The backends, newest first."""
+
+    backends: tuple[Backend, ...]
+
+
+class Found(Event, frozen=True, tag="backend"):
+    """The backend that was asked for, or null."""
+
+    backend: Backend | None
 
 
 class BackendRegistered(Event, frozen=True, tag="backend_registered"):
@@ -50,12 +67,33 @@ class Pinged(Event, frozen=True, tag="ping"):
 
 
 class Reloaded(Event, frozen=True, tag="reloaded"):
-    """The config file was read; `count` is how many backends it states, the rest are names."""
+    """The config file was read: how many backends it states, and the names that changed."""
 
     count: int
     added: tuple[str, ...] = ()
     updated: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
+
+
+class Failed(Event, frozen=True, tag="error"):
+    """The request was refused; `code` is the word of the error."""
+
+    message: str
+    code: str
+
+
+EVENTS: tuple[type[Event], ...] = (
+    BackendRegistered,
+    Listed,
+    Found,
+    BackendUpdated,
+    BackendDeleted,
+    BackendDeregistered,
+    Pinged,
+    Reloaded,
+    Failed,
+)
+"""All that a method can report, in the order of the schema."""
 
 
 _encode = msgspec.json.Encoder().encode
@@ -69,6 +107,11 @@ def encode_event(event: Event) -> str:
 def encode_backend(backend: Backend) -> str:
     """Encode a backend as the JSON text that goes into events."""
     return _encode(backend).decode()
+
+
+def encode_failed(error: MethodError) -> str:
+    """Encode a refusal as the event that reports it, with all that the caller needs to act."""
+    return encode_value({"type": "error", "message": error.message, **error.data})
 
 
 def encode_value(value: object) -> str:

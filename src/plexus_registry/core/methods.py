@@ -52,9 +52,15 @@ METHODS: tuple[Method, ...] = (
 BY_NAME: dict[str, Method] = {method.name: method for method in METHODS}
 
 
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Find the known word that a mistyped one most likely means, if any is near."""
-    matches = difflib.get_close_matches(word[:128], list(known), n=1)
+def nearest(word: str, known: Iterable[str], *, least: float = 0.0) -> str | None:
+    """Find the known word that is most like a mistyped one.
+
+    Args:
+        word: What was written.
+        known: The words that there are.
+        least: How like it must be, from 0 (anything) to 1 (equal).
+    """
+    matches = difflib.get_close_matches(word[:128], list(known), n=1, cutoff=least)
     return matches[0] if matches else None
 
 
@@ -113,7 +119,7 @@ def _names(method: Method) -> list[str]:
 def _unknown_parameter(method: Method, given: Mapping[str, object]) -> InvalidParamsError:
     known = _names(method)
     unknown = next(name for name in given if name not in known)
-    guess = nearest(unknown, known)
+    guess = nearest(unknown, known, least=0.6)
     hint = f"did you mean {guess}?" if guess else f"it takes {', '.join(known) or 'none'}"
     return InvalidParamsError(
         f"Unknown parameter {shown(unknown)} of {method.name}: {hint}",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 
 class Source(StrEnum):
@@ -102,12 +102,15 @@ class Field:
     Attributes:
         rule: The rule in words, to follow "must be".
         accepts: Whether a value, of any type at all, keeps the rule.
+        schema: The JSON Schema of its values, with one plain `type`.
     """
 
     rule: str
     accepts: Callable[[object], bool]
+    schema: Mapping[str, str | int]
 
 
+_STRING = {"type": "string"}
 MAX_HOST = 253
 MAX_TEXT_BYTES = 4096
 MAX_METADATA_BYTES = 16 * 1024
@@ -177,23 +180,34 @@ def is_claimable_source(value: object) -> bool:
     return value in CLAIMABLE_SOURCES
 
 
+_TEXT = Field(f"a string of at most {MAX_TEXT_BYTES} bytes", is_text, _STRING)
+
 FIELDS: dict[str, Field] = {
     "name": Field(
-        "a letter or digit, then up to 127 letters, digits, dots, underscores or hyphens", is_name
+        "a letter or digit, then up to 127 letters, digits, dots, underscores or hyphens",
+        is_name,
+        _STRING,
     ),
     "host": Field(
         f"a host name, IPv4 or IPv6 address of 1 to {MAX_HOST} characters,"
         " without scheme, brackets, port or path",
         is_host,
+        _STRING,
     ),
-    "port": Field("an integer from 1 to 65535", is_port),
-    "protocol": Field('"ws" or "wss"', is_protocol),
-    "description": Field(f"a string of at most {MAX_TEXT_BYTES} bytes", is_text),
-    "namespace": Field(f"a string of at most {MAX_TEXT_BYTES} bytes", is_text),
-    "version": Field(f"a string of at most {MAX_TEXT_BYTES} bytes", is_text),
+    "port": Field(
+        "an integer from 1 to 65535",
+        is_port,
+        {"type": "integer", "format": "uint16", "minimum": 1, "maximum": 65535},
+    ),
+    "protocol": Field('"ws" or "wss"', is_protocol, _STRING),
+    "description": _TEXT,
+    "namespace": _TEXT,
+    "version": _TEXT,
     "metadata": Field(
-        f"a JSON object of at most {MAX_METADATA_BYTES} bytes as JSON text", is_metadata
+        f"a JSON object of at most {MAX_METADATA_BYTES} bytes as JSON text",
+        is_metadata,
+        {"type": "object"},
     ),
-    "source": Field('"manual" or "auto"', is_claimable_source),
+    "source": Field('"manual" or "auto"', is_claimable_source, _STRING),
 }
 """The same for calls, the config file and the environment. Source: design, "Validation"."""

@@ -1,0 +1,466 @@
+"""The Plexus hub: which call means what.
+
+Theory of operation. A request is routed to one of three things: a `Direct` call, answered with
+one response; an `Unsubscribe`; or a `Stream`, acknowledged with a number and followed by items.
+What a stream says is known at once (a schema, a hash, a failure), or it is the report of a
+command. Routing splits the inner method of a call at its dots: the hub's own methods, the
+registry's, and `schema` below each.
+
+Source: wire protocol, section 4; section 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from plexus_registry._version import VERSION
+from plexus_registry.core.commands import Command, Reload
+from plexus_registry.core.errors import InvalidParamsError, MethodNotFoundError, clipped, shown
+from plexus_registry.core.events import encode_value
+from plexus_registry.core.items import Failure, data_item, done_item, error_item, metadata
+from plexus_registry.core.methods import BY_NAME, METHODS, NAMESPACE, Method, command_from, nearest
+from plexus_registry.core.schema import Plugin, Schema, hub_plugin, registry_plugin
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+INFO = "_info"
+RESULT = "result"
+"""What notifications of `_info`, `HUB.hash` and `HUB.schema` are called."""
+
+
+@dataclass(frozen=True, slots=True)
+class Direct:
+    """A call with one response."""
+
+    command: Command
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscribe:
+    """The end of a stream, as its client wishes it.
+
+    Attributes:
+        method: The method that the stream must be of.
+        subscription: Its number; None where the parameters hold none.
+    """
+
+    method: str
+    subscription: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Content that is known without the registry.
+
+    Attributes:
+        content: JSON text.
+    """
+
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """What a stream says.
+
+    Attributes:
+        source: A command to carry out, known content, a failure, or the stream of a call that
+            the call holds.
+        provenance: Who says it.
+        content_type: What it is.
+    """
+
+    source: Command | Known | Failure | Topic
+    provenance: str
+    content_type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A subscription.
+
+    Attributes:
+        method: The method that was called.
+        notification: What its notifications are called.
+        topic: What it says.
+    """
+
+    method: str
+    notification: str
+    topic: Topic
+
+
+Route = Direct | Unsubscribe | Stream
+
+
+class Hub:
+    """One hub with the registry below it.
+
+    Attributes:
+        namespace: What the hub is called.
+        plexus_hash: The hash of everything it describes.
+    """
+
+    def __init__(self, namespace: str, *, mechanisms: tuple[Mapping[str, str], ...] = ()) -> None:
+        """Describe the hub.
+
+        Args:
+            namespace: What it is called; not the registry's own namespace.
+            mechanisms: How callers may identify themselves; nobody needs to by default.
+
+        Raises:
+            ValueError: The namespace would hide the registry's methods.
+        """
+        if namespace == NAMESPACE:
+            raise ValueError(f"a hub called {NAMESPACE} would hide the registry's methods")
+        self.namespace = namespace
+        self._registry = registry_plugin()
+        self._hub = hub_plugin(namespace, self._registry)
+        self.plexus_hash = self._hub.hash
+        info = {
+            "backend": namespace,
+            "version": VERSION,
+            "auth_capabilities": {"mechanisms": mechanisms or ({"kind": "anonymous"},)},
+        }
+        self._info = Topic(Known(encode_value(info)), namespace, INFO)
+        self._known_hash = Known(encode_value({"event": "hash", "value": self._hub.hash}))
+        self._known_hashes = Known(encode_value(self._hashes()))
+        self._schemas = {each.namespace: each for each in (self._hub, self._registry)}
+        self._encoded: dict[tuple[str, str, str], Known] = {}
+        self._direct = {f"{NAMESPACE}.{method.name}": method for method in METHODS}
+        self._underscored = {f"{NAMESPACE}_{method.name}": method for method in METHODS}
+        self._call, self._hash_call = f"{namespace}.call", f"{namespace}.hash"
+        self._schema_call, self._respond = f"{namespace}.schema", f"{namespace}.respond"
+        streams = (INFO, self._call, self._hash_call, self._schema_call)
+        self._unsubscribes = {f"{method}_unsub": method for method in streams} | {
+            f"{NAMESPACE}_unsubscribe_{method.name}": f"{NAMESPACE}_{method.name}"
+            for method in METHODS
+        }
+        self._all_methods = (
+            *self._direct,
+            *streams,
+            self._respond,
+            *self._underscored,
+            *self._unsubscribes,
+        )
+
+    # Routing of a request.
+
+    def route(self, method: str, params: object) -> Route:
+        """Find out what a request asks for.
+
+        Raises:
+            MethodNotFoundError: No method has that name; the nearest one is said.
+            InvalidParamsError: The parameters are refused before anything is acknowledged.
+        """
+        if (direct := self._direct.get(method)) is not None:
+            return Direct(command_from(direct, params))
+        if method == self._call:
+            inner, inner_params = _call_parameters(params)
+            return Stream(method, method, self._topic(inner, inner_params))
+        if method == INFO:
+            return Stream(method, RESULT, self._info)
+        if method == self._hash_call:
+            return Stream(method, RESULT, self._said(self._known_hash, "hash"))
+        if method == self._schema_call:
+            return Stream(method, RESULT, self._direct_schema(params))
+        if (underscored := self._underscored.get(method)) is not None:
+            command = command_from(underscored, _in_snake_case(params), ignore_unknown=True)
+            return Stream(method, method, _report(underscored, command))
+        if (stream := self._unsubscribes.get(method)) is not None:
+            return Unsubscribe(stream, _subscription(params))
+        if method == self._respond:
+            raise _unknown_response(params)
+        raise self._unknown(method)
+
+    def _unknown(self, method: str) -> MethodNotFoundError:
+        return MethodNotFoundError(
+            f"Method not found: {clipped(method)}{_hint(method, self._all_methods)}",
+            method=clipped(method),
+            nearest=nearest(method, self._all_methods),
+        )
+
+    # Routing of the method inside a call.
+
+    def _topic(self, path: str, params: object, *, depth: int = 0) -> Topic:
+        head, dot, rest = path.partition(".")
+        if not dot:
+            message = f"Invalid params: Invalid method format: {clipped(path)}"
+            detail = {"kind": "invalid_params", "param": "method", "problem": "malformed"}
+            return self._failed(Failure(message, -32602, {**detail, "detail": "no dot in it"}))
+        if head == self.namespace:
+            return self._hub_topic(path, rest, params, depth=depth)
+        if head == NAMESPACE:
+            return self._registry_topic(path, rest, params)
+        return self._no_activation(head)
+
+    def _hub_topic(self, path: str, rest: str, params: object, *, depth: int) -> Topic:
+        name, dot, below = rest.partition(".")
+        if name == NAMESPACE and dot:
+            return self._registry_topic(path, below, params)
+        if below == "schema":
+            return self._schema_of_one(self._hub, path, name)
+        if dot:
+            return self._no_activation(name)
+        match name:
+            case "hash":
+                return self._said(self._known_hash, "hash")
+            case "hashes":
+                return self._said(self._known_hashes, "hashes")
+            case "schema":
+                return self._schema(self._hub, params)
+            case "call":
+                return self._nested(params, depth=depth)
+            case _:
+                return self._no_method(path, self.namespace, name, self._hub)
+
+    def _registry_topic(self, path: str, rest: str, params: object) -> Topic:
+        if rest == "schema":
+            return self._schema(self._registry, params)
+        name, _, below = rest.partition(".")
+        if below == "schema":
+            return self._schema_of_one(self._registry, path, name)
+        method = BY_NAME.get(rest)
+        if method is None:
+            return self._no_method(path, NAMESPACE, rest, self._registry)
+        try:
+            return _report(method, _command_in_call(method, params))
+        except InvalidParamsError as error:
+            return self._failed(_invalid_params(error))
+
+    def _nested(self, params: object, *, depth: int) -> Topic:
+        try:
+            inner, inner_params = _call_parameters(params)
+        except InvalidParamsError as error:
+            return self._failed(_invalid_params(error))
+        topic = self._topic(inner, inner_params, depth=depth + 1)
+        return Topic(topic, self.namespace, self._call)
+
+    # Topics.
+
+    def _said(self, known: Known, what: str) -> Topic:
+        return Topic(known, self.namespace, f"{self.namespace}.{what}")
+
+    def _failed(self, failure: Failure) -> Topic:
+        return Topic(failure, self.namespace)
+
+    def _no_activation(self, name: str) -> Topic:
+        known = (self.namespace, NAMESPACE)
+        detail = {
+            "kind": "activation_not_found",
+            "activation": clipped(name),
+            "nearest": nearest(name, known),
+        }
+        message = f"Activation not found: {clipped(name)}{_hint(name, known)}"
+        return self._failed(Failure(message, -32601, detail))
+
+    def _no_method(self, path: str, activation: str, name: str, plugin: Plugin) -> Topic:
+        known = plugin.method_names()
+        detail = {
+            "kind": "method_not_found",
+            "activation": activation,
+            "method": clipped(name),
+            "nearest": nearest(name, known),
+        }
+        message = f"Method not found: {clipped(path)}{_hint(name, known, prefix=activation)}"
+        return self._failed(Failure(message, -32601, detail))
+
+    def _direct_schema(self, params: object) -> Topic:
+        """Find the schema that a direct call asks for; a wrong name is refused at once."""
+        topic = self._schema(self._hub, params)
+        if isinstance(topic.source, Failure):
+            raise InvalidParamsError(
+                f"Parameter method is {shown(_schema_of(params))}:"
+                f" it must be one of {', '.join(self._hub.method_names())}",
+                param="method",
+                problem="malformed",
+            )
+        return topic
+
+    def _schema(self, plugin: Plugin, params: object) -> Topic:
+        name = _schema_of(params)
+        content_type = f"{plugin.namespace}.schema"
+        if name is None:
+            known = self._encode(plugin.namespace, "", "whole", plugin.schema())
+            return Topic(known, plugin.namespace, content_type)
+        schema = plugin.method_schema(name) if isinstance(name, str) else None
+        if schema is None:
+            text = clipped(name) if isinstance(name, str) else shown(name)
+            path = f"{plugin.namespace}.{text}"
+            return self._no_method(path, plugin.namespace, text, plugin)
+        known = self._encode(plugin.namespace, str(name), "method", schema)
+        return Topic(known, plugin.namespace, content_type)
+
+    def _schema_of_one(self, plugin: Plugin, path: str, name: str) -> Topic:
+        schema = plugin.schema_of_one(name)
+        if schema is None:
+            return self._no_method(path, plugin.namespace, name, plugin)
+        known = self._encode(plugin.namespace, name, "one", schema)
+        return Topic(known, plugin.namespace, f"{plugin.namespace}.{name}.schema")
+
+    def _encode(self, namespace: str, name: str, form: str, schema: Schema) -> Known:
+        """Encode a schema once."""
+        key = (namespace, name, form)
+        if key not in self._encoded:
+            self._encoded[key] = Known(encode_value(schema))
+        return self._encoded[key]
+
+    def _hashes(self) -> dict[str, object]:
+        hub, child = self._hub, self._registry
+        return {
+            "namespace": hub.namespace,
+            "self_hash": hub.self_hash,
+            "children_hash": hub.children_hash,
+            "hash": hub.hash,
+            "children": [{"namespace": child.namespace, "hash": child.hash}],
+        }
+
+    # What a stream says, once it is known.
+
+    def items(self, topic: Topic, report: str | Failure | None, *, now: int) -> list[str]:
+        """Encode the items of a stream.
+
+        Args:
+            topic: What the stream says.
+            report: The event that reports the topic's command, as JSON text, or why there is
+                none; None where the topic holds no command.
+            now: Unix seconds.
+
+        Returns:
+            The items in order; the last one, and no other, ends the stream.
+        """
+        return self._items(topic, report, now=now, is_outermost=True)
+
+    def _items(
+        self, topic: Topic, report: str | Failure | None, *, now: int, is_outermost: bool
+    ) -> list[str]:
+        shared = metadata(topic.provenance, self.plexus_hash, now)
+        source = report if isinstance(topic.source, Command) else topic.source
+        match source:
+            case Failure():
+                return [error_item(shared, source, with_code=is_outermost)]
+            case Topic():
+                inner = self._items(source, report, now=now, is_outermost=False)
+                contents = [data_item(shared, topic.content_type, item) for item in inner]
+                return [*contents, done_item(shared)]
+            case Known(content=content) | str(content):
+                return [data_item(shared, topic.content_type, content), done_item(shared)]
+            case None:
+                raise ValueError("a command's stream needs its report")
+
+
+def command_of(topic: Topic) -> Command | None:
+    """Find the command that a topic reports on, if there is one."""
+    source = topic.source
+    while isinstance(source, Topic):
+        source = source.source
+    return source if isinstance(source, Command) else None
+
+
+BUG = Failure(
+    "Internal error", -32603, {"kind": "execution", "message": "internal error, see the log"}
+)
+"""What a stream ends with when the registry itself fails."""
+
+
+def _report(method: Method, command: Command) -> Topic:
+    return Topic(command, NAMESPACE, f"{NAMESPACE}.{method.name}")
+
+
+def _call_parameters(params: object) -> tuple[str, object]:
+    """Read `{"method", "params"?}` or `[method, params?]`; what else is in it is ignored."""
+    method = inner = None
+    if isinstance(params, dict):
+        method, inner = params.get("method"), params.get("params")
+    elif isinstance(params, list):
+        method, inner = (*params[:2], None, None)[:2]
+    if method is None:
+        raise InvalidParamsError(
+            "Missing parameter method: it must be the method to call, as registry.list",
+            param="method",
+            problem="missing",
+        )
+    if not isinstance(method, str):
+        raise InvalidParamsError(
+            f"Parameter method is {shown(method)}: it must be a string",
+            param="method",
+            problem="malformed",
+        )
+    return method, inner
+
+
+def _command_in_call(method: Method, params: object) -> Command:
+    """Make the command of a call through the hub.
+
+    An object; or the bare value where a method has one parameter; or nothing. Unknown members
+    are ignored. Source: wire protocol, section 4.3.
+    """
+    if method.command is Reload:
+        return Reload()
+    parameters = method.command.parameters
+    if params is not None and not isinstance(params, dict):
+        if len(parameters) != 1 or isinstance(params, list):
+            raise InvalidParamsError(f"expected object, got {shown(params)}", problem="malformed")
+        params = {parameters[0].name: params}
+    return command_from(method, params, ignore_unknown=True)
+
+
+def _invalid_params(error: InvalidParamsError) -> Failure:
+    param, problem = error.data.get("param"), error.data.get("problem")
+    if problem == "missing":
+        detail: dict[str, object] = {"param": param, "problem": "missing"}
+        message = f"missing field: {param}"
+    else:
+        detail = {"param": param, "problem": "malformed", "detail": error.message}
+        message = error.message
+    return Failure(f"Invalid params: {message}", error.code, {"kind": "invalid_params", **detail})
+
+
+def _in_snake_case(params: object) -> object:
+    """Accept `activeOnly` for `active_only`, as generated clients write it."""
+    if not isinstance(params, dict):
+        return params
+    return {
+        "".join(f"_{c.lower()}" if c.isupper() else c for c in name): value
+        for name, value in params.items()
+    }
+
+
+def _schema_of(params: object) -> object:
+    """Find the method whose schema is asked for; None means the whole schema."""
+    if isinstance(params, dict):
+        return params.get("method")
+    if isinstance(params, list) and params:
+        first: object = params[0]
+        return first
+    return None
+
+
+def _subscription(params: object) -> int | None:
+    if isinstance(params, list) and len(params) == 1 and type(params[0]) is int:
+        return params[0]
+    return None
+
+
+def _unknown_response(params: object) -> InvalidParamsError:
+    request_id = params.get("request_id") if isinstance(params, dict) else None
+    if not isinstance(request_id, str):
+        return InvalidParamsError(
+            "Missing parameter request_id: it must be the id of a request that the hub made",
+            param="request_id",
+            problem="missing",
+        )
+    return InvalidParamsError(
+        f"Unknown request ID: {clipped(request_id)}."
+        " The request may have timed out or been cancelled.",
+        param="request_id",
+        problem="unknown",
+    )
+
+
+def _hint(word: str, known: tuple[str, ...], *, prefix: str = "") -> str:
+    """Name the known word that was most likely meant, where one is very near."""
+    guess = nearest(word, known, least=0.7)
+    return f" (did you mean {prefix + '.' if prefix else ''}{guess}?)" if guess else ""

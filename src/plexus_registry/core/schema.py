@@ -1,0 +1,298 @@
+"""What the registry tells clients of itself: schemas and their hashes, made once.
+
+Everything comes from the table of methods and the event types; nothing about a method is
+written here. Clients build command lines and trees from these schemas, which asks for some
+care: nullable types are type arrays, unions are inline objects with a constant `type`, every
+default is null, and a hash changes with the described surface only.
+
+Source: wire protocol, section 5 and section 0, items 10 and 11.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec import inspect
+
+from plexus_registry.core.events import EVENTS
+from plexus_registry.core.methods import METHODS, NAMESPACE, Method
+from plexus_registry.core.model import FIELDS, Backend, Source
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from plexus_registry.core.commands import Parameter
+
+Schema = dict[str, object]
+
+SURFACE_VERSION = "1.0.0"
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+SCHEMA_METHOD: Schema = {
+    "name": "schema",
+    "description": 'Get plugin or method schema. Pass {"method": "name"} for a specific method.',
+    "hash": "auto_schema",
+    "streaming": False,
+    "bidirectional": False,
+    "http_method": "POST",
+    "role": {"kind": "rpc"},
+}
+"""Every activation has it, last of its methods. Source: wire protocol, section 5.2."""
+
+
+def digest(value: object) -> str:
+    """Hash a JSON value: SHA-256 of its canonical text, cut to 16 hex digits."""
+    canonical = msgspec.json.encode(value, order="deterministic")
+    return hashlib.sha256(canonical).hexdigest()[:16]
+
+
+class Plugin:
+    """One activation's schema, whole or reduced to one method.
+
+    Attributes:
+        hash: The hash of the whole schema.
+        self_hash: The hash of its own methods.
+        children_hash: The hash of its children; None for a leaf.
+    """
+
+    def __init__(
+        self,
+        namespace: str,
+        description: str,
+        methods: Iterable[Schema],
+        children: Iterable[Plugin] = (),
+    ) -> None:
+        self.namespace = namespace
+        self.description = description
+        self.children = tuple(children)
+        self._methods = {str(method["name"]): method for method in (*methods, SCHEMA_METHOD)}
+        about = [namespace, SURFACE_VERSION, description]
+        self.self_hash = digest([*about, *(each["hash"] for each in self._methods.values())])
+        self.children_hash = (
+            digest([child.hash for child in self.children]) if self.children else None
+        )
+        parts = (self.self_hash, self.children_hash)
+        self.hash = digest([part for part in parts if part is not None])
+
+    def schema(self) -> Schema:
+        """The PluginSchema."""
+        return self._schema(self.self_hash, self.hash, self._methods.values(), self.children)
+
+    def method_schema(self, name: str) -> Schema | None:
+        """The MethodSchema of one method, if it has that method."""
+        return self._methods.get(name)
+
+    def schema_of_one(self, name: str) -> Schema | None:
+        """The PluginSchema with one method only, if it has that method."""
+        method = self._methods.get(name)
+        if method is None:
+            return None
+        self_hash = digest([self.namespace, SURFACE_VERSION, self.description, method["hash"]])
+        return self._schema(self_hash, digest([self_hash]), [method], ())
+
+    def method_names(self) -> tuple[str, ...]:
+        """The names of all its methods."""
+        return tuple(self._methods)
+
+    def _schema(
+        self,
+        self_hash: str,
+        whole_hash: str,
+        methods: Iterable[Schema],
+        children: tuple[Plugin, ...],
+    ) -> Schema:
+        schema: Schema = {
+            "namespace": self.namespace,
+            "version": SURFACE_VERSION,
+            "description": self.description,
+            "self_hash": self_hash,
+        }
+        if children:
+            schema["children_hash"] = self.children_hash
+        schema["hash"] = whole_hash
+        schema["methods"] = list(methods)
+        if children:
+            schema["children"] = [
+                {"namespace": each.namespace, "description": each.description, "hash": each.hash}
+                for each in children
+            ]
+        return schema
+
+
+def registry_plugin() -> Plugin:
+    """The activation that holds the registry's methods."""
+    returns = _returns()
+    return Plugin(
+        NAMESPACE,
+        "Backend discovery and registration service for Plexus hubs",
+        [
+            method_schema(method.name, method.doc, params=_params(method), returns=returns)
+            for method in METHODS
+        ],
+    )
+
+
+def hub_plugin(namespace: str, registry: Plugin) -> Plugin:
+    """The hub that routes to it."""
+    any_params = {"description": "The parameters of that method", "default": None}
+    call_params: Schema = {
+        "type": "object",
+        "properties": {
+            "method": {"description": "The method to call, with its path", "type": "string"},
+            "params": any_params,
+        },
+        "required": ["method"],
+    }
+    a_hash: Schema = {"type": "string"}
+    hash_event = _object({"event": {"type": "string", "const": "hash"}, "value": a_hash})
+    hashes = _object(
+        {
+            "namespace": {"type": "string"},
+            "self_hash": a_hash,
+            "children_hash": a_hash,
+            "hash": a_hash,
+            "children": {
+                "type": "array",
+                "items": _object({"namespace": {"type": "string"}, "hash": a_hash}),
+            },
+        }
+    )
+    item: Schema = {"type": "object", "description": "Each item of the stream of the method called"}
+    methods = [
+        method_schema(
+            "call",
+            "Route a call to a method",
+            params=call_params,
+            returns=_titled("StreamItem", item),
+            streaming=True,
+        ),
+        method_schema(
+            "hash", "Get the hash of the whole hub", returns=_titled("HashEvent", hash_event)
+        ),
+        method_schema(
+            "hashes", "Get the hashes of hub and children", returns=_titled("Hashes", hashes)
+        ),
+    ]
+    return Plugin(namespace, "Central routing and introspection", methods, [registry])
+
+
+def method_schema(
+    name: str,
+    description: str,
+    *,
+    params: Schema | None = None,
+    returns: Schema,
+    streaming: bool = False,
+) -> Schema:
+    """Make a MethodSchema with its hash; `params` is left out where there are none."""
+    described: Schema = {"name": name, "description": description}
+    shape: Schema = {
+        **({} if params is None else {"params": params}),
+        "returns": returns,
+        "streaming": streaming,
+        "bidirectional": False,
+        "http_method": "POST",
+        "role": {"kind": "rpc"},
+    }
+    return {**described, "hash": digest({**described, **shape}), **shape}
+
+
+def _params(method: Method) -> Schema | None:
+    parameters = method.command.parameters
+    if not parameters:
+        return None
+    schema: Schema = {
+        "type": "object",
+        "properties": {each.name: _parameter(each) for each in parameters},
+    }
+    required = [each.name for each in parameters if each.required]
+    return {**schema, "required": required} if required else schema
+
+
+def _parameter(parameter: Parameter) -> Schema:
+    schema: Schema = {"description": parameter.doc, **parameter.field.schema}
+    return schema if parameter.required else {**_nullable(schema), "default": None}
+
+
+def _nullable(schema: Schema) -> Schema:
+    """Allow null: as a type array where there is a type, which clients read best."""
+    if "type" in schema:
+        return {**schema, "type": [schema["type"], "null"]}
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def _titled(title: str, schema: Schema) -> Schema:
+    return {"$schema": _DIALECT, "title": title, **schema}
+
+
+def _object(properties: Mapping[str, object]) -> Schema:
+    return {"type": "object", "properties": dict(properties), "required": list(properties)}
+
+
+def _returns() -> Schema:
+    """The union of all events."""
+    return {
+        "$schema": _DIALECT,
+        "title": "RegistryEvent",
+        "description": "Events emitted by registry methods",
+        "oneOf": [_struct(event) for event in EVENTS],
+        "$defs": {
+            "BackendInfo": _struct(Backend),
+            "BackendSource": {
+                "oneOf": [
+                    {"description": f"Stated by {source}", "type": "string", "const": source}
+                    for source in Source
+                ]
+            },
+        },
+    }
+
+
+def _struct(struct: type[msgspec.Struct]) -> Schema:
+    """Describe a record; an event has its constant `type` first."""
+    info = inspect.type_info(struct)
+    assert isinstance(info, inspect.StructType)  # noqa: S101 - what type_info gives for one
+    properties: Schema = {}
+    required = []
+    if info.tag is not None:
+        properties["type"] = {"type": "string", "const": info.tag}
+        required.append("type")
+    for field in info.fields:
+        properties[field.encode_name] = _field(field)
+        if field.required:
+            required.append(field.encode_name)
+    return {
+        "description": (struct.__doc__ or "").partition("\n")[0],
+        "type": "object",
+        "properties": properties,
+        "required": required,
+    }
+
+
+def _field(field: inspect.Field) -> Schema:
+    if field.encode_name == "port":
+        return dict(FIELDS["port"].schema)
+    return _type(field.type)
+
+
+def _type(kind: inspect.Type) -> Schema:
+    match kind:
+        case inspect.StrType():
+            return {"type": "string"}
+        case inspect.BoolType():
+            return {"type": "boolean"}
+        case inspect.IntType():
+            return {"type": "integer", "format": "int64"}
+        case inspect.EnumType():
+            return {"$ref": "#/$defs/BackendSource"}
+        case inspect.StructType():
+            return {"$ref": "#/$defs/BackendInfo"}
+        case inspect.VarTupleType(item_type=item):
+            return {"type": "array", "items": _type(item)}
+        case inspect.UnionType(types=types):
+            (inner,) = (each for each in types if not isinstance(each, inspect.NoneType))
+            return _nullable(_type(inner))
+        case _:
+            raise NotImplementedError(f"no schema for {kind}")

@@ -1,0 +1,113 @@
+"""One WebSocket as conversations use it: frames in, and the frames of an answer out at once."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import trio
+from trio_websocket import WebSocketConnection, wrap_server_stream
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+
+class Wire:
+    """An accepted WebSocket.
+
+    Every method raises `trio_websocket.ConnectionClosed` once the peer is gone.
+    """
+
+    def __init__(self, ws: WebSocketConnection, stream: HandedStream) -> None:
+        self.receive = ws.get_message
+        self._ws = ws
+        self._stream = stream
+
+    async def send(self, frames: Sequence[str]) -> None:
+        """Send frames, together in as few packets as they fit in."""
+        if len(frames) == 1:
+            await self._ws.send_message(frames[0])
+            return
+        with self._stream.gathering():
+            for frame in frames[:-1]:
+                await self._ws.send_message(frame)
+        await self._ws.send_message(frames[-1])
+
+    async def close(self, code: int = 1000, reason: str | None = None) -> None:
+        """Say goodbye, and wait for the peer's goodbye."""
+        await self._ws.aclose(code, reason)
+
+
+async def accept_websocket(
+    nursery: trio.Nursery, stream: trio.SocketStream, head: bytes, *, max_message_size: int
+) -> Wire | None:
+    """Finish the WebSocket handshake that a peer began.
+
+    Args:
+        nursery: Where the WebSocket's own task runs.
+        stream: The connection.
+        head: What was read from it so far.
+        max_message_size: The size of a message, in bytes, above which the peer is cut off.
+
+    Returns:
+        The WebSocket; None where the peer's part of the handshake was wrong or it left.
+    """
+    with trio.CancelScope() as handshake:
+        handed = HandedStream(stream, head, handshake)
+        request = await wrap_server_stream(nursery, handed, max_message_size=max_message_size)
+        ws = await request.accept()
+        return Wire(ws, handed)
+    return None
+
+
+class HandedStream(trio.abc.Stream):
+    """A stream whose first bytes were read already, and that can gather what it sends.
+
+    A handshake that fails only closes the stream, and its waiter would wait on: closing the
+    stream ends the wait too.
+    """
+
+    def __init__(
+        self, stream: trio.SocketStream, first: bytes, handshake: trio.CancelScope
+    ) -> None:
+        self._stream = stream
+        self._first = first
+        self._handshake = handshake
+        self._gathered = bytearray()
+        self._is_gathering = False
+
+    @contextmanager
+    def gathering(self) -> Iterator[None]:
+        """Keep what is sent inside back until something is sent outside."""
+        self._is_gathering = True
+        try:
+            yield
+        finally:
+            self._is_gathering = False
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send everything, or gather it."""
+        if self._is_gathering or self._gathered:
+            self._gathered += data
+            if self._is_gathering:
+                return
+            data, self._gathered = self._gathered, bytearray()
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait until there is room to send."""
+        await self._stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        """Give the bytes that were read already, and from then on the stream's own."""
+        if self._first:
+            first, self._first = self._first, b""
+            return first
+        # Every message passes here: without this, a call deeper than it needs to be.
+        self.receive_some = self._stream.receive_some  # type: ignore[method-assign]  # the same
+        return await self._stream.receive_some(max_bytes)
+
+    async def aclose(self) -> None:
+        """Close the stream, and end the handshake if it is not over."""
+        self._handshake.cancel()
+        await self._stream.aclose()
