@@ -5,6 +5,7 @@ measured in alternation in this one run; absolute numbers belong to the machine.
 """
 
 import argparse
+import os
 import signal
 import sys
 import tempfile
@@ -34,6 +35,9 @@ SCENARIOS: dict[str, Callable[[Bench], list[Figure]]] = {
     "memory": measure_memory,
     "start": measure_start,
 }
+
+BUSY = 0.5
+"""The load average from which on the spread of the rounds says more than their median."""
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -103,7 +107,11 @@ def run(
 def main() -> int:
     arguments = parse_arguments()
     # Ended from outside, we still stop our children: SystemExit unwinds the contexts.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda caught, _frame: sys.exit(128 + caught))
+    busy = os.getloadavg()[0]
+    if busy > BUSY:
+        print(f"load average {busy:.1f}: others are at work, be wary", file=sys.stderr, flush=True)
     cores = choose_cores()
     pin(cores.load)
     plan = QUICK if arguments.quick else FULL
@@ -123,8 +131,13 @@ def main() -> int:
         print(format_table(figures))
     for name, why in failures.items():
         print(f"{name} failed: {why}")
-    setting: dict[str, object] = {"quick": arguments.quick, "cores": asdict(cores)}
-    write_json(arguments.output, figures, {**setting, "plan": asdict(plan)}, failures)
+    setting: dict[str, object] = {
+        "quick": arguments.quick,
+        "load_average_before": busy,
+        "cores": asdict(cores),
+        "plan": asdict(plan),
+    }
+    write_json(arguments.output, figures, setting, failures)
     print(f"written to {arguments.output}")
     return 1 if failures else 0
 

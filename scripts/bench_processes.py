@@ -75,6 +75,7 @@ def open_process(command: Sequence[str], core: int | None) -> Iterator[subproces
         stdout=subprocess.PIPE,
         env=inherited,
         preexec_fn=lambda: pin(core),
+        process_group=0,  # Ctrl-C is for us: we stop our children in order
     )
     try:
         yield process

@@ -21,7 +21,7 @@ from plexus_registry.core.jsonrpc import (
     read_frame,
     result_response,
 )
-from plexus_registry.core.plexus import BUG, Direct, Hub, Topic, Unsubscribe, command_of
+from plexus_registry.core.plexus import BUG, Direct, Hub, Stream, Topic, Unsubscribe, command_of
 from plexus_registry.core.session import Session
 
 if TYPE_CHECKING:
@@ -69,28 +69,32 @@ class Responder:
     async def _respond(self, request: Request | Invalid) -> str | None:
         if isinstance(request, Invalid):
             return error_response(request.id, request.error)
+        error: ProtocolError | MethodError
         try:
-            result = await self._result(request)
-        except (ProtocolError, MethodError) as error:
-            return None if request.id is None else error_response(request.id, error)
+            route = self._hub.route(request.method, request.params)
+            if isinstance(route, Direct):
+                result = await perform(self._registry, route.command)
+            elif isinstance(route, Unsubscribe):
+                was_live = self._session.unsubscribe(route.method, route.subscription)
+                result = "true" if was_live else "false"
+            else:
+                result = await self._begin(route, is_heard=request.id is not None)
+        except (ProtocolError, MethodError) as refusal:
+            error = refusal
         except Exception:
             log.exception("request for %s failed", shown(request.method))
-            bug = InternalError("Internal error")
-            return None if request.id is None else error_response(request.id, bug)
-        return None if request.id is None else result_response(request.id, result)
+            error = InternalError("Internal error")
+        else:
+            return None if request.id is None else result_response(request.id, result)
+        return None if request.id is None else error_response(request.id, error)
 
-    async def _result(self, request: Request) -> str:
-        route = self._hub.route(request.method, request.params)
-        if isinstance(route, Direct):
-            return await perform(self._registry, route.command)
-        if isinstance(route, Unsubscribe):
-            was_live = self._session.unsubscribe(route.method, route.subscription)
-            return "true" if was_live else "false"
-        report = await self._report(route.topic)
-        if request.id is None:
-            return ""  # carried out, and nobody listens
-        items = self._hub.items(route.topic, report, now=self._registry.now())
-        return str(self._session.begin(route.method, route.notification, items))
+    async def _begin(self, stream: Stream, *, is_heard: bool) -> str:
+        """Find out what a stream says, and give the number to acknowledge it with."""
+        report = await self._report(stream.topic)
+        if not is_heard:
+            return ""
+        items = self._hub.items(stream.topic, report, now=self._registry.now())
+        return str(self._session.begin(stream.method, stream.notification, items))
 
     async def _report(self, topic: Topic) -> str | Failure | None:
         """Carry out the command of a stream; whatever happens, there is something to say."""

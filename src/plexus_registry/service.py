@@ -1,10 +1,10 @@
 """The registry itself: its verbs, and the one way in which anything changes.
 
 Theory of operation. Reads are answered from the catalog, which holds what is committed. A
-change is a function of a `Draft`, queued in the order in which it came. Whoever gets the
-store's lock judges all that is queued, each change against what the ones before it leave, saves
-the outcome in one transaction, publishes it to the catalog and hands every caller its answer.
-If saving fails, the draft is thrown away and everyone in the group hears it.
+change is a function of a `Draft`, queued in the order in which it came. The first in the queue
+takes the store's lock, judges all that is queued by then, each change against what the ones
+before it leave, saves the outcome in one transaction, publishes it to the catalog and wakes the
+others of its group. If saving fails, the draft is thrown away and everyone in the group hears it.
 
 Pings are the exception: they show at once and reach the disk within `PING_DELAY`, together.
 A ping for a name that is just being committed waits, so that neither loses the other.
@@ -57,14 +57,21 @@ def wall_clock() -> int:
 
 
 class _Turn:
-    """One queued change; once it is `taken`, it is committed or has an `error`."""
+    """One queued change.
 
-    __slots__ = ("change", "error", "taken")
+    Attributes:
+        change: The change.
+        taken: Whether it was judged: then it is committed or has an `error`.
+        call: Set once it was taken, and when it is its turn to lead a group.
+    """
+
+    __slots__ = ("call", "change", "error", "taken")
 
     def __init__(self, change: Change[None]) -> None:
         self.change = change
         self.taken = False
         self.error: Exception | None = None
+        self.call = trio.Event()
 
 
 class Registry:
@@ -328,16 +335,29 @@ class Registry:
         turn = _Turn(lambda draft: answers.append(change(draft)))
         self._queue.append(turn)
         try:
-            async with self._store.lock:
-                if not turn.taken:
-                    with trio.CancelScope(shield=True):
-                        await self._commit_queue()
+            while not turn.taken:
+                if self._queue[0] is turn:
+                    await self._lead()
+                else:
+                    await turn.call.wait()
         finally:
             if not turn.taken:
-                self._queue.remove(turn)  # cancelled before anyone looked at it
+                self._leave(turn)
         if turn.error is not None:
             raise turn.error
         return answers[0]
+
+    async def _lead(self) -> None:
+        """Commit all that is queued. Only the first in the queue does; the others wait for it."""
+        async with self._store.lock:
+            with trio.CancelScope(shield=True):
+                await self._commit_queue()
+
+    def _leave(self, turn: _Turn) -> None:
+        """Take back a change that nobody looked at yet; the next one in the queue may lead."""
+        self._queue.remove(turn)
+        if self._queue:
+            self._queue[0].call.set()
 
     async def _commit_queue(self) -> None:
         turns, self._queue = self._queue, []
@@ -368,6 +388,8 @@ class Registry:
             self._committing = {}
             self._committed.set()
             self._committed = trio.Event()
+            for turn in turns:
+                turn.call.set()
 
     def _publish(self, draft: Draft, changes: Mapping[str, Records]) -> None:
         before = {name: self.catalog.get(name) for name in changes}

@@ -23,7 +23,7 @@ from plexus_registry.blocking import RunSync, run_in_thread
 from plexus_registry.core.errors import StartError, StorageFailed
 from plexus_registry.core.model import MANUAL_LAYERS, Backend, Layer, Record, Source
 from plexus_registry.lock_file import hold_lock_file
-from plexus_registry.migrations import LAYOUT, TABLE, is_original_layout, migrations
+from plexus_registry.migrations import COLUMNS, LAYOUT, TABLE, is_original_layout, migrations
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Row = dict[str, str | int | None]
 
 BUSY_TIMEOUT = 5.0
 """Seconds that a write waits for a reader of the file who is in the way."""
@@ -85,11 +84,8 @@ class Store:
             raise OSError("the file was moved, removed or replaced; restart the registry")
         rows = [_row(record) for records in changes.values() for record in records]
         with self._db.atomic():
-            self._db.conn.executemany(
-                f"DELETE FROM {TABLE} WHERE name = ?",  # noqa: S608 - a constant
-                [(name,) for name in changes],
-            )
-            self._db.table(TABLE).insert_all(rows)
+            self._db.conn.executemany(_DELETE, [(name,) for name in changes])
+            self._db.conn.executemany(_INSERT, rows)
 
 
 @asynccontextmanager
@@ -196,33 +192,22 @@ def _identity(path: Path) -> tuple[int, int]:
     return (status.st_dev, status.st_ino)
 
 
-def _row(record: Record) -> Row:
+# Per row a third of what `insert_all` takes, and it is the same every time.
+_DELETE = f"DELETE FROM {TABLE} WHERE name = ?"  # noqa: S608 - all parts are constants
+_INSERT = (
+    f"INSERT INTO {TABLE} ({', '.join(COLUMNS)})"  # noqa: S608 - as above
+    f" VALUES ({', '.join('?' * len(COLUMNS))})"
+)
+_OF_BACKEND = tuple(COLUMNS)[2:]
+
+
+def _row(record: Record) -> tuple[object, ...]:
     """Turn a record into its row: all that calls wrote is `database` to the next run."""
     layer = Layer.DATABASE if record.layer in MANUAL_LAYERS else record.layer
-    key: Row = {"name": record.name, "layer": layer}
     backend = record.backend
     if backend is None:
-        return {**key, "id": None}
-    return {
-        **key,
-        "id": backend.id,
-        "host": backend.host,
-        "port": backend.port,
-        "protocol": backend.protocol,
-        "description": backend.description,
-        "namespace": backend.namespace,
-        "version": backend.version,
-        "metadata": backend.metadata,
-        "source": backend.source,
-        "is_active": int(backend.is_active),
-        "registered_at": backend.registered_at,
-        "last_seen": backend.last_seen,
-        "created_at": backend.created_at,
-        "updated_at": backend.updated_at,
-    }
-
-
-_BACKEND_COLUMNS = frozenset(Backend.__struct_fields__)
+        return (record.name, layer, *(None for _ in _OF_BACKEND))
+    return (record.name, layer, *(getattr(backend, column) for column in _OF_BACKEND))
 
 
 def _record(row: Mapping[str, object]) -> Record:
@@ -230,7 +215,7 @@ def _record(row: Mapping[str, object]) -> Record:
     name, layer = str(row["name"]), Layer(str(row["layer"]))
     if row["id"] is None:
         return Record(name=name, layer=layer, backend=None)
-    values = {column: row[column] for column in _BACKEND_COLUMNS}
+    values = {"name": name, **{column: row[column] for column in _OF_BACKEND}}
     values["source"] = Source(str(row["source"]))
     values["is_active"] = bool(row["is_active"])
     return Record(name=name, layer=layer, backend=msgspec.convert(values, Backend))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
+import socket
 from dataclasses import dataclass
 from enum import StrEnum
-from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -134,18 +134,19 @@ def is_host(value: object) -> bool:
         return False
     if ":" in value:
         address, percent, zone = value.partition("%")
-        return _parses(IPv6Address, address) and (not percent or bool(_ZONE.fullmatch(zone)))
+        return _parses(socket.AF_INET6, address) and (not percent or bool(_ZONE.fullmatch(zone)))
     labels = value.removesuffix(".").split(".")
     # A host that ends in a number is an IPv4 address to every client (URL standard).
     if labels[-1].isdecimal():
-        return _parses(IPv4Address, value)
+        return _parses(socket.AF_INET, value)
     return all(_LABEL.fullmatch(label) for label in labels)
 
 
-def _parses(kind: type[IPv4Address | IPv6Address], text: str) -> bool:
+def _parses(family: socket.AddressFamily, text: str) -> bool:
+    """Whether it is an address in full: `inet_pton` takes no short forms, and asks nobody."""
     try:
-        kind(text)
-    except AddressValueError:
+        socket.inet_pton(family, text)
+    except (OSError, ValueError):
         return False
     return True
 

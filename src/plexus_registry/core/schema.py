@@ -74,7 +74,7 @@ class Plugin:
             digest([child.hash for child in self.children]) if self.children else None
         )
         parts = (self.self_hash, self.children_hash)
-        self.hash = digest([part for part in parts if part is not None])
+        self.hash: str = digest([part for part in parts if part is not None])
 
     def schema(self) -> Schema:
         """The PluginSchema."""

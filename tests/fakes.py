@@ -1,0 +1,82 @@
+"""Stand-ins at the two seams: blocking work without threads, and a disk that fails on demand."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+import trio
+
+from plexus_registry.app import open_registry
+from plexus_registry.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from plexus_registry.service import Registry
+
+T = TypeVar("T")
+
+
+async def run_inline(sync_fn: Callable[[], T], /) -> T:
+    """Run blocking work in place: a virtual clock takes a worker thread for idleness."""
+    await trio.lowlevel.checkpoint()
+    return sync_fn()
+
+
+class Disk:
+    """Runs the registry's blocking work, and can make it fail or wait.
+
+    Attributes:
+        is_full: Whether work fails as on a full disk.
+        gate: While it is set to an event, work waits for that event first.
+        saves: How many pieces of work were run.
+    """
+
+    def __init__(self) -> None:
+        self.is_full = False
+        self.gate: trio.Event | None = None
+        self.reached_gate = trio.Event()
+        self.saves = 0
+
+    async def __call__(self, sync_fn: Callable[[], T], /) -> T:
+        await trio.lowlevel.checkpoint()
+        if self.gate is not None:
+            self.reached_gate.set()
+            await self.gate.wait()
+        if self.is_full:
+            raise sqlite3.OperationalError("database or disk is full")
+        self.saves += 1
+        return sync_fn()
+
+
+class Clock:
+    """A wall clock that shows what it is told."""
+
+    def __init__(self) -> None:
+        self.now = 1_700_000_000
+
+    def __call__(self) -> int:
+        return self.now
+
+
+@asynccontextmanager
+async def opened(
+    folder: Path, disk: Disk | None = None, *, stale_after: float = 60.0, now: Clock | None = None
+) -> AsyncIterator[Registry]:
+    """Open a registry on a folder, without a built-in entry and without worker threads."""
+    settings = Settings(
+        db_path=folder / "registry.db",
+        config_path=folder / "backends.toml",
+        auto_register=False,
+        stale_after=stale_after,
+    )
+    async with open_registry(settings, run_sync=disk or run_inline, now=now or Clock()) as registry:
+        yield registry
+
+
+def entry(name: str, port: int = 1) -> str:
+    """One entry of a config file."""
+    return f'[[backend]]\nname = "{name}"\nhost = "h"\nport = {port}\n'

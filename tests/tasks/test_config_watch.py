@@ -1,0 +1,183 @@
+"""When the config file is looked at, and what a look does."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from plexus_registry.config_watch import watch_config_forever, watch_config_once
+from plexus_registry.core.errors import ConfigInvalid, StorageFailed
+from tests.fakes import Disk, entry, opened
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from trio.testing import MockClock
+
+    from plexus_registry.service import Registry
+
+
+def names(registry: Registry) -> list[str]:
+    return sorted(backend.name for backend in registry.list(active_only=False))
+
+
+async def look(registry: Registry) -> None:
+    await watch_config_once(registry, registry.config)
+
+
+async def test_a_change_is_applied_at_the_next_look(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    file = tmp_path / "backends.toml"
+    file.write_text(entry("a"))
+    async with opened(tmp_path) as registry, trio.open_nursery() as nursery:
+        assert names(registry) == ["a"]
+        await nursery.start(partial(watch_config_forever, registry, registry.config, every=1.0))
+        file.write_text(entry("a", 2) + entry("b"))
+        await trio.sleep(0.9)
+        assert names(registry) == ["a"]
+        await trio.sleep(0.2)
+        assert names(registry) == ["a", "b"]
+        found = registry.get("a")
+        assert found is not None
+        assert found.port == 2
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_file_that_is_missing_once_is_not_removed(tmp_path: Path) -> None:
+    file = tmp_path / "backends.toml"
+    file.write_text(entry("a"))
+    async with opened(tmp_path) as registry:
+        file.unlink()
+        await look(registry)
+        file.write_text(entry("a") + entry("b"))
+        await look(registry)
+        assert names(registry) == ["a", "b"]
+        file.unlink()
+        await look(registry)
+        assert names(registry) == ["a", "b"]
+        await look(registry)
+        assert names(registry) == []
+
+
+async def test_a_file_that_is_empty_once_is_being_written(tmp_path: Path) -> None:
+    file = tmp_path / "backends.toml"
+    file.write_text(entry("a"))
+    async with opened(tmp_path) as registry:
+        file.write_text("")
+        await look(registry)
+        assert names(registry) == ["a"]
+        await look(registry)
+        assert names(registry) == []
+
+
+async def test_what_changes_while_it_is_read_is_left_for_the_next_look(tmp_path: Path) -> None:
+    file = tmp_path / "backends.toml"
+    file.write_text(entry("a"))
+    disk = Disk()
+    async with opened(tmp_path, disk) as registry, trio.open_nursery() as nursery:
+        file.write_text(entry("b"))
+        disk.gate = trio.Event()
+        nursery.start_soon(look, registry)
+        await disk.reached_gate.wait()
+        gate, disk.gate = disk.gate, None
+        gate.set()  # the signature was asked for: now the content changes under it
+        await trio.testing.wait_all_tasks_blocked()
+        assert names(registry) == ["b"]
+
+
+async def test_an_invalid_file_is_logged_once_and_changes_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "backends.toml"
+    file.write_text(entry("a"))
+    async with opened(tmp_path) as registry:
+        file.write_text(entry("b") + '[[backend]]\nname = "c"\nhost = "h"\nport = 0\n')
+        for _ in range(3):
+            await look(registry)
+        assert names(registry) == ["a"]
+        errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+        assert len(errors) == 1
+        assert "line 8" in errors[0]
+        assert "port 0 must be an integer from 1 to 65535" in errors[0]
+        with pytest.raises(ConfigInvalid) as refusal:
+            await registry.reload()
+        assert refusal.value.data["line"] == 8
+        assert registry.config.error is not None
+        file.write_text(entry("c"))
+        await look(registry)
+        assert names(registry) == ["c"]
+        assert registry.config.error is None
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", None])
+async def test_a_file_that_cannot_be_read_is_an_invalid_one(
+    tmp_path: Path, content: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "backends.toml"
+    file.write_text(entry("a"))
+    async with opened(tmp_path) as registry:
+        file.unlink()
+        if content is None:
+            file.mkdir()
+        else:
+            file.write_bytes(content)
+        await look(registry)
+        await look(registry)
+        assert names(registry) == ["a"]
+        assert caplog.text.count("config file kept out") == 1
+
+
+async def test_the_last_good_entries_survive_a_restart_with_an_invalid_file(tmp_path: Path) -> None:
+    file = tmp_path / "backends.toml"
+    file.write_text(entry("a"))
+    async with opened(tmp_path):
+        pass
+    file.write_text("[[backend")
+    async with opened(tmp_path) as registry:
+        assert names(registry) == ["a"]
+
+
+async def test_a_change_that_cannot_be_saved_is_applied_once_it_can(tmp_path: Path) -> None:
+    file = tmp_path / "backends.toml"
+    disk = Disk()
+    async with opened(tmp_path, disk) as registry:
+        file.write_text(entry("a"))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(registry._store, "save", _fail)
+            await look(registry)
+            with pytest.raises(StorageFailed):
+                await registry.reload()
+        assert names(registry) == []
+        await look(registry)
+        assert names(registry) == ["a"]
+
+
+async def _fail(_changes: object) -> None:
+    await trio.lowlevel.checkpoint()
+    raise StorageFailed("disk full")
+
+
+async def test_an_unknown_key_is_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "backends.toml").write_text(entry("a") + "colour = 1\n")
+    async with opened(tmp_path) as registry:
+        assert names(registry) == ["a"]
+    assert 'line 5: backend 1: unknown key "colour" is ignored' in caplog.text
+
+
+async def test_a_reload_lifts_a_tombstone_and_a_look_does_not(tmp_path: Path) -> None:
+    file = tmp_path / "backends.toml"
+    file.write_text(entry("a"))
+    async with opened(tmp_path) as registry:
+        await registry.delete("a")
+        file.write_text(entry("a", 2))
+        await look(registry)
+        assert names(registry) == []
+        report = await registry.reload()
+        assert names(registry) == ["a"]
+        assert report.count == 1

@@ -1,0 +1,184 @@
+"""How changes are made: in groups, in order, all or none, and never lost on the way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from plexus_registry.core.commands import Register, Update
+from plexus_registry.core.errors import NameTaken, NotFound, StorageFailed
+from plexus_registry.store import read_records
+from tests.fakes import Disk, opened
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from plexus_registry.service import Registry
+
+
+def claim(name: str, port: int = 1) -> Register:
+    return Register(name=name, host="h", port=port)
+
+
+def on_disk(folder: Path) -> dict[str, int]:
+    return {
+        record.name: record.backend.port
+        for record in read_records(folder / "registry.db")
+        if record.backend is not None
+    }
+
+
+async def test_what_waits_together_is_saved_together(tmp_path: Path) -> None:
+    disk = Disk()
+    async with opened(tmp_path, disk) as registry:
+        before = disk.saves
+        disk.gate = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(registry.register, claim("first"))
+            await disk.reached_gate.wait()
+            for index in range(63):
+                nursery.start_soon(registry.register, claim(f"hub{index}"))
+            await trio.testing.wait_all_tasks_blocked()
+            assert registry.list() == (), "nothing shows before it is committed"
+            gate, disk.gate = disk.gate, None
+            gate.set()
+        assert disk.saves == before + 2
+        assert len(on_disk(tmp_path)) == 64
+
+
+async def test_changes_are_judged_in_the_order_in_which_they_came(tmp_path: Path) -> None:
+    disk = Disk()
+    outcomes: dict[int, str] = {}
+
+    async def try_register(registry: Registry, port: int) -> None:
+        try:
+            await registry.register(claim("hub", port))
+            outcomes[port] = "registered"
+        except NameTaken as error:
+            holder = error.data["holder"]
+            outcomes[port] = f"refused, {getattr(holder, 'port', None)} holds it"
+
+    async with opened(tmp_path, disk) as registry, trio.open_nursery() as nursery:
+        disk.gate = trio.Event()
+        nursery.start_soon(registry.register, claim("first"))
+        await disk.reached_gate.wait()
+        for port in (5, 6, 7):
+            nursery.start_soon(try_register, registry, port)
+            await trio.testing.wait_all_tasks_blocked()
+        gate, disk.gate = disk.gate, None
+        gate.set()
+    assert outcomes == {
+        5: "registered",
+        6: "refused, 5 holds it",
+        7: "refused, 5 holds it",
+    }
+
+
+async def test_a_group_that_cannot_be_saved_changes_nothing_and_everyone_hears_it(
+    tmp_path: Path,
+) -> None:
+    disk = Disk()
+    failures: list[str] = []
+
+    async def must_fail(registry: Registry, port: int) -> None:
+        with pytest.raises(StorageFailed) as failure:
+            await registry.register(claim("hub", port))
+        failures.append(str(failure.value.data["reason"]))
+
+    async with opened(tmp_path, disk) as registry:
+        await registry.register(claim("kept"))
+        disk.is_full = True
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(must_fail, registry, 1)
+            nursery.start_soon(must_fail, registry, 2)
+        assert failures == ["registry.db: database or disk is full"] * 2
+        assert [backend.name for backend in registry.list()] == ["kept"]
+        disk.is_full = False
+        await registry.register(claim("hub", 3))
+        assert on_disk(tmp_path) == {"kept": 1, "hub": 3}
+
+
+async def test_a_bug_while_saving_is_never_an_acknowledgement(tmp_path: Path) -> None:
+    async def broken(_changes: object) -> None:
+        await trio.lowlevel.checkpoint()
+        raise ZeroDivisionError
+
+    async with opened(tmp_path) as registry:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(registry._store, "save", broken)
+            with pytest.raises(StorageFailed, match="internal error"):
+                await registry.register(claim("hub"))
+        assert registry.get("hub") is None
+
+
+async def test_a_caller_who_leaves_before_its_turn_has_asked_for_nothing(tmp_path: Path) -> None:
+    disk = Disk()
+    async with opened(tmp_path, disk) as registry, trio.open_nursery() as nursery:
+        disk.gate = trio.Event()
+        nursery.start_soon(registry.register, claim("first"))
+        await disk.reached_gate.wait()
+        with trio.CancelScope() as impatience:
+            impatience.cancel()
+            await registry.register(claim("cancelled"))
+        assert impatience.cancelled_caught
+        gate, disk.gate = disk.gate, None
+        gate.set()
+        await registry.register(claim("last"))
+    assert on_disk(tmp_path).keys() == {"first", "last"}
+
+
+async def test_a_commit_in_hand_is_finished_though_its_caller_is_cancelled(tmp_path: Path) -> None:
+    disk = Disk()
+    async with opened(tmp_path, disk) as registry:
+        disk.gate = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(registry.register, claim("hub"))
+            await disk.reached_gate.wait()
+            nursery.cancel_scope.cancel()
+            gate, disk.gate = disk.gate, None
+            gate.set()
+        assert registry.get("hub") is not None
+    assert on_disk(tmp_path) == {"hub": 1}
+
+
+async def test_a_ping_for_a_name_that_is_being_committed_is_not_lost(tmp_path: Path) -> None:
+    disk = Disk()
+    async with opened(tmp_path, disk) as registry:
+        await registry.register(claim("hub"))
+        await registry.register(claim("other"))
+        disk.gate = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(registry.update, Update(name="hub", description="new"))
+            await disk.reached_gate.wait()
+            nursery.start_soon(registry.ping, "hub")
+            assert await registry.ping("other")  # does not wait for the disk
+            gate, disk.gate = disk.gate, None
+            gate.set()
+        found = registry.get("hub")
+        assert found is not None
+        assert found.description == "new"
+        assert found.last_seen is not None
+    for record in read_records(tmp_path / "registry.db"):
+        assert record.backend is not None
+        assert record.backend.last_seen is not None
+
+
+async def test_what_does_not_exist_is_refused(tmp_path: Path) -> None:
+    async with opened(tmp_path) as registry:
+        assert not await registry.ping("nobody")
+        for verb in (registry.delete, registry.deregister):
+            with pytest.raises(NotFound):
+                await verb("nobody")
+        with pytest.raises(NotFound):
+            await registry.update(Update(name="nobody", port=1))
+
+
+async def test_a_registration_that_changes_nothing_is_not_written(tmp_path: Path) -> None:
+    disk = Disk()
+    async with opened(tmp_path, disk) as registry:
+        first = await registry.register(claim("hub"))
+        before = disk.saves
+        assert await registry.register(claim("hub")) == first
+        assert disk.saves == before

@@ -1,0 +1,194 @@
+"""Who goes stale, and when: on a virtual clock."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from plexus_registry.core.commands import Register
+from plexus_registry.store import read_records
+from plexus_registry.sweeper import sweep_forever, sweep_once, write_pings_forever
+from tests.fakes import Clock, Disk, opened
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+    from trio.testing import MockClock
+
+    from plexus_registry.service import Registry
+
+STALE_AFTER = 60.0
+SWEEP_INTERVAL = 5.0
+HUB = Register(name="hub", host="h", port=1)
+
+
+def is_active(registry: Registry) -> bool:
+    backend = registry.get("hub")
+    assert backend is not None
+    return backend.is_active
+
+
+async def test_a_backend_that_pinged_goes_stale_at_the_first_sweep_after_its_term(
+    tmp_path: Path,
+    autojump_clock: MockClock,
+) -> None:
+    async with opened(tmp_path) as registry, trio.open_nursery() as nursery:
+        await registry.register(HUB)
+        await nursery.start(partial(sweep_forever, registry, every=SWEEP_INTERVAL))
+        await registry.ping("hub")
+        await trio.sleep(STALE_AFTER - 0.5)
+        assert is_active(registry)
+        await trio.sleep(SWEEP_INTERVAL + 1)
+        assert not is_active(registry)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_backend_that_never_pings_stays_active(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with opened(tmp_path) as registry, trio.open_nursery() as nursery:
+        await registry.register(HUB)
+        await nursery.start(partial(sweep_forever, registry, every=SWEEP_INTERVAL))
+        await trio.sleep(STALE_AFTER * 100)
+        assert is_active(registry)
+        nursery.cancel_scope.cancel()
+
+
+async def test_pings_in_time_keep_it_active_and_a_late_one_revives_it(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with opened(tmp_path) as registry, trio.open_nursery() as nursery:
+        await registry.register(HUB)
+        await nursery.start(partial(sweep_forever, registry, every=SWEEP_INTERVAL))
+        for _ in range(10):
+            await registry.ping("hub")
+            await trio.sleep(STALE_AFTER - SWEEP_INTERVAL - 1)
+            assert is_active(registry)
+        await trio.sleep(2 * STALE_AFTER)
+        assert not is_active(registry)
+        await registry.ping("hub")
+        assert is_active(registry)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_wall_clock_that_jumps_makes_nobody_stale(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    clock = Clock()
+    async with opened(tmp_path, now=clock) as registry:
+        await registry.register(HUB)
+        await registry.ping("hub")
+        clock.now += 10 * 86_400
+        await sweep_once(registry)
+        assert is_active(registry)
+
+
+async def test_after_a_restart_everyone_has_a_full_term(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with opened(tmp_path) as registry:
+        await registry.register(HUB)
+        await registry.ping("hub")
+    await trio.sleep(STALE_AFTER - 1)
+    async with opened(tmp_path) as registry:
+        await trio.sleep(STALE_AFTER - 1)
+        await sweep_once(registry)
+        assert is_active(registry)
+        await trio.sleep(2)
+        await sweep_once(registry)
+        assert not is_active(registry)
+
+
+async def test_a_stall_of_the_process_moves_the_deadlines(
+    tmp_path: Path, mock_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The clock leaps in one go, as it does for a process that was stopped."""
+    async with opened(tmp_path) as registry, trio.open_nursery() as nursery:
+        await registry.register(HUB)
+        await registry.ping("hub")
+        await nursery.start(partial(sweep_forever, registry, every=SWEEP_INTERVAL))
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(STALE_AFTER * 3)
+        for _ in range(round(SWEEP_INTERVAL / 0.25) + 1):
+            await trio.testing.wait_all_tasks_blocked()
+            mock_clock.jump(0.25)
+        await trio.testing.wait_all_tasks_blocked()
+        assert is_active(registry)
+        assert "did not run for" in caplog.text
+        mock_clock.autojump_threshold = 0
+        await trio.sleep(STALE_AFTER + SWEEP_INTERVAL)
+        assert not is_active(registry)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_sweep_that_cannot_be_saved_is_tried_again_and_logged_once(
+    tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    disk = Disk()
+    async with opened(tmp_path, disk) as registry, trio.open_nursery() as nursery:
+        await registry.register(HUB)
+        await registry.ping("hub")
+        await nursery.start(partial(sweep_forever, registry, every=SWEEP_INTERVAL))
+        disk.is_full = True
+        await trio.sleep(STALE_AFTER + 5 * SWEEP_INTERVAL)
+        assert is_active(registry)
+        assert caplog.text.count("sweep failed") == 1
+        disk.is_full = False
+        await trio.sleep(SWEEP_INTERVAL)
+        assert not is_active(registry)
+        assert caplog.text.count("sweeps work again") == 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_ping_is_on_the_disk_a_second_later(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with opened(tmp_path) as registry, trio.open_nursery() as nursery:
+        await registry.register(HUB)
+        await nursery.start(write_pings_forever, registry)
+        await registry.ping("hub")
+        assert last_seen_on_disk(tmp_path) is None
+        await trio.sleep(1.01)
+        assert last_seen_on_disk(tmp_path) is not None
+        nursery.cancel_scope.cancel()
+
+
+async def test_pings_that_cannot_be_saved_wait_and_are_logged_once(
+    tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = Disk()
+    async with opened(tmp_path, disk) as registry, trio.open_nursery() as nursery:
+        await registry.register(HUB)
+        await nursery.start(write_pings_forever, registry)
+        disk.is_full = True
+        await registry.ping("hub")
+        await trio.sleep(10)
+        assert caplog.text.count("pings not saved") == 1
+        disk.is_full = False
+        await trio.sleep(1.01)
+        assert last_seen_on_disk(tmp_path) is not None
+        nursery.cancel_scope.cancel()
+
+
+async def test_many_pings_are_one_write(tmp_path: Path, autojump_clock: MockClock) -> None:
+    disk = Disk()
+    async with opened(tmp_path, disk) as registry, trio.open_nursery() as nursery:
+        for index in range(50):
+            await registry.register(Register(name=f"hub{index}", host="h", port=1))
+        await nursery.start(write_pings_forever, registry)
+        before = disk.saves
+        for index in range(50):
+            await registry.ping(f"hub{index}")
+        await trio.sleep(1.01)
+        assert disk.saves == before + 1
+        nursery.cancel_scope.cancel()
+
+
+def last_seen_on_disk(folder: Path) -> int | None:
+    (record,) = read_records(folder / "registry.db")
+    assert record.backend is not None
+    return record.backend.last_seen
