@@ -7,10 +7,17 @@ import os
 from hypothesis import HealthCheck, settings
 
 # A slow, shared machine is no reason to fail: what is too slow shows in scripts/bench.
-_COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
-settings.register_profile("dev", max_examples=60, stateful_step_count=30, **_COMMON)
 settings.register_profile(
-    "ci", max_examples=150, stateful_step_count=40, derandomize=True, **_COMMON
+    "dev",
+    max_examples=60,
+    stateful_step_count=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
 )
-settings.register_profile("deep", max_examples=3000, stateful_step_count=80, **_COMMON)
+settings.register_profile(
+    "ci", settings.get_profile("dev"), max_examples=150, stateful_step_count=40, derandomize=True
+)
+settings.register_profile(
+    "deep", settings.get_profile("dev"), max_examples=3000, stateful_step_count=80
+)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))

@@ -204,12 +204,15 @@ def start_up_line(url: str, settings: Settings, registry: Registry) -> str:
 @contextmanager
 def lone_error() -> Iterator[None]:
     """Raise the one error of a group bare, so that callers write plain `except`."""
+    lone: BaseException
     try:
         yield
     except BaseExceptionGroup as group:
-        lone: BaseException = group
+        lone = group
         while isinstance(lone, BaseExceptionGroup) and len(lone.exceptions) == 1:
             lone = lone.exceptions[0]
         if lone is group:
             raise
-        raise lone from lone.__cause__
+    else:
+        return
+    raise lone

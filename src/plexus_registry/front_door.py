@@ -31,7 +31,7 @@ HEAD_SECONDS = 5.0
 HEAD_BYTES = 16 * 1024
 MAX_MESSAGE_BYTES = 1024 * 1024
 DRAIN_SECONDS = 5.0
-CLOSE_SECONDS = 5.0
+CLOSE_SECONDS = 1.0
 
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _UPGRADE = re.compile(rb"^upgrade:[ \t]*websocket[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
@@ -124,7 +124,7 @@ async def _serve_connection(converse: Converse, stream: trio.SocketStream) -> No
             try:
                 await converse(wire)
             finally:
-                with trio.move_on_after(CLOSE_SECONDS):
+                with trio.move_on_after(CLOSE_SECONDS, shield=True):
                     await wire.close()
         nursery.cancel_scope.cancel()
 

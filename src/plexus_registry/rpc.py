@@ -21,7 +21,8 @@ from plexus_registry.core.jsonrpc import (
     read_frame,
     result_response,
 )
-from plexus_registry.core.plexus import BUG, Direct, Hub, Stream, Topic, Unsubscribe, command_of
+from plexus_registry.core.plexus import BUG, Hub
+from plexus_registry.core.routes import Direct, Stream, Topic, Unsubscribe, command_of
 from plexus_registry.core.session import Session
 
 if TYPE_CHECKING:

@@ -1,24 +1,18 @@
-"""The registry itself: its verbs, and the one way in which anything changes.
+"""The registry itself: its verbs, and what it knows of the health of backends.
 
-Theory of operation. Reads are answered from the catalog, which holds what is committed. A
-change is a function of a `Draft`, queued in the order in which it came. The first in the queue
-takes the store's lock, judges all that is queued by then, each change against what the ones
-before it leave, saves the outcome in one transaction, publishes it to the catalog and wakes the
-others of its group. If saving fails, the draft is thrown away and everyone in the group hears it.
+Reads are answered from the catalog, which holds what is committed; changes go through the
+group commit. Pings are the exception: they show at once and reach the disk within `PING_DELAY`,
+together. A ping for a name that is just being committed waits, so that neither loses the other.
 
-Pings are the exception: they show at once and reach the disk within `PING_DELAY`, together.
-A ping for a name that is just being committed waits, so that neither loses the other.
-
-Source: design, "Data flow".
+Source: design, "Behaviour of the methods" and "Data flow".
 """
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import trio
@@ -27,20 +21,17 @@ from plexus_registry.core import claims
 from plexus_registry.core.catalog import Catalog, Draft
 from plexus_registry.core.claims import Decision, Records
 from plexus_registry.core.declarations import Declaration, declared_record, reconcile
-from plexus_registry.core.errors import ConfigError, ConfigInvalid, MethodError, StorageFailed
+from plexus_registry.core.errors import ConfigError, ConfigInvalid, MethodError
 from plexus_registry.core.events import Reloaded
 from plexus_registry.core.health import Deadlines
 from plexus_registry.core.model import Backend, Layer, Source
+from plexus_registry.group_commit import GroupCommit
 
 if TYPE_CHECKING:
     from plexus_registry.config_file import ConfigFile
     from plexus_registry.core.commands import Register, Update
     from plexus_registry.store import Store
 
-log = logging.getLogger(__name__)
-
-T = TypeVar("T")
-Change = Callable[[Draft], T]
 Rule = Callable[[Records], Decision | MethodError]
 WallClock = Callable[[], int]
 
@@ -54,24 +45,6 @@ SOURCES = {Layer.ENV: Source.ENV, Layer.FILE: Source.FILE, Layer.AUTO: Source.AU
 def wall_clock() -> int:
     """Read the time that is stored: whole Unix seconds."""
     return int(time.time())
-
-
-class _Turn:
-    """One queued change.
-
-    Attributes:
-        change: The change.
-        taken: Whether it was judged: then it is committed or has an `error`.
-        call: Set once it was taken, and when it is its turn to lead a group.
-    """
-
-    __slots__ = ("call", "change", "error", "taken")
-
-    def __init__(self, change: Change[None]) -> None:
-        self.change = change
-        self.taken = False
-        self.error: Exception | None = None
-        self.call = trio.Event()
 
 
 class Registry:
@@ -90,11 +63,8 @@ class Registry:
     ) -> None:
         self.catalog = Catalog(store.records)
         self.config = config
-        self._store = store
         self.now = now
-        self._queue: list[_Turn] = []
-        self._committing: Mapping[str, Records] = {}
-        self._committed = trio.Event()
+        self._commits = GroupCommit(store, self.catalog, self._publish)
         self._deadlines = Deadlines(stale_after=stale_after)
         self._unwritten_pings: set[str] = set()
         self._pings_wait = trio.Event()
@@ -162,8 +132,7 @@ class Registry:
         Returns:
             Whether a backend has the name. The ping reaches the disk within `PING_DELAY`.
         """
-        while name in self._committing:
-            await self._committed.wait()
+        await self._commits.settled(name)
         decision = claims.ping(self.catalog.records(name), name, now=self.now())
         if isinstance(decision, MethodError):
             return False
@@ -188,7 +157,7 @@ class Registry:
         Raises:
             StorageFailed: The change could not be saved.
         """
-        return await self._commit(partial(self._reconcile, layer, declared))
+        return await self._commits.commit(partial(self._reconcile, layer, declared))
 
     async def reload(self) -> Reloaded:
         """Read the config file now, and lift the tombstones of the names that it states.
@@ -209,7 +178,7 @@ class Registry:
                 return self._reconcile(Layer.FILE, declared, draft)
 
             try:
-                return await self._commit(change)
+                return await self._commits.commit(change)
             except BaseException:
                 self.config.forget()
                 raise
@@ -233,7 +202,7 @@ class Registry:
                     kept.append(name)
             return tuple(sorted(kept))
 
-        return await self._commit(change)
+        return await self._commits.commit(change)
 
     def _reconcile(
         self, layer: Layer, declared: Mapping[str, Declaration], draft: Draft
@@ -292,7 +261,7 @@ class Registry:
                 draft.write(name, claims.go_stale(draft.records(name)))
             return tuple(still_silent)
 
-        return await self._commit(change)
+        return await self._commits.commit(change)
 
     def forgive(self, pause: float) -> None:
         """Give every backend back the seconds in which this process heard nobody."""
@@ -310,13 +279,13 @@ class Registry:
         """
         if not self._unwritten_pings:
             return
-        await self._commit(self._take_pings)
+        await self._commits.commit(self._take_pings)
 
     def _take_pings(self, draft: Draft) -> None:
         for name in self._unwritten_pings:
             draft.save_again(name)
 
-    # How a change is made.
+    # How it comes together.
 
     async def _decide(self, name: str, rule: Rule) -> Backend:
         def change(draft: Draft) -> Backend:
@@ -328,68 +297,7 @@ class Registry:
                 draft.signs_of_life.add(name)
             return decision.backend
 
-        return await self._commit(change)
-
-    async def _commit(self, change: Change[T]) -> T:
-        answers: list[T] = []
-        turn = _Turn(lambda draft: answers.append(change(draft)))
-        self._queue.append(turn)
-        try:
-            while not turn.taken:
-                if self._queue[0] is turn:
-                    await self._lead()
-                else:
-                    await turn.call.wait()
-        finally:
-            if not turn.taken:
-                self._leave(turn)
-        if turn.error is not None:
-            raise turn.error
-        return answers[0]
-
-    async def _lead(self) -> None:
-        """Commit all that is queued. Only the first in the queue does; the others wait for it."""
-        async with self._store.lock:
-            with trio.CancelScope(shield=True):
-                await self._commit_queue()
-
-    def _leave(self, turn: _Turn) -> None:
-        """Take back a change that nobody looked at yet; the next one in the queue may lead."""
-        self._queue.remove(turn)
-        if self._queue:
-            self._queue[0].call.set()
-
-    async def _commit_queue(self) -> None:
-        turns, self._queue = self._queue, []
-        draft = Draft(self.catalog)
-        for turn in turns:
-            turn.taken = True
-            try:
-                turn.change(draft)
-            except Exception as error:  # noqa: BLE001 - its caller gets it, not its neighbours
-                turn.error = error
-        changes = draft.changes()
-        self._committing = changes
-        try:
-            if changes:
-                await self._store.save(changes)
-        except Exception as error:
-            reason = "internal error, see the log"
-            if isinstance(error, StorageFailed):
-                reason = error.reason
-            else:
-                log.exception("saving failed in an unexpected way")
-            # Even a refusal may rest on a change that is lost now: everyone asks again.
-            for turn in turns:
-                turn.error = StorageFailed(reason)
-        else:
-            self._publish(draft, changes)
-        finally:
-            self._committing = {}
-            self._committed.set()
-            self._committed = trio.Event()
-            for turn in turns:
-                turn.call.set()
+        return await self._commits.commit(change)
 
     def _publish(self, draft: Draft, changes: Mapping[str, Records]) -> None:
         before = {name: self.catalog.get(name) for name in changes}

@@ -11,15 +11,24 @@ Source: wire protocol, section 4; section 0.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from plexus_registry._version import VERSION
-from plexus_registry.core.commands import Command, Reload
+from plexus_registry.core.call_parameters import (
+    call_parameters,
+    command_in_call,
+    in_snake_case,
+    invalid_params,
+    schema_of,
+    subscription,
+    unknown_response,
+)
+from plexus_registry.core.commands import Command
 from plexus_registry.core.errors import InvalidParamsError, MethodNotFoundError, clipped, shown
 from plexus_registry.core.events import encode_value
 from plexus_registry.core.items import Failure, data_item, done_item, error_item, metadata
 from plexus_registry.core.methods import BY_NAME, METHODS, NAMESPACE, Method, command_from, nearest
+from plexus_registry.core.routes import Direct, Known, Route, Stream, Topic, Unsubscribe
 from plexus_registry.core.schema import Plugin, Schema, hub_plugin, registry_plugin
 
 if TYPE_CHECKING:
@@ -28,71 +37,6 @@ if TYPE_CHECKING:
 INFO = "_info"
 RESULT = "result"
 """What notifications of `_info`, `HUB.hash` and `HUB.schema` are called."""
-
-
-@dataclass(frozen=True, slots=True)
-class Direct:
-    """A call with one response."""
-
-    command: Command
-
-
-@dataclass(frozen=True, slots=True)
-class Unsubscribe:
-    """The end of a stream, as its client wishes it.
-
-    Attributes:
-        method: The method that the stream must be of.
-        subscription: Its number; None where the parameters hold none.
-    """
-
-    method: str
-    subscription: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """Content that is known without the registry.
-
-    Attributes:
-        content: JSON text.
-    """
-
-    content: str
-
-
-@dataclass(frozen=True, slots=True)
-class Topic:
-    """What a stream says.
-
-    Attributes:
-        source: A command to carry out, known content, a failure, or the stream of a call that
-            the call holds.
-        provenance: Who says it.
-        content_type: What it is.
-    """
-
-    source: Command | Known | Failure | Topic
-    provenance: str
-    content_type: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Stream:
-    """A subscription.
-
-    Attributes:
-        method: The method that was called.
-        notification: What its notifications are called.
-        topic: What it says.
-    """
-
-    method: str
-    notification: str
-    topic: Topic
-
-
-Route = Direct | Unsubscribe | Stream
 
 
 class Hub:
@@ -158,7 +102,7 @@ class Hub:
         if (direct := self._direct.get(method)) is not None:
             return Direct(command_from(direct, params))
         if method == self._call:
-            inner, inner_params = _call_parameters(params)
+            inner, inner_params = call_parameters(params)
             return Stream(method, method, self._topic(inner, inner_params))
         if method == INFO:
             return Stream(method, RESULT, self._info)
@@ -167,12 +111,12 @@ class Hub:
         if method == self._schema_call:
             return Stream(method, RESULT, self._direct_schema(params))
         if (underscored := self._underscored.get(method)) is not None:
-            command = command_from(underscored, _in_snake_case(params), ignore_unknown=True)
+            command = command_from(underscored, in_snake_case(params), ignore_unknown=True)
             return Stream(method, method, _report(underscored, command))
         if (stream := self._unsubscribes.get(method)) is not None:
-            return Unsubscribe(stream, _subscription(params))
+            return Unsubscribe(stream, subscription(params))
         if method == self._respond:
-            raise _unknown_response(params)
+            raise unknown_response(params)
         raise self._unknown(method)
 
     def _unknown(self, method: str) -> MethodNotFoundError:
@@ -226,15 +170,15 @@ class Hub:
         if method is None:
             return self._no_method(path, NAMESPACE, rest, self._registry)
         try:
-            return _report(method, _command_in_call(method, params))
+            return _report(method, command_in_call(method, params))
         except InvalidParamsError as error:
-            return self._failed(_invalid_params(error))
+            return self._failed(invalid_params(error))
 
     def _nested(self, params: object, *, depth: int) -> Topic:
         try:
-            inner, inner_params = _call_parameters(params)
+            inner, inner_params = call_parameters(params)
         except InvalidParamsError as error:
-            return self._failed(_invalid_params(error))
+            return self._failed(invalid_params(error))
         topic = self._topic(inner, inner_params, depth=depth + 1)
         return Topic(topic, self.namespace, self._call)
 
@@ -272,7 +216,7 @@ class Hub:
         topic = self._schema(self._hub, params)
         if isinstance(topic.source, Failure):
             raise InvalidParamsError(
-                f"Parameter method is {shown(_schema_of(params))}:"
+                f"Parameter method is {shown(schema_of(params))}:"
                 f" it must be one of {', '.join(self._hub.method_names())}",
                 param="method",
                 problem="malformed",
@@ -280,7 +224,7 @@ class Hub:
         return topic
 
     def _schema(self, plugin: Plugin, params: object) -> Topic:
-        name = _schema_of(params)
+        name = schema_of(params)
         content_type = f"{plugin.namespace}.schema"
         if name is None:
             known = self._encode(plugin.namespace, "", "whole", plugin.schema())
@@ -351,14 +295,6 @@ class Hub:
                 raise ValueError("a command's stream needs its report")
 
 
-def command_of(topic: Topic) -> Command | None:
-    """Find the command that a topic reports on, if there is one."""
-    source = topic.source
-    while isinstance(source, Topic):
-        source = source.source
-    return source if isinstance(source, Command) else None
-
-
 BUG = Failure(
     "Internal error", -32603, {"kind": "execution", "message": "internal error, see the log"}
 )
@@ -367,97 +303,6 @@ BUG = Failure(
 
 def _report(method: Method, command: Command) -> Topic:
     return Topic(command, NAMESPACE, f"{NAMESPACE}.{method.name}")
-
-
-def _call_parameters(params: object) -> tuple[str, object]:
-    """Read `{"method", "params"?}` or `[method, params?]`; what else is in it is ignored."""
-    method = inner = None
-    if isinstance(params, dict):
-        method, inner = params.get("method"), params.get("params")
-    elif isinstance(params, list):
-        method, inner = (*params[:2], None, None)[:2]
-    if method is None:
-        raise InvalidParamsError(
-            "Missing parameter method: it must be the method to call, as registry.list",
-            param="method",
-            problem="missing",
-        )
-    if not isinstance(method, str):
-        raise InvalidParamsError(
-            f"Parameter method is {shown(method)}: it must be a string",
-            param="method",
-            problem="malformed",
-        )
-    return method, inner
-
-
-def _command_in_call(method: Method, params: object) -> Command:
-    """Make the command of a call through the hub.
-
-    An object; or the bare value where a method has one parameter; or nothing. Unknown members
-    are ignored. Source: wire protocol, section 4.3.
-    """
-    if method.command is Reload:
-        return Reload()
-    parameters = method.command.parameters
-    if params is not None and not isinstance(params, dict):
-        if len(parameters) != 1 or isinstance(params, list):
-            raise InvalidParamsError(f"expected object, got {shown(params)}", problem="malformed")
-        params = {parameters[0].name: params}
-    return command_from(method, params, ignore_unknown=True)
-
-
-def _invalid_params(error: InvalidParamsError) -> Failure:
-    param, problem = error.data.get("param"), error.data.get("problem")
-    if problem == "missing":
-        detail: dict[str, object] = {"param": param, "problem": "missing"}
-        message = f"missing field: {param}"
-    else:
-        detail = {"param": param, "problem": "malformed", "detail": error.message}
-        message = error.message
-    return Failure(f"Invalid params: {message}", error.code, {"kind": "invalid_params", **detail})
-
-
-def _in_snake_case(params: object) -> object:
-    """Accept `activeOnly` for `active_only`, as generated clients write it."""
-    if not isinstance(params, dict):
-        return params
-    return {
-        "".join(f"_{c.lower()}" if c.isupper() else c for c in name): value
-        for name, value in params.items()
-    }
-
-
-def _schema_of(params: object) -> object:
-    """Find the method whose schema is asked for; None means the whole schema."""
-    if isinstance(params, dict):
-        return params.get("method")
-    if isinstance(params, list) and params:
-        first: object = params[0]
-        return first
-    return None
-
-
-def _subscription(params: object) -> int | None:
-    if isinstance(params, list) and len(params) == 1 and type(params[0]) is int:
-        return params[0]
-    return None
-
-
-def _unknown_response(params: object) -> InvalidParamsError:
-    request_id = params.get("request_id") if isinstance(params, dict) else None
-    if not isinstance(request_id, str):
-        return InvalidParamsError(
-            "Missing parameter request_id: it must be the id of a request that the hub made",
-            param="request_id",
-            problem="missing",
-        )
-    return InvalidParamsError(
-        f"Unknown request ID: {clipped(request_id)}."
-        " The request may have timed out or been cancelled.",
-        param="request_id",
-        problem="unknown",
-    )
 
 
 def _hint(word: str, known: tuple[str, ...], *, prefix: str = "") -> str:

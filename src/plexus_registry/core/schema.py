@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import inspect
 
-from plexus_registry.core.events import EVENTS
+from plexus_registry.core.events import EVENTS, Failed
 from plexus_registry.core.methods import METHODS, NAMESPACE, Method
 from plexus_registry.core.model import FIELDS, Backend, Source
 
@@ -263,17 +263,20 @@ def _struct(struct: type[msgspec.Struct]) -> Schema:
         properties[field.encode_name] = _field(field)
         if field.required:
             required.append(field.encode_name)
-    return {
+    schema: Schema = {
         "description": (struct.__doc__ or "").partition("\n")[0],
         "type": "object",
         "properties": properties,
         "required": required,
     }
+    # A refusal carries what its caller needs to act, and that depends on the refusal.
+    return {**schema, "additionalProperties": True} if struct is Failed else schema
 
 
 def _field(field: inspect.Field) -> Schema:
     if field.encode_name == "port":
-        return dict(FIELDS["port"].schema)
+        # An adopted database may hold a port that nobody could register.
+        return {**FIELDS["port"].schema, "minimum": 0}
     return _type(field.type)
 
 
