@@ -13,7 +13,6 @@ import tomllib
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -25,6 +24,9 @@ if TYPE_CHECKING:
 
 ENV_VARIABLE = "REGISTRY_BACKENDS"
 _TABLE = "backend"
+_URL = re.compile(
+    r"(?:(\w*):)?//(?:\[([0-9A-Fa-f:.]*:[^\]]*)\]|([^:/?#@\[\]]+)):([0-9]{1,5})/?", re.ASCII
+)
 _REQUIRED = ("name", "host", "port")
 _DECLARABLE = (*_REQUIRED, "protocol", "description", "namespace")
 
@@ -77,12 +79,17 @@ def parse_toml(text: str, *, path: str) -> Declared:
         raise ConfigError(path, int(at[1]) if at else _last_line(text), str(error)) from error
     except RecursionError as error:
         raise ConfigError(path, None, "nested too deeply") from error
+    except ValueError as error:  # a number of more digits than Python reads
+        raise ConfigError(path, None, str(error).partition(";")[0]) from error
     entries = document.pop(_TABLE, [])
     if not isinstance(entries, list):
         line_of = _key_line(text, 1, _TABLE)
         raise ConfigError(path, line_of, "write [[backend]] with double brackets, one a backend")
-    warnings = [f"{path}: unknown key {shown(key)} is ignored" for key in document]
     lines = _Lines(text, len(entries))
+    warnings = [
+        f"{path}{_at(_key_line(text, 1, key))}: unknown key {shown(key)} is ignored"
+        for key in document
+    ]
     backends: dict[str, Declaration] = {}
     first_lines: dict[str, int | None] = {}
     for index, entry in enumerate(entries):
@@ -98,7 +105,7 @@ def parse_toml(text: str, *, path: str) -> Declared:
         backends[declaration.name] = declaration
         first_lines[declaration.name] = entry_line
         warnings += [
-            f"{path}{f', line {line}' if (line := lines.of_key(index, key)) else ''}:"
+            f"{path}{_at(lines.of_key(index, key))}:"
             f" backend {index + 1}: unknown key {shown(key)} is ignored"
             for key in entry
             if key not in _DECLARABLE
@@ -145,15 +152,16 @@ def _pair_error(number: int, reason: str, _key: str | None = None, /) -> ConfigE
     return ConfigError(ENV_VARIABLE, None, f"backend {number}: {reason}")
 
 
+def _at(line: int | None) -> str:
+    return f", line {line}" if line else ""
+
+
 def _url_fields(url: str, fail: Fail) -> dict[str, object]:
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise fail(f"{shown(url)}: {error}") from error
-    if not parts.hostname or port is None or parts.path not in ("", "/") or "@" in parts.netloc:
+    parts = _URL.fullmatch(url)
+    if parts is None:
         raise fail(f"{shown(url)} must be ws://HOST:PORT or wss://HOST:PORT")
-    return {"protocol": parts.scheme, "host": parts.hostname, "port": port}
+    protocol, ipv6, host, port = parts.groups()
+    return {"protocol": protocol or "", "host": ipv6 or host, "port": int(port)}
 
 
 def _declaration(entry: object, fail: Fail) -> Declaration:
@@ -238,28 +246,32 @@ class _Lines:
         if start is None or key is None:
             return start
         end = self._headers[index + 1] if index + 1 < len(self._headers) else None
-        pattern = re.compile(rf"\s*[\"']?{re.escape(key)}[\"']?\s*[=.]")
+        pattern = re.compile(rf"\s*(?:\[\s*{_TABLE}\s*\.\s*)?[\"']?{re.escape(key)}[\"']?\s*[=.\]]")
         for number, line in self._lines.items():
             if number > start and (end is None or number < end) and pattern.match(line):
                 return number
         return start
 
 
+# Strings first, so that a "#" in one begins no comment, and a quote in a comment no string.
+_TOKEN = re.compile(
+    r'"""(?:\\.|[^\\])*?"""|\'\'\'.*?\'\'\'|"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'|#[^\n]*',
+    re.DOTALL,
+)
+
+
 def _lines_outside_strings(text: str) -> Iterator[tuple[int, str]]:
-    """Number the lines from 1, leaving out those that begin inside a multi-line string."""
-    open_quote: str | None = None
-    for number, line in enumerate(text.split("\n"), start=1):
-        if open_quote is None:
-            yield number, line
-        for quote in re.findall(r'"""|\'\'\'', line):
-            if open_quote is None:
-                open_quote = quote
-            elif open_quote == quote:
-                open_quote = None
+    """Number the lines from 1, without comments and without what stands in multi-line strings."""
+
+    def blank(token: re.Match[str]) -> str:
+        is_kept = token[0][0] != "#" and token[0][:3] not in ('"""', "'''")
+        return token[0] if is_kept else "\n" * token[0].count("\n")
+
+    return enumerate(_TOKEN.sub(blank, text).split("\n"), start=1)
 
 
 def _key_line(text: str, first: int, key: str) -> int | None:
-    pattern = re.compile(rf"\s*\[?\s*[\"']?{re.escape(key)}[\"']?\s*[\]=.]")
+    pattern = re.compile(rf"\s*\[{{0,2}}\s*[\"']?{re.escape(key)}[\"']?\s*[\]=.]")
     for number, line in _lines_outside_strings(text):
         if number >= first and pattern.match(line):
             return number

@@ -20,12 +20,24 @@ MAX_SHOWN_NAME = 128
 
 def shown(value: object) -> str:
     """Show a caller's value in a message: on one line, escaped, bounded in length."""
-    try:
-        text = msgspec.json.encode(value).decode()
-    except (TypeError, ValueError, RecursionError):
-        text = ascii(value)
+    text = _as_text(value)
     printable = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return printable if len(printable) <= MAX_SHOWN else printable[: MAX_SHOWN - 3] + "..."
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, float):
+        return repr(value)  # JSON has no text for nan and inf
+    for write in (_as_json, ascii):
+        try:
+            return write(value)
+        except (TypeError, ValueError, RecursionError):
+            continue  # no JSON; too deep, or a number too long, for either
+    return f"<{type(value).__name__}>"
+
+
+def _as_json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
 
 
 def clipped(word: str) -> str:

@@ -30,6 +30,6 @@ def export_toml(backends: Iterable[Backend]) -> str:
             left_out.append(f"# Left out {shown(backend.name)}: not a valid {broken[0]}.\n")
         else:
             entries.append(entry)
-    if not entries:
-        return "".join(left_out)
-    return "".join(left_out) + tomli_w.dumps({"backend": entries}, multiline_strings=False)
+    # One table each, so that a person can add another, and an error can name its line.
+    tables = [f"[[backend]]\n{tomli_w.dumps(entry)}" for entry in entries]
+    return "".join(left_out) + "\n".join(tables)

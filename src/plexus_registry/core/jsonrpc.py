@@ -101,9 +101,19 @@ def read_frame(frame: str | bytes, *, max_batch: int) -> Frame:
             frame = frame.decode()
         except UnicodeDecodeError as error:
             return Invalid(NULL_ID, _parse_error(f"not UTF-8: {error.reason}"))
+    elif not frame.isascii() and _has_lone_surrogate(frame):
+        return Invalid(NULL_ID, _parse_error("not Unicode: a lone surrogate"))
     if frame[:1] != "{" and frame.lstrip(" \t\r\n").startswith("["):
         return _read_batch(frame, max_batch)
     return _read_request(frame)
+
+
+def _has_lone_surrogate(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _read_batch(text: str, max_batch: int) -> Batch | Invalid:
@@ -162,16 +172,17 @@ def _id_text(raw: msgspec.Raw | msgspec.UnsetType) -> str | None:
 def _refuse(text: str, reason: str) -> Invalid:
     """Say what is wrong with JSON that is no request, under its id where it has a usable one."""
     try:
-        value = _decode_any(text)
-        raw = _decode_loose(text).id if isinstance(value, dict) else msgspec.UNSET
+        _decode_any(text)
     except msgspec.ValidationError as error:
-        # Well-formed, and beyond what any number here can hold.
-        return Invalid(NULL_ID, InvalidRequestError("Invalid request", reason=str(error)))
+        reason = str(error)  # well-formed, with a number that nothing here can hold
     except msgspec.DecodeError as error:
         return Invalid(NULL_ID, _parse_error(str(error)))
     except RecursionError:
         return Invalid(NULL_ID, _parse_error(_TOO_DEEP))
-    request_id = _id_text(raw) or NULL_ID
+    try:
+        request_id = _id_text(_decode_loose(text).id) or NULL_ID
+    except msgspec.ValidationError:
+        request_id = NULL_ID  # no object
     return Invalid(request_id, InvalidRequestError("Invalid request", reason=reason))
 
 

@@ -15,7 +15,7 @@ from plexus_registry.core.errors import InvalidParamsError, shown
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from plexus_registry.core.commands import Command
+    from plexus_registry.core.commands import Command, Parameter
 
 NAMESPACE = "registry"
 
@@ -84,12 +84,23 @@ def command_from(method: Method, params: object, *, ignore_unknown: bool = False
         if value is not None:
             values[parameter.name] = value
         elif parameter.required:
+            _check_before(parameter, method, given)
             raise parameter.missing()
         else:
             nulls += parameter.name in given
     if len(given) > len(values) + nulls and not ignore_unknown:
         raise _unknown_parameter(method, given)
     return method.command(**values)
+
+
+def _check_before(missing: Parameter, method: Method, given: Mapping[str, object]) -> None:
+    """Let a parameter that breaks its rule be named before one that is missing after it."""
+    for parameter in method.command.parameters:
+        if parameter is missing:
+            return
+        value = given.get(parameter.name)
+        if value is not None and not parameter.field.accepts(value):
+            raise parameter.malformed(value)
 
 
 def _by_name(method: Method, params: object) -> Mapping[str, object]:

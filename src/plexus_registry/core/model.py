@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from ipaddress import AddressValueError, IPv6Address
 from typing import TYPE_CHECKING
 
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
 
 class Source(StrEnum):
@@ -120,6 +121,8 @@ CLAIMABLE_SOURCES = (Source.MANUAL, Source.AUTO)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?", re.ASCII)
+_BYTE = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_IPV4 = re.compile(rf"(?:{_BYTE}\.){{3}}{_BYTE}", re.ASCII)
 _ZONE = re.compile(r"[A-Za-z0-9._-]{1,32}", re.ASCII)
 
 
@@ -134,19 +137,18 @@ def is_host(value: object) -> bool:
         return False
     if ":" in value:
         address, percent, zone = value.partition("%")
-        return _parses(socket.AF_INET6, address) and (not percent or bool(_ZONE.fullmatch(zone)))
+        return _is_ipv6(address) and (not percent or _ZONE.fullmatch(zone) is not None)
     labels = value.removesuffix(".").split(".")
     # A host that ends in a number is an IPv4 address to every client (URL standard).
     if labels[-1].isdecimal():
-        return _parses(socket.AF_INET, value)
+        return _IPV4.fullmatch(value) is not None
     return all(_LABEL.fullmatch(label) for label in labels)
 
 
-def _parses(family: socket.AddressFamily, text: str) -> bool:
-    """Whether it is an address in full: `inet_pton` takes no short forms, and asks nobody."""
+def _is_ipv6(text: str) -> bool:
     try:
-        socket.inet_pton(family, text)
-    except (OSError, ValueError):
+        IPv6Address(text)
+    except AddressValueError:
         return False
     return True
 
@@ -173,7 +175,12 @@ def is_text(value: object) -> bool:
 
 def is_metadata(value: object) -> bool:
     """Whether it is a JSON object whose text is of a bearable size."""
-    return isinstance(value, dict) and len(msgspec.json.encode(value)) <= MAX_METADATA_BYTES
+    if not isinstance(value, Mapping):
+        return False
+    try:
+        return len(msgspec.json.encode(value)) <= MAX_METADATA_BYTES
+    except (TypeError, ValueError, RecursionError):  # nothing that JSON can hold
+        return False
 
 
 def is_claimable_source(value: object) -> bool:
