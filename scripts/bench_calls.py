@@ -57,6 +57,11 @@ def list_all(hub: str | None = None) -> Call:
     return _call("registry.list", [{}], r'"backends":\s*\[', hub)
 
 
+def hash_poll(hub: str) -> Call:
+    """Ask for the hub's hash, as a web page does every few seconds."""
+    return _call(f"{hub}.hash", [{}], r'"event":\s*"hash"', hub)
+
+
 def register_new(prefix: str, hub: str | None = None) -> Call:
     """Register a name that was never seen before, each time another."""
     params = {"name": f"{prefix}-{SERIAL}", "host": "127.0.0.1", "port": PORT}

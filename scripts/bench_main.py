@@ -17,6 +17,7 @@ from pathlib import Path
 
 from bench_peer import measure_peer
 from bench_plan import FULL, QUICK, Bench, Plan
+from bench_plexus import measure_plexus
 from bench_processes import Cores, choose_cores, open_load_generator, pin
 from bench_report import Figure, format_table, write_json
 from bench_scenarios import (
@@ -34,6 +35,7 @@ SCENARIOS: dict[str, Callable[[Bench], list[Figure]]] = {
     "sizes": measure_sizes,
     "memory": measure_memory,
     "start": measure_start,
+    "plexus": measure_plexus,
 }
 
 BUSY = 0.5
