@@ -16,7 +16,7 @@ from plexus_registry.blocking import RunSync, run_in_thread
 from plexus_registry.config_file import ConfigFile
 from plexus_registry.config_watch import watch_config_forever, watch_config_once
 from plexus_registry.conversation import converse
-from plexus_registry.core.declarations import LOCAL_HUB, Declaration, parse_environment
+from plexus_registry.core.declarations import LOCAL_HUB, parse_environment
 from plexus_registry.core.errors import ConfigError, StartError, StorageFailed
 from plexus_registry.core.model import Layer
 from plexus_registry.core.plexus import Hub
@@ -59,9 +59,6 @@ async def open_registry(
         config = ConfigFile(settings.config_path, run_sync=run_sync)
         registry = Registry(store, config, stale_after=settings.stale_after, now=now)
         try:
-            if store.was_adopted:
-                kept = await registry.keep_undeclared(await _declared_by(config))
-                log.info("kept %d backends that the config file does not state", len(kept))
             await registry.declare(Layer.ENV, from_environment)
             local = {LOCAL_HUB.name: LOCAL_HUB} if settings.states_local_hub else {}
             await registry.declare(Layer.AUTO, local)
@@ -73,15 +70,6 @@ async def open_registry(
         finally:
             with trio.CancelScope(shield=True):
                 await _write_last_pings(registry)
-
-
-async def _declared_by(config: ConfigFile) -> dict[str, Declaration]:
-    try:
-        return dict((await config.read_now()).backends)
-    except ConfigError:
-        return {}
-    finally:
-        config.forget()
 
 
 async def _write_last_pings(registry: Registry) -> None:

@@ -80,19 +80,21 @@ class ConfigFile:
         self._has_been_read = False
 
     async def _read(self, signature: Signature) -> Declared | None:
-        text, error = "", None
+        text, error, reason = "", None, None
         if signature is not None:
             try:
                 text = await self._run_sync(partial(self.path.read_text, encoding="utf-8"))
             except FileNotFoundError:
                 return None
             except OSError as os_error:
+                reason = os_error
                 error = ConfigError(str(self.path), None, f"cannot be read: {os_error.strerror}")
             except UnicodeDecodeError:
                 error = ConfigError(str(self.path), None, "is not UTF-8 text")
             if await self._run_sync(self._signature) != signature:
                 return None
-        self._seen, self._has_been_read = signature, True
+        # A file that could not be read is looked at again though it did not change.
+        self._seen, self._has_been_read = signature, not isinstance(reason, OSError)
         try:
             if error is not None:
                 raise error

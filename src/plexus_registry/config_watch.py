@@ -24,10 +24,12 @@ async def watch_config_once(registry: Registry, config: ConfigFile) -> None:
     again at the next look.
     """
     async with config.lock:
+        said_before = str(config.error)
         try:
             declared = await config.read_change()
         except ConfigError as error:
-            log.error("config file kept out, the last good entries stay: %s", error)  # noqa: TRY400
+            if str(error) != said_before:
+                log.error("config file kept out, the last good entries stay: %s", error)  # noqa: TRY400
             return
         if declared is None:
             return

@@ -112,7 +112,7 @@ async def _serve_connection(converse: Converse, stream: trio.SocketStream) -> No
     with trio.move_on_after(HEAD_SECONDS):
         head = await _read_head(stream)
         if head and not _UPGRADE.search(head):
-            await stream.send_all(_PLAIN_HTTP)
+            await _hang_up(stream, _PLAIN_HTTP)
             return
     if not head:
         return
@@ -129,15 +129,24 @@ async def _serve_connection(converse: Converse, stream: trio.SocketStream) -> No
         nursery.cancel_scope.cancel()
 
 
+async def _hang_up(stream: trio.SocketStream, answer: bytes) -> None:
+    """Answer and close so that the answer arrives: what is still coming is read first."""
+    await stream.send_all(answer)
+    await stream.send_eof()
+    while await stream.receive_some():
+        pass
+
+
 async def _read_head(stream: trio.SocketStream) -> bytes:
     """Read up to the empty line; nothing where there is no head within its limit."""
-    head = b""
-    while not _HEAD_END.search(head):
-        data = await stream.receive_some()
-        head += data
-        if not data or len(head) > HEAD_BYTES:
-            return b""
-    return head
+    read = b""
+    while data := await stream.receive_some():
+        read += data
+        if _HEAD_END.search(read, 0, HEAD_BYTES):
+            return read
+        if len(read) > HEAD_BYTES:
+            break
+    return b""
 
 
 _BODY = b"""This is a Plexus Registry. It speaks JSON-RPC 2.0 over WebSocket:

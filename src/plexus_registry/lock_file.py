@@ -42,8 +42,11 @@ def hold_lock_file(database: Path) -> Iterator[None]:
                 f"database {database} is held by another registry ({holder}):"
                 " stop it, or choose another --db-path"
             ) from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            raise StartError(f"cannot write the lock file {path}: {error.strerror}") from error
         yield
         with contextlib.suppress(OSError):
             os.ftruncate(descriptor, 0)

@@ -1,7 +1,9 @@
 """The history of the database's layout; each step runs once, in one transaction.
 
 The registry of the original, in Rust, has one row a name in a table `backends`. Its database is
-taken over as it is: every row is kept, in the layer that its source ranks in.
+taken over as it is: every row is kept, in the layer that its source ranks in. What came from
+the config file waits in a layer of its own until that file was read: then it is the file's, or,
+where the file does not state it, as good as registered.
 """
 
 from __future__ import annotations
@@ -42,13 +44,23 @@ COLUMNS: dict[str, type[str | int]] = {
 LAYOUT = 1
 """How many steps this version knows, noted in the file so that an older version leaves it alone."""
 
+_ORIGINAL_COLUMNS = COLUMNS.keys() - {"layer"}
+
 migrations = Migrations("plexus_registry")
 
 
 def is_original_layout(db: Database) -> bool:
     """Whether the original registry wrote this database, and nobody has taken it over yet."""
     table = db.table(TABLE)
-    return table.exists() and "layer" not in table.columns_dict
+    return table.exists() and _ORIGINAL_COLUMNS <= table.columns_dict.keys() != COLUMNS.keys()
+
+
+def is_foreign(db: Database) -> bool:
+    """Whether another program wrote this database."""
+    table = db.table(TABLE)
+    if table.exists():
+        return not table.columns_dict.keys() >= _ORIGINAL_COLUMNS
+    return bool(db.table_names())
 
 
 @migrations(name="001_one_record_a_layer")
@@ -67,7 +79,7 @@ def _adopted(row: Mapping[str, object]) -> dict[str, str | int | None]:
     created_at = _integer(row.get("created_at"))
     return {
         "name": _text(row.get("name")) or "",
-        "layer": Layer.FILE if source == Source.FILE else Layer.DATABASE,
+        "layer": Layer.ADOPTED if source == Source.FILE else Layer.DATABASE,
         "id": _text(row.get("id")) or str(uuid4()),
         "host": _text(row.get("host")) or "",
         "port": _integer(row.get("port")),

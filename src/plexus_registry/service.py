@@ -183,27 +183,6 @@ class Registry:
                 self.config.forget()
                 raise
 
-    async def keep_undeclared(self, declared: Mapping[str, Declaration]) -> tuple[str, ...]:
-        """Keep what an adopted database states from a file that no longer states it.
-
-        To the original, such rows were as good as registered: they become so here.
-
-        Returns:
-            The names that were kept.
-        """
-
-        def change(draft: Draft) -> tuple[str, ...]:
-            kept = []
-            for name in tuple(draft.names()):
-                records = draft.records(name)
-                record = claims.stated(records, Layer.FILE)
-                if record is not None and record.backend is not None and name not in declared:
-                    draft.write(name, claims.as_registered(records, record.backend))
-                    kept.append(name)
-            return tuple(sorted(kept))
-
-        return await self._commits.commit(change)
-
     def _reconcile(
         self, layer: Layer, declared: Mapping[str, Declaration], draft: Draft
     ) -> Reloaded:
@@ -213,23 +192,31 @@ class Registry:
         for name in draft.names() | declared.keys():
             records = draft.records(name)
             former = claims.stated(records, layer)
+            adopted = claims.stated(records, Layer.ADOPTED) if layer is Layer.FILE else None
+            known = former or adopted
             declaration = declared.get(name)
             if declaration is None:
                 if former is not None:
-                    draft.write(name, claims.without(records, layer))
+                    records = claims.without(records, layer)
                     removed.append(name)
+                if adopted is not None and adopted.backend is not None:
+                    # To the original, such a row was as good as registered.
+                    records = claims.as_registered(records, adopted.backend)
+                draft.write(name, records)
                 continue
-            former_backend = former.backend if former is not None else None
+            known_backend = known.backend if known is not None else None
             backend = reconcile(
                 declaration,
-                former_backend,
+                known_backend,
                 source=SOURCES[layer],
                 now=self.now(),
                 new_id=str(uuid4()),
             )
-            if backend is not former_backend:
-                draft.write(name, claims.with_record(records, declared_record(backend, layer)))
-                (added if former is None else updated).append(name)
+            if backend is not known_backend or adopted is not None:
+                others = claims.without(records, Layer.ADOPTED) if adopted else records
+                draft.write(name, claims.with_record(others, declared_record(backend, layer)))
+            if backend is not known_backend:
+                (added if known is None else updated).append(name)
         return Reloaded(
             count=len(declared),
             added=tuple(sorted(added)),
@@ -309,5 +296,6 @@ class Registry:
         for name in draft.signs_of_life:
             self._deadlines.renew(name, moment=moment)
         self._unwritten_pings -= changes.keys()
-        if not self._unwritten_pings:
+        # Whoever waits holds on to an event that is not set yet.
+        if not self._unwritten_pings and self._pings_wait.is_set():
             self._pings_wait = trio.Event()

@@ -23,7 +23,14 @@ from plexus_registry.blocking import RunSync, run_in_thread
 from plexus_registry.core.errors import StartError, StorageFailed
 from plexus_registry.core.model import MANUAL_LAYERS, Backend, Layer, Record, Source
 from plexus_registry.lock_file import hold_lock_file
-from plexus_registry.migrations import COLUMNS, LAYOUT, TABLE, is_original_layout, migrations
+from plexus_registry.migrations import (
+    COLUMNS,
+    LAYOUT,
+    TABLE,
+    is_foreign,
+    is_original_layout,
+    migrations,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
@@ -44,7 +51,6 @@ class Store:
     Attributes:
         lock: Held by whoever judges and saves changes.
         records: What the file held when it was opened.
-        was_adopted: Whether the original registry wrote the file, and it was taken over now.
     """
 
     def __init__(
@@ -53,16 +59,15 @@ class Store:
         *,
         path: Path,
         records: tuple[Record, ...],
-        was_adopted: bool,
         run_sync: RunSync,
     ) -> None:
         self.lock = trio.Lock()
         self.path = path
         self.records = records
-        self.was_adopted = was_adopted
         self._db = db
         self._run_sync = run_sync
-        self._file = _identity(path)
+        self._wal_path = path.with_name(path.name + "-wal")
+        self._files = self._identities()
 
     async def save(self, changes: Mapping[str, Records]) -> None:
         """Make changes durable, all or none.
@@ -79,13 +84,26 @@ class Store:
             raise StorageFailed(f"{self.path.name}: {error}") from error
 
     def _save(self, changes: Mapping[str, Records]) -> None:
-        if _identity(self.path) != self._file:
-            # SQLite would go on writing to a file that the next start does not find.
-            raise OSError("the file was moved, removed or replaced; restart the registry")
+        self._check_files()
         rows = [_row(record) for records in changes.values() for record in records]
         with self._db.atomic():
             self._db.conn.executemany(_DELETE, [(name,) for name in changes])
             self._db.conn.executemany(_INSERT, rows)
+        self._check_files()
+
+    def _check_files(self) -> None:
+        """Notice that the files are others now: SQLite would write on to those that are gone.
+
+        Raises:
+            OSError: The next start would not find what is written.
+        """
+        if self._identities() != self._files:
+            # What is committed so far goes to the database file, should that be still there.
+            self._db.execute("PRAGMA wal_checkpoint(FULL)")
+            raise OSError("the file was moved, removed or replaced; restart the registry")
+
+    def _identities(self) -> tuple[object, ...]:
+        return (_identity(self.path), _identity(self._wal_path))
 
 
 @asynccontextmanager
@@ -118,7 +136,7 @@ def _prepared(path: Path) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.resolve()
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError until 3.13
         raise StartError(f"cannot create the folder of database {path}: {error}") from error
 
 
@@ -136,8 +154,8 @@ def _open(path: Path, run_sync: RunSync) -> Store:
     connection = sqlite3.connect(path, check_same_thread=False, timeout=BUSY_TIMEOUT)
     try:
         db = Database(connection, execute_plugins=False)
-        was_adopted = is_original_layout(db)
-        if was_adopted:
+        _refuse_foreign(db, path)
+        if is_original_layout(db):
             copy = _copy_aside(connection, path)
             log.info("%s was written by the original registry; a copy is kept at %s", path, copy)
         _refuse_newer_layout(connection, path)
@@ -149,7 +167,15 @@ def _open(path: Path, run_sync: RunSync) -> Store:
     except BaseException:
         connection.close()
         raise
-    return Store(db, path=path, records=records, was_adopted=was_adopted, run_sync=run_sync)
+    return Store(db, path=path, records=records, run_sync=run_sync)
+
+
+def _refuse_foreign(db: Database, path: Path) -> None:
+    if is_foreign(db):
+        raise StartError(
+            f"database {path} belongs to another program, and was left alone:"
+            " choose another --db-path"
+        )
 
 
 def _refuse_newer_layout(connection: sqlite3.Connection, path: Path) -> None:
@@ -187,8 +213,11 @@ def _copy_aside(connection: sqlite3.Connection, path: Path) -> Path:
     return copy
 
 
-def _identity(path: Path) -> tuple[int, int]:
-    status = os.stat(path)  # noqa: PTH116 - once a commit
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)  # noqa: PTH116 - twice a commit
+    except FileNotFoundError:
+        return None
     return (status.st_dev, status.st_ino)
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import trio
-from trio_websocket import WebSocketConnection, wrap_server_stream
+from trio_websocket import CloseReason, WebSocketConnection, wrap_server_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 
 class Wire:
@@ -20,6 +20,7 @@ class Wire:
 
     def __init__(self, ws: WebSocketConnection, stream: HandedStream) -> None:
         self.receive = ws.get_message
+        stream.closed_by = lambda: ws.closed
         self._ws = ws
         self._stream = stream
 
@@ -36,6 +37,7 @@ class Wire:
     async def close(self, code: int = 1000, reason: str | None = None) -> None:
         """Say goodbye, and wait for the peer's goodbye."""
         await self._ws.aclose(code, reason)
+        await self._stream.say_why()
 
 
 async def accept_websocket(
@@ -75,6 +77,8 @@ class HandedStream(trio.abc.Stream):
         self._handshake = handshake
         self._gathered = bytearray()
         self._is_gathering = False
+        self._last_sent: bytes | bytearray | memoryview = b""
+        self.closed_by: Callable[[], CloseReason | None] = lambda: None
 
     @contextmanager
     def gathering(self) -> Iterator[None]:
@@ -92,6 +96,7 @@ class HandedStream(trio.abc.Stream):
             if self._is_gathering:
                 return
             data, self._gathered = self._gathered, bytearray()
+        self._last_sent = data
         await self._stream.send_all(data)
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -110,4 +115,28 @@ class HandedStream(trio.abc.Stream):
     async def aclose(self) -> None:
         """Close the stream, and end the handshake if it is not over."""
         self._handshake.cancel()
+        await self.say_why()
         await self._stream.aclose()
+
+    async def say_why(self) -> None:
+        """Send the close frame that the library leaves out where a peer broke the protocol.
+
+        Source: RFC 6455, section 7.1.7.
+        """
+        reason = self.closed_by()
+        if reason is None or reason.code not in _OUR_COMPLAINTS or self._last_sent[:1] == _CLOSE:
+            return
+        self._last_sent = _CLOSE
+        with trio.move_on_after(1, shield=True), suppress(*_GONE):
+            await self._stream.send_all(_close_frame(reason))
+
+
+_GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
+_CLOSE = b"\x88"
+_OUR_COMPLAINTS = (1002, 1007)
+"""Protocol error, and text that is not UTF-8."""
+
+
+def _close_frame(reason: CloseReason) -> bytes:
+    text = (reason.reason or "").encode()[:120]
+    return _CLOSE + bytes([2 + len(text)]) + reason.code.to_bytes(2, "big") + text

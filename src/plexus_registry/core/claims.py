@@ -173,8 +173,8 @@ def lift_tombstone(records: Records) -> Records:
 
 
 def as_registered(records: Records, backend: Backend) -> Records:
-    """Turn a file's record into one that an earlier run's call left, unless there is one."""
-    lower = without(records, Layer.FILE)
+    """Turn an adopted record into one that an earlier run's call left, unless there is one."""
+    lower = without(records, Layer.ADOPTED)
     if any(record.layer in MANUAL_LAYERS for record in lower):
         return lower
     return with_record(lower, Record(name=backend.name, layer=Layer.DATABASE, backend=backend))

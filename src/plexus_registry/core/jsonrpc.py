@@ -82,7 +82,7 @@ class _LooseEnvelope(msgspec.Struct):
 
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_loose = msgspec.json.Decoder(_LooseEnvelope).decode
-_decode_any = msgspec.json.Decoder().decode
+_decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
 _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
@@ -172,9 +172,7 @@ def _id_text(raw: msgspec.Raw | msgspec.UnsetType) -> str | None:
 def _refuse(text: str, reason: str) -> Invalid:
     """Say what is wrong with JSON that is no request, under its id where it has a usable one."""
     try:
-        _decode_any(text)
-    except msgspec.ValidationError as error:
-        reason = str(error)  # well-formed, with a number that nothing here can hold
+        _decode_raw(text)  # a wrong type may have been found before a wrong syntax
     except msgspec.DecodeError as error:
         return Invalid(NULL_ID, _parse_error(str(error)))
     except RecursionError:

@@ -25,12 +25,17 @@ class Source(StrEnum):
 
 
 class Layer(StrEnum):
-    """Where a record ranks in the merge, highest first."""
+    """Where a record ranks in the merge, highest first.
+
+    `ADOPTED` is there between two moments only: it holds what an original registry's database
+    says of the config file, until the config file itself was read for the first time.
+    """
 
     RUNTIME = "runtime"
     DATABASE = "database"
     ENV = "env"
     FILE = "file"
+    ADOPTED = "adopted"
     AUTO = "auto"
 
 

@@ -1,0 +1,207 @@
+"""The shape of the package: who may import whom, and what stays out of the core.
+
+Source: style, section 2. A new module takes its line here.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import plexus_registry
+
+PACKAGE = "plexus_registry"
+ROOT = Path(plexus_registry.__file__).parent
+
+# Module: what it may import of ours. Imports point down the list only.
+MAY_IMPORT: dict[str, str] = {
+    "__main__": "cli",
+    "cli": "_version cli.config_files cli.serve",
+    "cli.serve": "app settings core.errors core.methods core.model",
+    "cli.config_files": "settings store core.errors core.export core.merge",
+    "": "_version app service settings core.commands core.errors core.model",
+    "app": (
+        "_version blocking config_file config_watch conversation drain front_door service settings"
+        " store sweeper core.declarations core.errors core.model core.plexus"
+    ),
+    "conversation": "drain rpc service wire core.plexus",
+    "front_door": "drain wire core.errors",
+    "rpc": (
+        "service core.commands core.errors core.events core.items core.jsonrpc core.plexus"
+        " core.routes core.session"
+    ),
+    "config_watch": "config_file service core.errors core.model",
+    "sweeper": "service core.errors",
+    "service": (
+        "config_file group_commit store core.catalog core.claims core.commands core.declarations"
+        " core.errors core.events core.health core.model"
+    ),
+    "group_commit": "store core.catalog core.claims core.errors",
+    "config_file": "blocking core.declarations core.errors",
+    "store": "blocking lock_file migrations core.claims core.errors core.model",
+    "migrations": "core.model",
+    "lock_file": "core.errors",
+    "wire": "",
+    "drain": "",
+    "blocking": "",
+    "settings": "",
+    "core": "",
+    "core.plexus": (
+        "_version core.call_parameters core.commands core.errors core.events core.items"
+        " core.methods core.routes core.schema"
+    ),
+    "core.call_parameters": "core.commands core.errors core.items core.methods",
+    "core.routes": "core.commands core.items",
+    "core.schema": "core.commands core.events core.methods core.model",
+    "core.session": "core.errors core.items",
+    "core.items": "core.events",
+    "core.jsonrpc": "core.errors core.events",
+    "core.methods": "core.commands core.errors",
+    "core.catalog": "core.claims core.events core.merge core.model",
+    "core.events": "core.errors core.model",
+    "core.claims": "core.commands core.errors core.merge core.model",
+    "core.export": "core.errors core.model",
+    "core.declarations": "core.errors core.model",
+    "core.commands": "core.errors core.model",
+    "core.merge": "core.model",
+    "core.health": "core.model",
+    "core.model": "",
+    "core.errors": "",
+    "_version": "",
+}
+# Pure: nothing here waits, reads a clock, draws a number, logs or touches a file or a socket.
+CORE_MAY_USE = {
+    *("__future__", "bisect", "collections.abc", "dataclasses", "difflib", "enum", "functools"),
+    *("hashlib", "ipaddress", "json", "msgspec", "re", "tomllib", "typing"),
+}
+CORE_MAY_USE_MORE = {"core.export": {"tomli_w"}}
+MAY_USE_TRIO = {
+    *("app", "blocking", "cli.serve", "config_file", "config_watch", "conversation", "drain"),
+    *("front_door", "group_commit", "service", "store", "sweeper", "wire"),
+}
+EDGE_LIBRARIES = {
+    "sqlite_utils": {"store", "migrations"},
+    "sqlite3": {"store"},
+    "click": {"cli", "cli.serve", "cli.config_files"},
+    "trio": MAY_USE_TRIO,
+    "trio_websocket": {"conversation", "front_door", "wire"},
+}
+
+
+@cache
+def trees() -> dict[str, ast.Module]:
+    """The syntax tree of every module, by its name below the package."""
+    found = {}
+    for path in ROOT.rglob("*.py"):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        found[name] = ast.parse(path.read_text(encoding="utf-8"))
+    return found
+
+
+def imported(module: str) -> set[str]:
+    """Whatever a module imports, for types too, by the full name of the imported module."""
+    names: set[str] = set()
+    for node in ast.walk(trees()[module]):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: relative import"
+            assert node.module is not None
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                is_module = full.removeprefix(f"{PACKAGE}.") in trees()
+                names.add(full if is_module and full.startswith(PACKAGE) else node.module)
+    return names
+
+
+def ours(module: str) -> set[str]:
+    prefix = f"{PACKAGE}."
+    return {n.removeprefix(prefix) for n in imported(module) if n.startswith(prefix)}
+
+
+def libraries(module: str) -> set[str]:
+    return {name for name in imported(module) if name.partition(".")[0] != PACKAGE}
+
+
+def test_every_module_has_its_line() -> None:
+    assert trees().keys() == MAY_IMPORT.keys()
+
+
+def test_the_table_points_down() -> None:
+    order = [*MAY_IMPORT]
+    for module, allowed in MAY_IMPORT.items():
+        for each in allowed.split():
+            assert order.index(each) > order.index(module), f"{module} imports {each}"
+
+
+@pytest.mark.parametrize("module", MAY_IMPORT, ids=lambda module: module or PACKAGE)
+def test_a_module_imports_only_what_it_may(module: str) -> None:
+    assert ours(module) - set(MAY_IMPORT[module].split()) == set()
+
+
+core_modules = pytest.mark.parametrize(
+    "module", [name for name in MAY_IMPORT if name.partition(".")[0] == "core"]
+)
+
+
+@core_modules
+def test_the_core_uses_only_pure_libraries(module: str) -> None:
+    allowed = CORE_MAY_USE | CORE_MAY_USE_MORE.get(module, set())
+    assert libraries(module) - allowed == set()
+
+
+@core_modules
+def test_the_core_neither_waits_nor_does_input_or_output(module: str) -> None:
+    waits = (ast.Await, ast.AsyncFunctionDef, ast.AsyncFor, ast.AsyncWith)
+    for node in ast.walk(trees()[module]):
+        assert not isinstance(node, waits), f"{module}, {ast.unparse(node)}"
+        if isinstance(node, ast.Name):
+            assert node.id not in {"open", "print", "input", "exec", "eval", "__import__"}
+
+
+@pytest.mark.parametrize("library", EDGE_LIBRARIES)
+def test_a_library_of_the_edge_stays_where_it_belongs(library: str) -> None:
+    users = {
+        module
+        for module in trees()
+        if any(name.partition(".")[0] == library for name in libraries(module))
+    }
+    assert users - EDGE_LIBRARIES[library] == set()
+
+
+HEAVY = ("trio", "trio_websocket", "sqlite_utils")
+STATEMENTS = {
+    "import": "import plexus_registry",
+    "version": "import plexus_registry; plexus_registry.__version__",
+    "help": "from plexus_registry.cli import main; main(['--help'], standalone_mode=False)",
+    "help of serve": (
+        "from plexus_registry.cli import main; main(['serve', '--help'], standalone_mode=False)"
+    ),
+    "core": "import plexus_registry.core.catalog, plexus_registry.core.plexus",
+}
+
+
+@pytest.mark.parametrize("what", STATEMENTS)
+def test_what_needs_no_trio_and_no_sqlite_loads_neither(what: str) -> None:
+    report = (
+        f"import json, sys; print('\\n' + json.dumps([m for m in {HEAVY} if m in sys.modules]))"
+    )
+    script = f"{STATEMENTS[what]}\n{report}"
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert json.loads(result.stdout.splitlines()[-1]) == []
+
+
+def test_every_public_name_is_there() -> None:
+    for name in plexus_registry.__all__:
+        assert getattr(plexus_registry, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'missing'"):
+        _ = plexus_registry.missing
