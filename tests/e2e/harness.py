@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import os
 import re
 import signal
 import subprocess
 import sys
-from contextlib import asynccontextmanager
+import threading
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import msgspec
 import trio
-from trio_websocket import WebSocketConnection, open_websocket_url
+from trio_websocket import WebSocketConnection, wrap_client_stream
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
     from pathlib import Path
 
 COMMAND = (sys.executable, "-m", "plexus_registry")
 START_SECONDS = 15
+POLL_SECONDS = 0.02
 _URL = re.compile(r"ws://[^\s,)]+")
 
 
@@ -70,40 +74,129 @@ class ServerProcess:
 
 @asynccontextmanager
 async def running_registry(
-    folder: Path, *options: str, env: Mapping[str, str] | None = None, port: int = 0
+    folder: Path,
+    *options: str,
+    env: Mapping[str, str] | None = None,
+    port: int = 0,
+    command: tuple[str, ...] = COMMAND,
 ) -> AsyncIterator[ServerProcess]:
     """Start a registry on `folder/registry.db` and `folder/backends.toml`, and end it after."""
+    arguments = (
+        "serve",
+        f"--port={port}",
+        f"--db-path={folder / 'registry.db'}",
+        f"--config={folder / 'backends.toml'}",
+        *options,
+    )
     log_path = folder / "server.log"
+    async with running_command(*arguments, log_path=log_path, env=env, command=command) as server:
+        yield server
+
+
+@asynccontextmanager
+async def running_command(
+    *arguments: str,
+    log_path: Path,
+    env: Mapping[str, str] | None = None,
+    command: tuple[str, ...] = COMMAND,
+) -> AsyncIterator[ServerProcess]:
+    """Start `trio-registry` with just these arguments, wait until it serves, and end it after."""
     with log_path.open("ab") as log:
-        arguments = (
-            *COMMAND,
-            "serve",
-            f"--port={port}",
-            f"--db-path={folder / 'registry.db'}",
-            f"--config={folder / 'backends.toml'}",
-            *options,
-        )
-        environment = clean_environment(**(env or {}))
         async with trio.open_nursery() as nursery:
             process: trio.Process = await nursery.start(
                 partial(
                     trio.run_process,
-                    arguments,
+                    (*command, *arguments),
                     stdout=subprocess.PIPE,
                     stderr=log,
                     check=False,
-                    env=environment,
+                    env=clean_environment(**(env or {})),
                 )
             )
             try:
                 with trio.fail_after(START_SECONDS):
                     line = await _first_line(process)
                 url = _URL.search(line)
-                assert url is not None, f"no URL in {line!r}; log: {log_path.read_text()}"
+                assert url is not None, f"no URL in {line!r}; see {log_path}"
                 yield ServerProcess(process, url[0], line, log_path)
             finally:
                 if process.returncode is None:
                     process.kill()
+
+
+@contextmanager
+def shared_registry(folder: Path, *options: str) -> Iterator[str]:
+    """A registry for all tests of a module, where one of their own would take too long.
+
+    Gives its URL; its log is `folder/server.log`. It must end well, and without a trace.
+    """
+    paths = (f"--db-path={folder / 'registry.db'}", f"--config={folder / 'backends.toml'}")
+    with (folder / "server.log").open("ab") as log:
+        process = subprocess.Popen(
+            (*COMMAND, "--port=0", *paths, *options),
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env=clean_environment(),
+        )
+    assert process.stdout is not None
+    with process.stdout:
+        too_late = threading.Timer(START_SECONDS, process.kill)
+        too_late.start()
+        line = process.stdout.readline().decode()
+        too_late.cancel()
+    try:
+        url = _URL.search(line)
+        assert url is not None, f"no URL in {line!r}; see {folder / 'server.log'}"
+        yield url[0]
+        process.terminate()
+        assert process.wait(START_SECONDS) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert "Traceback" not in (folder / "server.log").read_text()
+
+
+def with_prelude(code: str) -> tuple[str, ...]:
+    """A command like `COMMAND` that runs a line of Python first, to break something on purpose."""
+    run = "from plexus_registry.cli import main; main(prog_name='trio-registry')"
+    return (sys.executable, "-c", f"{code}\n{run}")
+
+
+def without_root_powers() -> tuple[str, ...]:
+    """A command like `COMMAND` for which file permissions count, even if root runs the tests."""
+    if os.geteuid() != 0:
+        return COMMAND
+    # PR_CAPBSET_DROP of CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH, see capabilities(7).
+    code = (
+        "import ctypes, os, sys; prctl = ctypes.CDLL(None).prctl;"
+        "assert not any([prctl(24, power, 0, 0, 0) for power in (1, 2)]);"
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    return (sys.executable, "-S", "-c", code, *COMMAND)
+
+
+async def eventually(
+    condition: Callable[[], object | Awaitable[object]], *, within: float = 10
+) -> None:
+    """Wait until a condition, plain or asynchronous, is true; fail after `within` seconds."""
+    with trio.fail_after(within):
+        while not await _is_met(condition):  # noqa: ASYNC110 - another process sets no event
+            await trio.sleep(POLL_SECONDS)
+
+
+async def always(
+    condition: Callable[[], object | Awaitable[object]], *, seconds: float = 0.5
+) -> None:
+    """Assert that a condition, plain or asynchronous, stays true for some seconds."""
+    end = trio.current_time() + seconds
+    while trio.current_time() < end:
+        assert await _is_met(condition)
+        await trio.sleep(POLL_SECONDS)
+
+
+async def _is_met(condition: Callable[[], object | Awaitable[object]]) -> bool:
+    value = condition()
+    return bool(await value if inspect.isawaitable(value) else value)
 
 
 async def _first_line(process: trio.Process) -> str:
@@ -128,6 +221,15 @@ class Peer:
         """Send one frame as it is, and give the decoded answer."""
         await self.ws.send_message(frame)
         return await self.receive()
+
+    async def post(self, method: str, **params: object) -> int:
+        """Send a request, and wait until the server has it in hand, but not for its answer."""
+        number = next(self.ids)
+        request = {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
+        await self.ws.send_message(msgspec.json.encode(request).decode())
+        # Frames are read in order: once the pong is here, the request is at its conversation.
+        await self.ws.ping()
+        return number
 
     async def receive(self) -> object:
         value: object = msgspec.json.decode(await self.ws.get_message())
@@ -159,24 +261,46 @@ class Peer:
 
     async def names(self, *, active_only: bool = False) -> list[object]:
         """The names that `registry.list` shows, in its order."""
+        return [backend["name"] for backend in await self.backends(active_only=active_only)]
+
+    async def backends(self, *, active_only: bool = False) -> list[dict[str, object]]:
+        """The backends that `registry.list` shows, in its order."""
         listed = (await self.call("registry.list", active_only=active_only))["backends"]
         assert isinstance(listed, list)
-        return [backend["name"] for backend in listed]
+        return listed
+
+    async def get(self, name: str) -> dict[str, object] | None:
+        """The backend that `registry.get` shows."""
+        found = (await self.call("registry.get", name=name))["backend"]
+        assert found is None or isinstance(found, dict)
+        return found
 
 
 @asynccontextmanager
 async def dial(url: str) -> AsyncIterator[Peer]:
-    """Open a WebSocket to a registry."""
-    async with open_websocket_url(url) as ws:
-        yield Peer(ws)
+    """Open a WebSocket to a registry, and close it whoever closed first."""
+    address = urlsplit(url)
+    stream = await trio.open_tcp_stream(address.hostname or "", address.port or 0)
+    try:
+        async with trio.open_nursery() as nursery:
+            ws = await wrap_client_stream(nursery, stream, address.netloc, "/")
+            yield Peer(ws)
+            with trio.move_on_after(2):
+                await ws.aclose()
+    finally:
+        # The library leaves the socket open where the server closed first.
+        await trio.aclose_forcefully(stream)
 
 
 async def run_command(
-    *arguments: str, env: Mapping[str, str] | None = None, stdin: bytes = b""
+    *arguments: str,
+    env: Mapping[str, str] | None = None,
+    stdin: bytes = b"",
+    command: tuple[str, ...] = COMMAND,
 ) -> subprocess.CompletedProcess[bytes]:
     """Run `trio-registry` with arguments to its end, and give status, output and errors."""
     return await trio.run_process(
-        (*COMMAND, *arguments),
+        (*command, *arguments),
         capture_stdout=True,
         capture_stderr=True,
         check=False,

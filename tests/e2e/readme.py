@@ -1,0 +1,65 @@
+"""The README as data: its fenced blocks, and the exchanges in them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+README = Path(__file__).parents[2] / "README.md"
+
+# What differs from run to run; everything else in an example must be as printed.
+VOLATILE = ("id", "registered_at", "created_at", "updated_at", "last_seen")
+VOLATILE_METADATA = ("plexus_hash", "timestamp")
+
+
+def sections() -> dict[str, str]:
+    """The text below each heading, by the heading."""
+    parts = re.split(r"^#+ (.+)$", README.read_text(), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def blocks(language: str, text: str | None = None) -> list[str]:
+    """The fenced blocks in one language, in order."""
+    source = README.read_text() if text is None else text
+    return re.findall(rf"^```{language}\n(.*?)^```$", source, flags=re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One request as it is typed, and the frames that answer it."""
+
+    request: str
+    answers: tuple[str, ...]
+
+
+def exchanges(block: str) -> list[Exchange]:
+    """Part a block into requests and their answers."""
+    found: list[Exchange] = []
+    for line in block.splitlines():
+        if not line.startswith("{"):
+            continue
+        if '"id":' in line and '"method":' in line:
+            found.append(Exchange(line, ()))
+        else:
+            found[-1] = Exchange(found[-1].request, (*found[-1].answers, line))
+    return found
+
+
+def comparable(frame: str) -> object:
+    """Decode a frame, with what differs from run to run replaced by its type."""
+    return _stable(msgspec.json.decode(frame), is_backend=False)
+
+
+def _stable(value: object, *, is_backend: bool) -> object:
+    if isinstance(value, list):
+        return [_stable(each, is_backend=is_backend) for each in value]
+    if not isinstance(value, dict):
+        return value
+    hidden = VOLATILE if "host" in value else VOLATILE_METADATA if "plexus_hash" in value else ()
+    return {
+        key: type(each).__name__ if key in hidden else _stable(each, is_backend=is_backend)
+        for key, each in value.items()
+    }
