@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
+    from plexus_registry.rpc import Responder
     from plexus_registry.service import Registry
 
 T = TypeVar("T")
@@ -80,3 +81,9 @@ async def opened(
 def entry(name: str, port: int = 1) -> str:
     """One entry of a config file."""
     return f'[[backend]]\nname = "{name}"\nhost = "h"\nport = {port}\n'
+
+
+async def answered(responder: Responder, frame: str | bytes) -> list[str]:
+    """Have a frame answered, whether or not the answer takes a wait."""
+    answer = responder.answer(frame)
+    return answer if isinstance(answer, list) else await answer

@@ -20,6 +20,10 @@ log = logging.getLogger(__name__)
 GOING_AWAY = 1001
 """Close code. Source: RFC 6455, section 7.4.1."""
 
+KEPT_CHARACTERS = 1024 * 1024
+"""An answer is let go only when the next one is there, since fresh memory for each long answer
+costs more than making it; one that is longer than this is not kept while its peer is idle."""
+
 
 async def converse(registry: Registry, hub: Hub, wire: Wire, drain: Drain) -> None:
     """Answer every frame of one WebSocket until the peer leaves or the registry drains.
@@ -35,9 +39,14 @@ async def converse(registry: Registry, hub: Hub, wire: Wire, drain: Drain) -> No
                 if seat.is_leaving():
                     break  # it came too late to be begun
                 seat.is_busy = True
-                frames = await responder.answer(frame)
-                if frames:
+                answer = responder.answer(frame)
+                frames = answer if isinstance(answer, list) else await answer
+                if len(frames) == 1:
+                    await wire.send_one(frames[0])
+                elif frames:
                     await wire.send(frames)
+                if sum(map(len, frames)) > KEPT_CHARACTERS:
+                    del answer, frames
                 seat.is_busy = False
         await wire.close(GOING_AWAY, "the registry is stopping")
     except ConnectionClosed as closed:

@@ -22,10 +22,12 @@ from plexus_registry.core.jsonrpc import (
     result_response,
 )
 from plexus_registry.core.plexus import BUG, Hub
-from plexus_registry.core.routes import Direct, Stream, Topic, Unsubscribe, command_of
+from plexus_registry.core.routes import Route, Stream, Topic, Unsubscribe, command_of
 from plexus_registry.core.session import Session
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from plexus_registry.core.commands import Command
     from plexus_registry.core.items import Failure
     from plexus_registry.service import Registry
@@ -44,47 +46,65 @@ class Responder:
         self._hub = hub
         self._session = Session()
 
-    async def answer(self, frame: str | bytes) -> list[str]:
+    def answer(self, frame: str | bytes) -> list[str] | Awaitable[list[str]]:
         """Carry out what a frame asks for.
+
+        What only looks something up, and that is most of what is ever asked, is answered at
+        once; the rest is worth waiting for.
 
         Args:
             frame: The text or binary message as it came.
 
         Returns:
-            The frames to send back, in order; none where there is nothing to answer.
+            The frames to send back, in order, or the wait for them; none where there is nothing
+            to answer.
         """
         read = read_frame(frame, max_batch=MAX_BATCH)
         if isinstance(read, Batch):
-            responses = [
-                response
-                for request in read.items
-                if (response := await self._respond(request)) is not None
-            ]
-            response = f"[{','.join(responses)}]" if responses else None
-        else:
-            response = await self._respond(read)
-        if response is None:
-            return []
-        return [response, *self._session.flush()]
+            return self._answer_batch(read)
+        if isinstance(read, Invalid):
+            return [error_response(read.id, read.error)]
+        try:
+            route = self._hub.route(read.method, read.params)
+            found = look_up(self._registry, route)
+        except ProtocolError as error:
+            return [] if read.id is None else [error_response(read.id, error)]
+        except Exception as error:  # noqa: BLE001 - it is logged, and answered
+            return [] if read.id is None else [error_response(read.id, _bug(read, error))]
+        if found is None:
+            return self._answer_one(read, route)
+        return [] if read.id is None else [result_response(read.id, found)]
 
-    async def _respond(self, request: Request | Invalid) -> str | None:
-        if isinstance(request, Invalid):
-            return error_response(request.id, request.error)
+    async def _answer_batch(self, batch: Batch) -> list[str]:
+        responses = []
+        for each in batch.items:
+            if isinstance(each, Invalid):
+                responses.append(error_response(each.id, each.error))
+            elif (response := await self._respond(each, None)) is not None:
+                responses.append(response)
+        return [f"[{','.join(responses)}]", *self._session.flush()] if responses else []
+
+    async def _answer_one(self, request: Request, route: Route) -> list[str]:
+        response = await self._respond(request, route)
+        return [] if response is None else [response, *self._session.flush()]
+
+    async def _respond(self, request: Request, route: Route | None) -> str | None:
+        """Answer one request, which may be routed already."""
         error: ProtocolError | MethodError
         try:
-            route = self._hub.route(request.method, request.params)
-            if isinstance(route, Direct):
-                result = await perform(self._registry, route.command)
-            elif isinstance(route, Unsubscribe):
+            if route is None:
+                route = self._hub.route(request.method, request.params)
+            if isinstance(route, Unsubscribe):
                 was_live = self._session.unsubscribe(route.method, route.subscription)
                 result = "true" if was_live else "false"
-            else:
+            elif isinstance(route, Stream):
                 result = await self._begin(route, is_heard=request.id is not None)
+            else:
+                result = await perform(self._registry, route)
         except (ProtocolError, MethodError) as refusal:
             error = refusal
-        except Exception:
-            log.exception("request for %s failed", shown(request.method))
-            error = InternalError("Internal error")
+        except Exception as bug:  # noqa: BLE001 - it is logged, and answered
+            error = _bug(request, bug)
         else:
             return None if request.id is None else result_response(request.id, result)
         return None if request.id is None else error_response(request.id, error)
@@ -111,6 +131,20 @@ class Responder:
             return BUG
 
 
+def _bug(request: Request, error: Exception) -> InternalError:
+    log.error("request for %s failed", shown(request.method), exc_info=error)
+    return InternalError("Internal error")
+
+
+def look_up(registry: Registry, route: Route) -> str | None:
+    """Answer what the catalog knows, as JSON text; None where there is more to do."""
+    if isinstance(route, commands.Get):
+        return registry.catalog.found(route.name)
+    if isinstance(route, commands.List):
+        return registry.catalog.listed(active_only=route.active_only)
+    return None
+
+
 async def perform(registry: Registry, command: Command) -> str:
     """Carry out a command.
 
@@ -121,10 +155,8 @@ async def perform(registry: Registry, command: Command) -> str:
         MethodError: The registry refuses.
     """
     match command:
-        case commands.Get(name=name):
-            return registry.catalog.found(name)
-        case commands.List(active_only=active_only):
-            return registry.catalog.listed(active_only=active_only)
+        case commands.Get() | commands.List():
+            return str(look_up(registry, command))
         case commands.Ping(name=name):
             return encode_event(events.pinged(name, success=await registry.ping(name)))
         case commands.Register():

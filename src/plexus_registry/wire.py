@@ -20,15 +20,13 @@ class Wire:
 
     def __init__(self, ws: WebSocketConnection, stream: HandedStream) -> None:
         self.receive = ws.get_message
+        self.send_one = ws.send_message
         stream.closed_by = lambda: ws.closed
         self._ws = ws
         self._stream = stream
 
     async def send(self, frames: Sequence[str]) -> None:
         """Send frames, together in as few packets as they fit in."""
-        if len(frames) == 1:
-            await self._ws.send_message(frames[0])
-            return
         with self._stream.gathering():
             for frame in frames[:-1]:
                 await self._ws.send_message(frame)
@@ -77,7 +75,7 @@ class HandedStream(trio.abc.Stream):
         self._handshake = handshake
         self._gathered = bytearray()
         self._is_gathering = False
-        self._last_sent: bytes | bytearray | memoryview = b""
+        self._said_goodbye = False
         self.closed_by: Callable[[], CloseReason | None] = lambda: None
 
     @contextmanager
@@ -96,7 +94,7 @@ class HandedStream(trio.abc.Stream):
             if self._is_gathering:
                 return
             data, self._gathered = self._gathered, bytearray()
-        self._last_sent = data
+        self._said_goodbye = data[:1] == _CLOSE
         await self._stream.send_all(data)
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -124,9 +122,9 @@ class HandedStream(trio.abc.Stream):
         Source: RFC 6455, section 7.1.7.
         """
         reason = self.closed_by()
-        if reason is None or reason.code not in _OUR_COMPLAINTS or self._last_sent[:1] == _CLOSE:
+        if reason is None or reason.code not in _OUR_COMPLAINTS or self._said_goodbye:
             return
-        self._last_sent = _CLOSE
+        self._said_goodbye = True
         with trio.move_on_after(1, shield=True), suppress(*_GONE):
             await self._stream.send_all(_close_frame(reason))
 

@@ -10,7 +10,7 @@ import pytest
 from plexus_registry.core import commands
 from plexus_registry.core.errors import InvalidParamsError, MethodNotFoundError
 from plexus_registry.core.plexus import Hub
-from plexus_registry.core.routes import Direct, Stream, Unsubscribe, command_of
+from plexus_registry.core.routes import Stream, Unsubscribe, command_of
 
 if TYPE_CHECKING:
     from plexus_registry.core.items import Failure
@@ -231,7 +231,7 @@ def test_info_takes_any_parameters(params: object) -> None:
 
 
 def test_the_direct_way_in() -> None:
-    assert HUB.route("registry.get", ["a"]) == Direct(commands.Get(name="a"))
+    assert HUB.route("registry.get", ["a"]) == commands.Get(name="a")
     with pytest.raises(InvalidParamsError, match="did you mean name"):
         HUB.route("registry.get", {"nme": 1, "name": "a"})
     underscored = stream("registry_list", {"activeOnly": False, "bogus": 1})

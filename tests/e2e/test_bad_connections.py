@@ -150,7 +150,7 @@ async def test_what_never_becomes_a_request_is_cut_off(tmp_path: Path) -> None:
 async def test_a_head_that_is_too_large_is_cut_off_at_once(url: str, port: int) -> None:
     with trio.fail_after(10):
         async with wire_to(port) as wire:
-            with pytest.raises(trio.BrokenResourceError):
+            with trio.fail_after(3), pytest.raises(trio.BrokenResourceError):
                 await wire.send(b"GET / HTTP/1.1\r\n" + b"Cookie: a=b\r\n" * 1_000_000)
         await still_serves(url)
 

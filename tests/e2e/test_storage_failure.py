@@ -157,8 +157,6 @@ async def test_a_config_change_waits_until_the_disk_is_back(tmp_path: Path) -> N
                 write_config(tmp_path)
                 await eventually(lambda: "config file not applied yet" in server.log)
                 assert await peer.names() == []
-                error = await peer.error("registry.reload")
-                assert error["code"] == STORAGE_FAILED
 
             async def is_applied() -> bool:
                 return await peer.names() == ["from-file"]
@@ -166,6 +164,21 @@ async def test_a_config_change_waits_until_the_disk_is_back(tmp_path: Path) -> N
             await eventually(is_applied)
             await server.kill()
         assert [row["name"] for row in stored_rows(tmp_path)] == ["from-file"]
+
+
+async def test_a_reload_that_cannot_be_saved_changes_nothing(tmp_path: Path) -> None:
+    with trio.fail_after(40):
+        async with running_registry(tmp_path, *OPTIONS[:1]) as server, dial(server.url) as peer:
+            write_config(tmp_path)
+            await peer.call("registry.reload")
+            await peer.call("registry.delete", name="from-file")
+            with full_disk(server, tmp_path):
+                error = await peer.error("registry.reload")
+                assert error["code"] == STORAGE_FAILED
+                assert await peer.names() == []
+            assert await peer.names() == []
+            await peer.call("registry.reload")
+            assert await peer.names() == ["from-file"]
 
 
 async def test_a_write_ahead_log_that_is_gone_is_noticed(tmp_path: Path) -> None:

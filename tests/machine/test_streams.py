@@ -21,6 +21,7 @@ from plexus_registry.app import open_registry
 from plexus_registry.core.plexus import Hub
 from plexus_registry.rpc import Responder
 from plexus_registry.settings import Settings
+from tests.fakes import answered
 from tests.machine.loop import Loop
 
 HUB = Hub("registry-hub")
@@ -131,7 +132,7 @@ class StreamsMachine(RuleBasedStateMachine):
         return {"jsonrpc": "2.0", "id": request_id, "method": method, "params": params}
 
     def _answer(self, connection: Connection, frame: Json | list[Json]) -> list[str]:
-        return self.loop.run(connection.responder.answer, msgspec.json.encode(frame).decode())
+        return self.loop.run(answered, connection.responder, msgspec.json.encode(frame).decode())
 
     def _check_response(
         self, connection: Connection, request: Json, response: Json, unsubscribed: set[int]

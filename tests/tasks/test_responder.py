@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from plexus_registry.core.plexus import Hub
 from plexus_registry.rpc import Responder
-from tests.fakes import Disk, opened
+from tests.fakes import Disk, answered, opened
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,7 +90,7 @@ def test_any_text_and_any_bytes_get_an_answer(
 
 async def _answer(folder: Path, frame: str | bytes) -> list[str]:
     async with opened(folder) as registry:
-        return await Responder(registry, HUB).answer(frame)
+        return await answered(Responder(registry, HUB), frame)
 
 
 async def test_a_bug_is_an_internal_error_and_a_line_in_the_log(
@@ -100,12 +100,12 @@ async def test_a_bug_is_an_internal_error_and_a_line_in_the_log(
         responder = Responder(registry, HUB)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(registry.catalog, "found", None)
-            (answer,) = await responder.answer(
-                '{"jsonrpc":"2.0","id":1,"method":"registry.get","params":["a"]}'
+            (answer,) = await answered(
+                responder, '{"jsonrpc":"2.0","id":1,"method":"registry.get","params":["a"]}'
             )
             assert msgspec.json.decode(answer)["error"]["code"] == -32603
-            _, item = await responder.answer(
-                '{"jsonrpc":"2.0","id":2,"method":"registry_get","params":["a"]}'
+            _, item = await answered(
+                responder, '{"jsonrpc":"2.0","id":2,"method":"registry_get","params":["a"]}'
             )
         result = msgspec.json.decode(item)["params"]["result"]
         assert (result["type"], result["code"]) == ("error", "-32603")
@@ -116,9 +116,10 @@ async def test_a_refusal_through_the_hub_is_a_data_item_and_done(tmp_path: Path)
     disk = Disk()
     async with opened(tmp_path, disk) as registry:
         disk.is_full = True
-        _, data, done = await Responder(registry, HUB).answer(
+        _, data, done = await answered(
+            Responder(registry, HUB),
             '{"jsonrpc":"2.0","id":1,"method":"registry-hub.call","params":{"method":'
-            '"registry.register","params":{"name":"a","host":"h","port":1}}}'
+            '"registry.register","params":{"name":"a","host":"h","port":1}}}',
         )
         disk.is_full = False
     content = msgspec.json.decode(data)["params"]["result"]["content"]
@@ -133,9 +134,9 @@ async def test_too_many_streams_in_one_batch_are_refused_one_by_one(tmp_path: Pa
         responder = Responder(registry, HUB)
         responder._session._max_subscriptions = 2
         call = '{"jsonrpc":"2.0","id":1,"method":"_info"}'
-        response, *items = await responder.answer(f"[{call},{call},{call}]")
+        response, *items = await answered(responder, f"[{call},{call},{call}]")
         first, second, third = msgspec.json.decode(response)
         assert [first["result"], second["result"]] == [1, 2]
         assert third["error"]["code"] == -32006
         assert len(items) == 4
-        assert len(await responder.answer(call)) == 3, "the streams before have ended"
+        assert len(await answered(responder, call)) == 3, "the streams before have ended"

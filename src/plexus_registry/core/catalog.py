@@ -97,13 +97,14 @@ class Catalog:
 
     def _show(self, name: str, backend: Backend | None) -> None:
         former = self._effective.get(name)
-        if former is not None and (backend is None or _place(former) != _place(backend)):
+        stays = former and backend and former.created_at == backend.created_at
+        if former is not None and not stays:
             del self._order[bisect_left(self._order, _place(former))]
         if backend is None:
             self._effective.pop(name, None)
         else:
             self._effective[name] = backend
-            if former is None or _place(former) != _place(backend):
+            if not stays:
                 insort(self._order, _place(backend))
         self._encoded.pop(name, None)
 

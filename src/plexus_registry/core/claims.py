@@ -226,7 +226,8 @@ def _with_health(
     )
     if held.layer is Layer.DATABASE:
         return _written(records, backend)
-    return Decision(with_record(records, msgspec.structs.replace(held, backend=backend)), backend)
+    # The holder comes first: this is what every ping does.
+    return Decision((msgspec.structs.replace(held, backend=backend), *records[1:]), backend)
 
 
 def _written(records: Records, backend: Backend, *, is_sign_of_life: bool = False) -> Decision:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from plexus_registry.core.model import RANK, Backend, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 
-def holder(records: Iterable[Record]) -> Record | None:
+def holder(records: Sequence[Record]) -> Record | None:
     """Find the record that holds one name.
 
     Args:
@@ -26,10 +26,12 @@ def holder(records: Iterable[Record]) -> Record | None:
     Returns:
         The record of the highest layer, a tombstone too; None where no layer states the name.
     """
+    if len(records) == 1:
+        return records[0]
     return min(records, key=lambda record: RANK[record.layer], default=None)
 
 
-def effective(records: Iterable[Record]) -> Backend | None:
+def effective(records: Sequence[Record]) -> Backend | None:
     """Find the backend that one name means: None where nothing states it or a tombstone holds."""
     held = holder(records)
     return held.backend if held is not None else None

@@ -1,7 +1,7 @@
 """The Plexus hub: which call means what.
 
-Theory of operation. A request is routed to one of three things: a `Direct` call, answered with
-one response; an `Unsubscribe`; or a `Stream`, acknowledged with a number and followed by items.
+Theory of operation. A request is routed to one of three things: a command, answered with one
+response; an `Unsubscribe`; or a `Stream`, acknowledged with a number and followed by items.
 What a stream says is known at once (a schema, a hash, a failure), or it is the report of a
 command. Routing splits the inner method of a call at its dots: the hub's own methods, the
 registry's, and `schema` below each.
@@ -28,7 +28,7 @@ from plexus_registry.core.errors import InvalidParamsError, MethodNotFoundError,
 from plexus_registry.core.events import encode_value
 from plexus_registry.core.items import Failure, data_item, done_item, error_item, metadata
 from plexus_registry.core.methods import BY_NAME, METHODS, NAMESPACE, Method, command_from, nearest
-from plexus_registry.core.routes import Direct, Known, Route, Stream, Topic, Unsubscribe
+from plexus_registry.core.routes import Known, Route, Stream, Topic, Unsubscribe
 from plexus_registry.core.schema import Plugin, Schema, hub_plugin, registry_plugin
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Hub:
             InvalidParamsError: The parameters are refused before anything is acknowledged.
         """
         if (direct := self._direct.get(method)) is not None:
-            return Direct(command_from(direct, params))
+            return command_from(direct, params)
         if method == self._call:
             inner, inner_params = call_parameters(params)
             return Stream(method, method, self._topic(inner, inner_params))

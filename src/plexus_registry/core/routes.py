@@ -12,13 +12,6 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Direct:
-    """A call with one response."""
-
-    command: Command
-
-
-@dataclass(frozen=True, slots=True)
 class Unsubscribe:
     """The end of a stream, as its client wishes it.
 
@@ -73,7 +66,8 @@ class Stream:
     topic: Topic
 
 
-Route = Direct | Unsubscribe | Stream
+Route = Command | Unsubscribe | Stream
+"""A command by itself is a direct call, with one response."""
 
 
 def command_of(topic: Topic) -> Command | None:
