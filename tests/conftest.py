@@ -15,7 +15,7 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.register_profile(
-    "ci", settings.get_profile("dev"), max_examples=150, stateful_step_count=40, derandomize=True
+    "ci", settings.get_profile("dev"), max_examples=100, stateful_step_count=40, derandomize=True
 )
 settings.register_profile(
     "deep", settings.get_profile("dev"), max_examples=3000, stateful_step_count=80

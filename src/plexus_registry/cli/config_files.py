@@ -69,16 +69,18 @@ def init(path: Path | None) -> None:
     PATH is the default config file unless it is given. A file that exists is never overwritten.
     """
     path = path or default_config_path()
-    path.parent.mkdir(parents=True, exist_ok=True)
     _write_new(path, STARTER)
     click.echo(f"Wrote {path}: edit it, a running registry takes it up by itself.")
 
 
 def _write_new(path: Path, text: str) -> None:
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
+        if not path.is_file():
+            raise click.ClickException(f"cannot write {path}: a file is in its way") from None
         raise click.ClickException(
             f"{path} exists and was left as it is: remove it, or name another file"
         ) from None
