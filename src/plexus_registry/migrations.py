@@ -60,7 +60,8 @@ def is_foreign(db: Database) -> bool:
     table = db.table(TABLE)
     if table.exists():
         return not table.columns_dict.keys() >= _ORIGINAL_COLUMNS
-    return bool(db.table_names())
+    # A start that was cut short may have left no more than the list of steps.
+    return not set(db.table_names()) <= {migrations.migrations_table}
 
 
 @migrations(name="001_one_record_a_layer")

@@ -129,7 +129,8 @@ class HandedStream(trio.abc.Stream):
             await self._stream.send_all(_close_frame(reason))
 
 
-_GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
+# Busy: the peer reads nothing, and an answer to it is still on its way.
+_GONE = (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError)
 _CLOSE = b"\x88"
 _OUR_COMPLAINTS = (1002, 1007)
 """Protocol error, and text that is not UTF-8."""

@@ -101,6 +101,18 @@ async def test_no_row_is_lost_where_the_first_start_is_killed(tmp_path: Path, st
     assert any(original_rows(tmp_path / copy) == rows for copy in copies(tmp_path))
 
 
+@pytest.mark.parametrize("steps", range(1, 6))
+async def test_a_new_database_survives_a_kill_at_its_first_start(
+    tmp_path: Path, steps: int
+) -> None:
+    dying = with_prelude(DIE_AFTER_STEP.format(steps=steps))
+    with trio.fail_after(30), socket.create_server(("127.0.0.1", 0)) as taken:
+        port = f"--port={taken.getsockname()[1]}"
+        await run_command("serve", port, f"--db-path={tmp_path / 'registry.db'}", command=dying)
+        async with running_registry(tmp_path) as server:
+            assert (await shown_by(server.url)).keys() == {"plexus"}
+
+
 async def test_an_invalid_config_file_at_the_first_start_costs_no_row(tmp_path: Path) -> None:
     write_original(tmp_path, FROM_FILE)
     write_config(tmp_path, "not a name")

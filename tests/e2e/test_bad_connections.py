@@ -216,20 +216,23 @@ async def answers_while(peer: Peer) -> None:
         assert await peer.names() == []
 
 
-async def test_control_frames_between_the_parts_of_a_message(url: str, port: int) -> None:
-    parts = frame(TEXT, CALL[:9], last=False), frame(PING, b"p"), frame(0, CALL[9:])
-    with trio.fail_after(15):
-        async with wire_to(port) as wire:
-            await wire.open_websocket()
-            for part in parts:
-                await wire.send(part)
-            received = b""
-
-            async def is_answered() -> bool:
-                nonlocal received
-                received += await wire.stream.receive_some()
-                return b'"backend":null' in received
-
-            await eventually(is_answered)
-            assert received.startswith(b"\x8a\x01p")
-        await still_serves(url)
+async def test_a_bad_frame_from_a_peer_that_does_not_read_is_no_bug_of_ours(
+    tmp_path: Path,
+) -> None:
+    text = "x" * 4096
+    calls = b",".join([b'{"jsonrpc":"2.0","id":1,"method":"registry.list"}'] * 1000)
+    with trio.fail_after(20):
+        async with running_registry(tmp_path, "--log-level=debug") as server:
+            async with dial(server.url) as peer:
+                for name in "abc":
+                    params = {"name": name, "host": "h", "port": 1, "description": text}
+                    await peer.call("registry.register", **params)
+                async with wire_to(server.port, receive_buffer=4096) as wire:
+                    await wire.open_websocket()
+                    await wire.send(frame(TEXT, b"[" + calls + b"]"))
+                    # 12 MB are on their way, more than fits between us.
+                    await wire.stream.receive_some(1)
+                    await wire.send(frame(3, b""))
+                    await eventually(lambda: "peer left" in server.log)
+            assert await server.stop() == 0
+        assert "Traceback" not in server.log

@@ -11,7 +11,7 @@ import trio
 from trio_websocket import ConnectionClosed
 
 from tests.e2e.harness import Peer, dial, shared_registry
-from tests.e2e.raw import TEXT, frame, wire_to
+from tests.e2e.raw import PING, TEXT, frame, wire_to
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -218,3 +218,17 @@ async def test_a_message_in_many_small_frames_is_held_to_the_same_size(url: str)
                 await wire.send(frame(0, b" " * 4096, last=False) * 10_000)
         async with dial(url) as peer:
             assert await peer.get("a") is None
+
+
+async def test_control_frames_between_the_parts_of_a_message(url: str) -> None:
+    call = text(ask_for("a", id=1)).encode()
+    parts = frame(TEXT, call[:9], last=False), frame(PING, b"p"), frame(0, call[9:])
+    with trio.fail_after(15):
+        async with wire_to(int(url.rpartition(":")[2])) as wire:
+            await wire.open_websocket()
+            for part in parts:
+                await wire.send(part)
+            received = b""
+            while b'"backend":null' not in received:
+                received += await wire.stream.receive_some()
+            assert received.startswith(b"\x8a\x01p")
