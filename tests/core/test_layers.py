@@ -22,7 +22,7 @@ ROOT = Path(plexus_registry.__file__).parent
 # Module: what it may import of ours. Imports point down the list only.
 MAY_IMPORT: dict[str, str] = {
     "__main__": "cli",
-    "cli": "_version cli.config_files cli.serve",
+    "cli": "_version cli.config_files cli.serve core.methods",
     "cli.serve": "app settings core.errors core.methods core.model",
     "cli.config_files": "settings store core.errors core.export core.merge",
     "": "_version app service settings core.commands core.errors core.model",

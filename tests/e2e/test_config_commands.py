@@ -123,3 +123,12 @@ def test_the_local_hub_is_stated_unless_the_registry_takes_its_place() -> None:
     assert Settings().states_local_hub
     assert not Settings(port=4444).states_local_hub
     assert not Settings(auto_register=False).states_local_hub
+
+
+async def test_a_mistyped_verb_is_said_and_never_served(tmp_path: Path) -> None:
+    with trio.fail_after(20):
+        for wrong, said in (("exprot", b"did you mean export?"), ("xyz", b"there are serve, ")):
+            done = await run_command(wrong, f"--db-path={tmp_path / 'registry.db'}")
+            assert done.returncode == 2
+            assert f"No such verb '{wrong}': ".encode() + said in done.stderr
+    assert not (tmp_path / "registry.db").exists()
