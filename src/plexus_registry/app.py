@@ -99,7 +99,7 @@ async def serve(
         StartError: The port cannot be bound.
     """
     drain = drain or Drain()
-    hub = Hub(settings.hub_namespace)
+    hub = Hub(settings.hub_namespace, limits=settings.limits)
     tasks: dict[str, Task] = {
         "config watch": partial(
             watch_config_forever, registry, registry.config, every=settings.poll_interval
@@ -116,6 +116,7 @@ async def serve(
                 lambda wire: converse(registry, hub, wire, drain),
                 listeners,
                 drain,
+                max_message_bytes=settings.limits.message_bytes,
                 task_status=task_status,
             )
         nursery.cancel_scope.cancel()

@@ -29,7 +29,6 @@ Converse = Callable[[Wire], Awaitable[None]]
 
 HEAD_SECONDS = 5.0
 HEAD_BYTES = 16 * 1024
-MAX_MESSAGE_BYTES = 1024 * 1024
 DRAIN_SECONDS = 5.0
 CLOSE_SECONDS = 1.0
 
@@ -72,6 +71,7 @@ async def keep_door(
     listeners: list[trio.SocketListener],
     drain: Drain,
     *,
+    max_message_bytes: int,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Accept connections until draining begins, then see them out.
@@ -84,7 +84,7 @@ async def keep_door(
             await acceptor.start(
                 partial(
                     trio.serve_listeners,
-                    partial(_receive, converse),
+                    partial(_receive, converse, max_message_bytes),
                     listeners,
                     handler_nursery=connections,
                 )
@@ -95,10 +95,10 @@ async def keep_door(
         connections.cancel_scope.deadline = trio.current_time() + DRAIN_SECONDS
 
 
-async def _receive(converse: Converse, stream: trio.SocketStream) -> None:
+async def _receive(converse: Converse, max_message_bytes: int, stream: trio.SocketStream) -> None:
     """See one connection through; nothing that happens to it escapes."""
     try:
-        await _serve_connection(converse, stream)
+        await _serve_connection(converse, max_message_bytes, stream)
     except* (ConnectionClosed, trio.BrokenResourceError, trio.ClosedResourceError):
         log.debug("connection lost")
     except* Exception:
@@ -107,7 +107,9 @@ async def _receive(converse: Converse, stream: trio.SocketStream) -> None:
         await trio.aclose_forcefully(stream)
 
 
-async def _serve_connection(converse: Converse, stream: trio.SocketStream) -> None:
+async def _serve_connection(
+    converse: Converse, max_message_bytes: int, stream: trio.SocketStream
+) -> None:
     head = b""
     with trio.move_on_after(HEAD_SECONDS):
         head = await _read_head(stream)
@@ -119,7 +121,7 @@ async def _serve_connection(converse: Converse, stream: trio.SocketStream) -> No
     async with trio.open_nursery() as nursery:
         wire = None
         with trio.move_on_after(HEAD_SECONDS):
-            wire = await accept_websocket(nursery, stream, head, max_message_size=MAX_MESSAGE_BYTES)
+            wire = await accept_websocket(nursery, stream, head, max_message_size=max_message_bytes)
         if wire is not None:
             try:
                 await converse(wire)

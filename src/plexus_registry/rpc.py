@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_BATCH = 1000
-"""Requests in one batch. Source: wire protocol, section 0, "Limits"."""
-
 
 class Responder:
     """Answers the frames of one connection, in the order in which they came."""
@@ -44,7 +41,7 @@ class Responder:
     def __init__(self, registry: Registry, hub: Hub) -> None:
         self._registry = registry
         self._hub = hub
-        self._session = Session()
+        self._session = Session(max_subscriptions=hub.limits.subscriptions)
 
     def answer(self, frame: str | bytes) -> list[str] | Awaitable[list[str]]:
         """Carry out what a frame asks for.
@@ -59,7 +56,7 @@ class Responder:
             The frames to send back, in order, or the wait for them; none where there is nothing
             to answer.
         """
-        read = read_frame(frame, max_batch=MAX_BATCH)
+        read = read_frame(frame, max_batch=self._hub.limits.batch_requests)
         if isinstance(read, Batch):
             return self._answer_batch(read)
         if isinstance(read, Invalid):

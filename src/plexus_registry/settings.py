@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from plexus_registry.core.limits import Limits
+
 DEFAULT_PORT = 4445
 LOCAL_HUB_PORT = 4444
 
@@ -41,6 +43,7 @@ class Settings:
         stale_after: Seconds of silence after which a backend that pings is stale.
         sweep_interval: Seconds between two sweeps for stale backends.
         auto_register: Whether there is a built-in entry for the local hub.
+        limits: How much one connection may ask for at a time.
     """
 
     host: str = "127.0.0.1"
@@ -53,6 +56,7 @@ class Settings:
     stale_after: float = 60.0
     sweep_interval: float = 5.0
     auto_register: bool = True
+    limits: Limits = field(default_factory=Limits)
 
     @property
     def states_local_hub(self) -> bool:

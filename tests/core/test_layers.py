@@ -23,7 +23,7 @@ ROOT = Path(plexus_registry.__file__).parent
 MAY_IMPORT: dict[str, str] = {
     "__main__": "cli",
     "cli": "_version cli.config_files cli.serve core.methods",
-    "cli.serve": "app settings core.errors core.methods core.model",
+    "cli.serve": "app settings core.errors core.limits core.methods core.model",
     "cli.config_files": "settings store core.errors core.export core.merge",
     "": "_version app service settings core.commands core.errors core.model",
     "app": (
@@ -50,11 +50,11 @@ MAY_IMPORT: dict[str, str] = {
     "wire": "",
     "drain": "",
     "blocking": "",
-    "settings": "",
+    "settings": "core.limits",
     "core": "",
     "core.plexus": (
         "_version core.call_parameters core.commands core.errors core.events core.items"
-        " core.methods core.routes core.schema"
+        " core.limits core.methods core.routes core.schema"
     ),
     "core.call_parameters": "core.commands core.errors core.items core.methods",
     "core.routes": "core.commands core.items",
@@ -74,6 +74,7 @@ MAY_IMPORT: dict[str, str] = {
     "core.model": "",
     "core.errors": "",
     "_version": "",
+    "core.limits": "",
 }
 # Pure: nothing here waits, reads a clock, draws a number, logs or touches a file or a socket.
 CORE_MAY_USE = {

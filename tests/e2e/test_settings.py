@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 import trio
+from trio_websocket import ConnectionClosed
 
 from plexus_registry import __version__
 from tests.e2e.harness import clean_environment, dial, running_command, running_registry
@@ -155,3 +157,26 @@ def test_the_tests_are_not_told_anything_by_their_own_environment(
     for name in ("REGISTRY_PORT", "RUST_LOG", "XDG_CONFIG_HOME"):
         monkeypatch.setenv(name, "x")
     assert not {"REGISTRY_PORT", "RUST_LOG", "XDG_CONFIG_HOME"} & clean_environment().keys()
+
+
+async def test_the_limits_are_settings_and_the_server_shows_them(tmp_path: Path) -> None:
+    limits = ("--max-message-bytes=2048", "--max-batch=2", "--max-subscriptions=1")
+    call = '{"jsonrpc":"2.0","id":1,"method":"_info"}'
+    with trio.fail_after(30):
+        async with running_registry(tmp_path, *limits) as server:
+            async with dial(server.url) as peer:
+                await peer.exchange(call)
+                shown = msgspec.convert(await peer.receive(), dict[str, object])
+                assert '"limits":{"message_bytes":2048,"batch_requests":2,"subscriptions":1}' in (
+                    msgspec.json.encode(shown).decode()
+                )
+                await peer.receive()
+                refused = await peer.exchange(f"[{call},{call},{call}]")
+                assert '"code":-32010' in msgspec.json.encode(refused).decode()
+                answers = msgspec.convert(await peer.exchange(f"[{call},{call}]"), list[object])
+                assert '"code":-32006' in msgspec.json.encode(answers[1]).decode()
+            async with dial(server.url) as peer:
+                with pytest.raises(ConnectionClosed) as closed:
+                    await peer.exchange(" " * 2049)
+            assert closed.value.reason is not None
+            assert closed.value.reason.code == 1009

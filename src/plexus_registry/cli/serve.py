@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from plexus_registry.core.errors import RegistryError
+from plexus_registry.core.limits import Limits
 from plexus_registry.core.methods import NAMESPACE
 from plexus_registry.core.model import FIELDS
 from plexus_registry.settings import DEFAULT_PORT, Settings, default_config_path, default_db_path
@@ -150,6 +151,27 @@ def _set_up_logging(levels: dict[str, int]) -> None:
     help="Seconds between two looks for silent backends.",
 )
 @click.option(
+    "--max-message-bytes",
+    type=click.IntRange(1024, 2**30),
+    default=Limits().message_bytes,
+    show_default=True,
+    help="The size of a request; a larger one closes its connection.",
+)
+@click.option(
+    "--max-batch",
+    type=click.IntRange(1),
+    default=Limits().batch_requests,
+    show_default=True,
+    help="Requests in one batch.",
+)
+@click.option(
+    "--max-subscriptions",
+    type=click.IntRange(1),
+    default=Limits().subscriptions,
+    show_default=True,
+    help="Live streams of one connection.",
+)
+@click.option(
     "--no-auto-register",
     is_flag=True,
     help="Leave out the built-in entry for the local hub, plexus at ws://127.0.0.1:4444.",
@@ -173,6 +195,9 @@ def serve(
     poll_interval: float,
     stale_after: float,
     sweep_interval: float,
+    max_message_bytes: int,
+    max_batch: int,
+    max_subscriptions: int,
     no_auto_register: bool,
     env_backends: str,
 ) -> None:
@@ -193,6 +218,11 @@ def serve(
         stale_after=stale_after,
         sweep_interval=sweep_interval,
         auto_register=not no_auto_register,
+        limits=Limits(
+            message_bytes=max_message_bytes,
+            batch_requests=max_batch,
+            subscriptions=max_subscriptions,
+        ),
     )
     import trio
 

@@ -27,6 +27,7 @@ from plexus_registry.core.commands import Command
 from plexus_registry.core.errors import InvalidParamsError, MethodNotFoundError, clipped, shown
 from plexus_registry.core.events import encode_value
 from plexus_registry.core.items import Failure, data_item, done_item, error_item, metadata
+from plexus_registry.core.limits import Limits
 from plexus_registry.core.methods import BY_NAME, METHODS, NAMESPACE, Method, command_from, nearest
 from plexus_registry.core.routes import Known, Route, Stream, Topic, Unsubscribe
 from plexus_registry.core.schema import Plugin, Schema, hub_plugin, registry_plugin
@@ -44,14 +45,22 @@ class Hub:
 
     Attributes:
         namespace: What the hub is called.
+        limits: What one connection may ask for at a time.
         plexus_hash: The hash of everything it describes.
     """
 
-    def __init__(self, namespace: str, *, mechanisms: tuple[Mapping[str, str], ...] = ()) -> None:
+    def __init__(
+        self,
+        namespace: str,
+        *,
+        limits: Limits | None = None,
+        mechanisms: tuple[Mapping[str, str], ...] = (),
+    ) -> None:
         """Describe the hub.
 
         Args:
             namespace: What it is called; not the registry's own namespace.
+            limits: What one connection may ask for at a time.
             mechanisms: How callers may identify themselves; nobody needs to by default.
 
         Raises:
@@ -60,6 +69,7 @@ class Hub:
         if namespace == NAMESPACE:
             raise ValueError(f"a hub called {NAMESPACE} would hide the registry's methods")
         self.namespace = namespace
+        self.limits = limits or Limits()
         self._registry = registry_plugin()
         self._hub = hub_plugin(namespace, self._registry)
         self.plexus_hash = self._hub.hash
@@ -67,6 +77,7 @@ class Hub:
             "backend": namespace,
             "version": VERSION,
             "auth_capabilities": {"mechanisms": mechanisms or ({"kind": "anonymous"},)},
+            "limits": self.limits,
         }
         self._info = Topic(Known(encode_value(info)), namespace, INFO)
         self._known_hash = Known(encode_value({"event": "hash", "value": self._hub.hash}))

@@ -18,9 +18,6 @@ from plexus_registry.core.items import notifications
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-MAX_SUBSCRIPTIONS = 1024
-"""Live streams of one connection. Source: wire protocol, section 0, "Limits"."""
-
 
 @dataclass(frozen=True, slots=True)
 class _Live:
@@ -32,7 +29,7 @@ class _Live:
 class Session:
     """The streams of one connection."""
 
-    def __init__(self, *, max_subscriptions: int = MAX_SUBSCRIPTIONS) -> None:
+    def __init__(self, *, max_subscriptions: int) -> None:
         self._max_subscriptions = max_subscriptions
         self._last = 0
         self._live: dict[int, _Live] = {}
