@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 from sqlite_utils import Database
+from sqlite_utils.db import NoTable
 
 from plexus_registry.blocking import RunSync, run_in_thread
 from plexus_registry.core.errors import StartError, StorageFailed
@@ -144,7 +145,7 @@ def _prepared(path: Path) -> Path:
 def _as_start_error(path: Path) -> Iterator[None]:
     try:
         yield
-    except (sqlite3.Error, OSError) as error:
+    except (sqlite3.Error, OSError, ValueError, NoTable) as error:  # a row or a table is damaged
         raise StartError(
             f"cannot open database {path}: {error}; check the file, or choose another --db-path"
         ) from error

@@ -127,6 +127,11 @@ def newer_layout(path: Path) -> None:
         connection.execute("PRAGMA user_version = 1000")
 
 
+def view(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE VIEW backends AS SELECT 1 AS name")
+
+
 def not_readable(path: Path) -> None:
     path.touch(0o000)
 
@@ -162,6 +167,7 @@ def permissions_restored(folder: Path) -> Iterator[None]:
         (symlink_loop, "registry.db"),
         (inside_a_file, "cannot create the folder"),
         (newer_layout, "newer version"),
+        (view, "registry.db"),
         (not_readable, "not readable"),
         (not_writable, "readonly"),
         (folder_not_writable, "Permission denied"),
@@ -189,6 +195,16 @@ async def test_a_database_of_another_program_is_left_alone(tmp_path: Path) -> No
     error = await refused_start(tmp_path)
     assert str(path) in error
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["port = 'abc'", "layer = 'nonsense'", "host = x'ff'"])
+async def test_a_row_that_cannot_be_read_is_named(tmp_path: Path, damage: str) -> None:
+    with trio.fail_after(30):
+        async with running_registry(tmp_path) as server:
+            assert await server.stop() == 0
+    with closing(sqlite3.connect(tmp_path / "registry.db")) as connection, connection:
+        connection.execute(f"UPDATE backends SET {damage}")  # noqa: S608 - from the table above
+    assert str(tmp_path / "registry.db") in await refused_start(tmp_path)
 
 
 async def test_a_full_disk_at_the_start_is_named(tmp_path: Path) -> None:
