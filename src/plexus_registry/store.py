@@ -145,7 +145,7 @@ def _prepared(path: Path) -> Path:
 def _as_start_error(path: Path) -> Iterator[None]:
     try:
         yield
-    except (sqlite3.Error, OSError, ValueError, NoTable) as error:  # a row or a table is damaged
+    except (sqlite3.Error, OSError, ValueError, NoTable, msgspec.MsgspecError) as error:
         raise StartError(
             f"cannot open database {path}: {error}; check the file, or choose another --db-path"
         ) from error
