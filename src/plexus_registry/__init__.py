@@ -13,7 +13,9 @@ from plexus_registry._version import VERSION
 __version__ = VERSION
 
 if TYPE_CHECKING:
+    from plexus_registry.announcement import Announcement, Status, announce
     from plexus_registry.app import open_registry, serve
+    from plexus_registry.client import RegistryClient, connect
     from plexus_registry.core.commands import Register, Update
     from plexus_registry.core.errors import (
         ConfigError,
@@ -24,17 +26,23 @@ if TYPE_CHECKING:
         NotFound,
         ProtocolError,
         RegistryError,
+        RegistryUnavailableError,
         StartError,
         StorageFailed,
+        UrlError,
+        WatchEnded,
     )
     from plexus_registry.core.model import Backend, Source
+    from plexus_registry.discovery import Discovered, discover
     from plexus_registry.service import Registry
     from plexus_registry.settings import Settings
 
 __all__ = [
+    "Announcement",
     "Backend",
     "ConfigError",
     "ConfigInvalid",
+    "Discovered",
     "InvalidParamsError",
     "MethodError",
     "NameTaken",
@@ -42,19 +50,31 @@ __all__ = [
     "ProtocolError",
     "Register",
     "Registry",
+    "RegistryClient",
     "RegistryError",
+    "RegistryUnavailableError",
     "Settings",
     "Source",
     "StartError",
+    "Status",
     "StorageFailed",
     "Update",
+    "UrlError",
+    "WatchEnded",
     "__version__",
+    "announce",
+    "connect",
+    "discover",
     "open_registry",
     "serve",
 ]
 
 _HOMES = {
+    # The modules have other names than their functions: an imported module becomes an
+    # attribute of the package, and would hide a function of its name.
+    "announcement": ("Announcement", "Status", "announce"),
     "app": ("open_registry", "serve"),
+    "client": ("RegistryClient", "connect"),
     "core.commands": ("Register", "Update"),
     "core.errors": (
         "ConfigError",
@@ -65,10 +85,14 @@ _HOMES = {
         "NotFound",
         "ProtocolError",
         "RegistryError",
+        "RegistryUnavailableError",
         "StartError",
         "StorageFailed",
+        "UrlError",
+        "WatchEnded",
     ),
     "core.model": ("Backend", "Source"),
+    "discovery": ("Discovered", "discover"),
     "service": ("Registry",),
     "settings": ("Settings",),
 }

@@ -22,10 +22,28 @@ ROOT = Path(plexus_registry.__file__).parent
 # Module: what it may import of ours. Imports point down the list only.
 MAY_IMPORT: dict[str, str] = {
     "__main__": "cli",
-    "cli": "_version cli.config_files cli.serve core.methods",
+    "cli": "_version cli.display core.methods",
     "cli.serve": "app settings core.errors core.limits core.methods core.model",
-    "cli.config_files": "settings store core.errors core.export core.merge",
-    "": "_version app service settings core.commands core.errors core.model",
+    "cli.config_files": (
+        "cli.calls cli.session settings store core.errors core.export core.merge core.model"
+    ),
+    "cli.completion": "",
+    "cli.verbs": "cli.calls cli.display cli.session",
+    "cli.watch": "cli.calls cli.display cli.session client core.errors",
+    "cli.announce": "cli.session cli.supervision client_socket core.errors core.model",
+    "cli.supervision": "announcement",
+    "cli.calls": "cli.session client core.errors core.model",
+    "cli.session": "cli.display",
+    "cli.display": "core.events core.model",
+    "": (
+        "_version announcement app client discovery service settings core.commands core.errors"
+        " core.model"
+    ),
+    "announcement": "client client_socket core.errors",
+    "discovery": "client core.errors core.model",
+    "client": "client_events client_socket core.errors core.events core.model",
+    "client_events": "core.errors core.model",
+    "client_socket": "core.errors",
     "app": (
         "_version blocking config_file config_watch conversation drain front_door service settings"
         " store sweeper core.declarations core.errors core.model core.plexus"
@@ -83,14 +101,20 @@ CORE_MAY_USE = {
 }
 CORE_MAY_USE_MORE = {"core.export": {"tomli_w"}}
 MAY_USE_TRIO = {
+    *("cli.calls", "cli.supervision", "cli.watch"),
+    *("announcement", "client", "client_socket", "discovery"),
     *("app", "blocking", "cli.serve", "config_file", "config_watch", "conversation", "drain"),
     *("front_door", "group_commit", "service", "store", "sweeper", "wire"),
 }
 EDGE_LIBRARIES = {
     "sqlite_utils": {"store", "migrations"},
     "sqlite3": {"store"},
-    "click": {"cli", "cli.serve", "cli.config_files"},
+    "click": {
+        *("cli", "cli.announce", "cli.completion", "cli.config_files", "cli.display"),
+        *("cli.serve", "cli.session", "cli.verbs", "cli.watch"),
+    },
     "trio": MAY_USE_TRIO,
+    "wsproto": {"client_socket"},
     "trio_websocket": {"conversation", "front_door", "wire"},
 }
 

@@ -1,47 +1,153 @@
 """The `trio-registry` command.
 
-What a verb needs is imported when the verb runs: help and completion load neither Trio nor
-SQLite.
+Theory of operation. The table below is all that is known of a verb until it is run or asked for
+its own help: the module of a verb is imported then, and what the verb needs (Trio, the client,
+the server) when it runs. So help and completion load neither Trio nor SQLite, and a client verb
+nothing of the server.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import NamedTuple
+
 import click
-from click_default_group import DefaultGroup
+from click_default_group import DefaultCommandFormatter, DefaultGroup
 
 from plexus_registry._version import VERSION
-from plexus_registry.cli.config_files import export, init
-from plexus_registry.cli.serve import serve
-from plexus_registry.core.methods import nearest
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+class Verb(NamedTuple):
+    """Where a verb is, and what it does in a few words (the first sentence of its help)."""
+
+    module: str
+    attribute: str
+    summary: str
+
+
+VERBS: dict[str, Verb] = {
+    "serve": Verb(
+        "serve", "serve", "Serve the registry (what `trio-registry` does without a verb)."
+    ),
+    "list": Verb("verbs", "list_backends", "List the backends, newest first."),
+    "get": Verb("verbs", "get", "Show one backend."),
+    "register": Verb("verbs", "register", "Register a backend under a name."),
+    "update": Verb("verbs", "update", "Change what is given of a backend."),
+    "delete": Verb("verbs", "delete", "Make a name not exist until it is registered again."),
+    "deregister": Verb("verbs", "deregister", "Say goodbye for a backend."),
+    "ping": Verb("verbs", "ping", "Give a sign of life for a backend."),
+    "reload": Verb("verbs", "reload", "Have the registry read its config file now."),
+    "watch": Verb("watch", "watch", "Follow the changes, one line each."),
+    "announce": Verb("announce", "announce", "Run a command, registered for as long as it runs."),
+    "export": Verb("config_files", "export", "Write the backends as a config file."),
+    "init": Verb("config_files", "init", "Write a commented starter config file."),
+    "completion": Verb("completion", "completion", "Print the completion script of a shell."),
+}
 
 
 class VerbGroup(DefaultGroup):
     """Verbs, one of which is meant where none is named; a mistyped one is never taken for it."""
 
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Give the verbs, in the order of the help."""
+        return [*VERBS]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Load a verb; what is none belongs to the one that is meant where none is named."""
+        name = cmd_name if cmd_name in VERBS else "serve"
+        if name not in self.commands:
+            verb = VERBS[name]
+            module = import_module(f"{__name__}.{verb.module}")
+            self.add_command(getattr(module, verb.attribute), name)
+        command: click.Command | None = super().get_command(ctx, cmd_name)
+        return command
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the verb, and leave the rest of the arguments to it."""
-        if args and not args[0].startswith("-") and args[0] not in self.commands:
-            guess = nearest(args[0], self.commands, least=0.6)
-            known = f"did you mean {guess}?" if guess else f"there are {', '.join(self.commands)}"
-            ctx.fail(f"No such verb {args[0]!r}: {known}")
+        if args and not args[0].startswith("-") and args[0] not in VERBS:
+            if ctx.resilient_parsing:  # completion: there is nothing to say after a mistyped verb
+                return None, None, []
+            _refuse(ctx, args[0])
         found: tuple[str | None, click.Command | None, list[str]]
         found = super().resolve_command(ctx, args)
         return found
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse what stands before the verb; for completion a verb is yet to come."""
+        if ctx.resilient_parsing:
+            return click.Group.parse_args(self, ctx, args)
+        rest: list[str] = super().parse_args(ctx, args)
+        return rest
 
-@click.group(cls=VerbGroup, default="serve", default_if_no_args=True, context_settings=CONTEXT)
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the table of verbs from what is known of them without loading them."""
+        del ctx
+        with formatter.section("Verbs"):
+            rows = [(name, verb.summary) for name, verb in VERBS.items()]
+            DefaultCommandFormatter(self, formatter, mark="*").write_dl(rows)
+
+    def shell_complete(
+        self, ctx: click.Context, incomplete: str
+    ) -> list[click.shell_completion.CompletionItem[str]]:
+        """Complete a verb, or an option before one: the group's own, and those of `serve`."""
+        from click.shell_completion import CompletionItem
+
+        items: list[CompletionItem[str]] = [
+            CompletionItem(name, help=verb.summary)
+            for name, verb in VERBS.items()
+            if name.startswith(incomplete)
+        ]
+        items += click.Command.shell_complete(self, ctx, incomplete)
+        serve = self.get_command(ctx, "serve") if incomplete.startswith("-") else None
+        if serve is not None:
+            known = {item.value for item in items}
+            more = serve.shell_complete(click.Context(serve, parent=ctx), incomplete)
+            items += [item for item in more if item.value not in known]
+        return items
+
+
+def _refuse(ctx: click.Context, word: str) -> None:
+    from plexus_registry.cli.display import escaped
+    from plexus_registry.core.methods import nearest
+
+    guess = nearest(word, VERBS, least=0.6)
+    known = f"did you mean {guess}?" if guess else f"there are {', '.join(VERBS)}"
+    ctx.fail(f"No such verb '{escaped(word)}': {known}")
+
+
+EPILOG = """\b
+Examples:
+  trio-registry                                      serve on port 4445
+  trio-registry list                                 who is there?
+  trio-registry register hub2 127.0.0.1 5001
+  trio-registry get hub2 --json
+  trio-registry announce --name hub2 --port 5001 -- ./hub2
+
+\b
+Exit status of the verbs that ask a registry:
+  0  done
+  1  the answer is no: not found, name taken, refused
+  2  the command line is wrong
+  3  no connection, or no answer in time
+"""
+
+
+@click.group(
+    cls=VerbGroup,
+    default="serve",
+    default_if_no_args=True,
+    context_settings=CONTEXT,
+    epilog=EPILOG,
+)
 @click.version_option(VERSION, prog_name="trio-registry", message="%(prog)s %(version)s")
 def main() -> None:
     """Service discovery for Plexus hubs.
 
     Without a verb it serves: `trio-registry` is `trio-registry serve`, and takes its options
-    (see `trio-registry serve --help`).
+    (see `trio-registry serve --help`). The other verbs ask a registry that runs, by default the
+    one on this machine.
     """
-
-
-for command in (serve, export, init):
-    main.add_command(command)

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
-from plexus_registry.core.errors import RegistryError
-from plexus_registry.settings import default_config_path, default_db_path
+from plexus_registry.cli.session import (
+    Failure,
+    Session,
+    address_options,
+    pass_session,
+    timeout_option,
+)
+from plexus_registry.settings import default_config_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from plexus_registry.core.model import Backend
 
 STARTER = """\
 # Backends of the Plexus Registry. The file is watched: save it, and the change takes effect.
@@ -25,15 +38,12 @@ STARTER = """\
 """
 
 
-@click.command()
-@click.option(
-    "--db-path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=default_db_path,
-    envvar="REGISTRY_DB_PATH",
-    show_envvar=True,
-    show_default="registry.db in the config folder",
-    help="The SQLite database.",
+@click.command(
+    epilog="""\b
+Examples:
+  trio-registry export -o backends.toml
+  trio-registry export --db-path registry.db
+"""
 )
 @click.option(
     "--output",
@@ -41,27 +51,51 @@ STARTER = """\
     type=click.Path(dir_okay=False, path_type=Path),
     help="The file to write; it must not exist.  [default: standard output]",
 )
-def export(db_path: Path, output: Path | None) -> None:
+@click.option(
+    "--db-path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Read this database instead of asking a registry; one may run on it or not.",
+)
+@address_options
+@timeout_option
+@pass_session
+def export(session: Session, *, db_path: Path | None, output: Path | None) -> None:
     """Write the backends as a config file.
 
-    The file states each backend that the database holds, as `get` and `list` show it; loaded
-    by another registry, it gives the same backends. A running registry is not disturbed.
+    It states each backend that the registry has, inactive ones too, as `get` shows it; loaded
+    by another registry, the file gives the same backends.
     """
     from plexus_registry.core.export import export_toml
-    from plexus_registry.core.merge import merge
-    from plexus_registry.store import read_records
 
-    try:
-        text = export_toml(merge(read_records(db_path)).values())
-    except RegistryError as error:
-        raise click.ClickException(str(error)) from error
+    backends = _asked(session) if db_path is None else _read(db_path)
+    text = export_toml(backends)
     if output is None:
         click.echo(text, nl=False)
     else:
         _write_new(output, text)
 
 
-@click.command()
+def _asked(session: Session) -> Iterable[Backend]:
+    from plexus_registry.cli.calls import call
+
+    return call(session, "list", {"active_only": False}).backends
+
+
+def _read(db_path: Path) -> Iterable[Backend]:
+    from plexus_registry.core.errors import RegistryError
+    from plexus_registry.core.merge import merge
+    from plexus_registry.store import read_records
+
+    ctx = click.get_current_context()
+    if ctx.get_parameter_source("url") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("Give --url or --db-path, not both.")
+    try:
+        return merge(read_records(db_path)).values()
+    except RegistryError as error:
+        raise Failure(str(error)) from error
+
+
+@click.command(epilog="Example: trio-registry init")
 @click.argument("path", type=click.Path(dir_okay=False, path_type=Path), required=False)
 def init(path: Path | None) -> None:
     """Write a commented starter config file.
@@ -80,9 +114,9 @@ def _write_new(path: Path, text: str) -> None:
             file.write(text)
     except FileExistsError:
         if not path.is_file():
-            raise click.ClickException(f"cannot write {path}: a file is in its way") from None
-        raise click.ClickException(
+            raise Failure(f"cannot write {path}: a file is in its way") from None
+        raise Failure(
             f"{path} exists and was left as it is: remove it, or name another file"
         ) from None
     except OSError as error:
-        raise click.ClickException(f"cannot write {path}: {error.strerror}") from error
+        raise Failure(f"cannot write {path}: {error.strerror}") from error

@@ -2,7 +2,9 @@
 
 `MethodError` and its children are the refusals that a method answers with: each has a code
 and a word, and `data` with what the caller needs to act. `ProtocolError` is a frame or a
-parameter that breaks JSON-RPC. `ConfigError` is a declaration that breaks its rules.
+parameter that breaks JSON-RPC. `ConfigError` is a declaration that breaks its rules. On a
+client's side a refusal is made again from its code (`rebuilt`), and `RegistryUnavailableError`
+says that there is no answer at all.
 """
 
 from __future__ import annotations
@@ -181,5 +183,75 @@ class StorageFailed(MethodError):
     code, word = -32004, "storage_failed"
 
     def __init__(self, reason: str) -> None:
-        self.reason = reason
         super().__init__(f"Not saved, nothing was changed: {reason}", reason=reason)
+
+    @property
+    def reason(self) -> str:
+        """What went wrong with the disk."""
+        return str(self.data.get("reason", self.message))
+
+
+class RegistryUnavailableError(RegistryError):
+    """No answer: the registry cannot be reached, or the connection was lost.
+
+    Whether a call that was under way took effect is not known.
+    """
+
+
+class UrlError(RegistryError):
+    """The URL of a registry is none that a client can connect to."""
+
+
+class WatchEnded(RegistryError):
+    """A watch was cut off, and can be begun again where it ended.
+
+    Attributes:
+        message: Why.
+        code: The same as a word, such as `too_slow`.
+        revision: The last revision that was reported; give it as `since` to resume. None where
+            nothing was reported yet.
+    """
+
+    def __init__(self, message: str, code: str, revision: int | None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.revision = revision
+
+
+_BY_CODE: Mapping[int, type[ProtocolError | MethodError]] = {
+    kind.code: kind
+    for kind in (
+        ParseError,
+        InvalidRequestError,
+        MethodNotFoundError,
+        InvalidParamsError,
+        InternalError,
+        NotFound,
+        NameTaken,
+        ConfigInvalid,
+        StorageFailed,
+        SubscriptionLimitError,
+        BatchTooLargeError,
+    )
+}
+
+
+def rebuilt(
+    code: int, message: str, data: Mapping[str, object] | None
+) -> ProtocolError | MethodError:
+    """Make the exception of an error object again, where it came over the wire.
+
+    Args:
+        code: The JSON-RPC code; one that is not known here makes a plain `MethodError`.
+        message: The message.
+        data: What came with it, where that was an object.
+    """
+    kind = _BY_CODE.get(code, MethodError)
+    error = kind.__new__(kind, message)  # each kind's own __init__ makes a message of its own
+    error.message = message
+    error.data = data or {}
+    if kind is MethodError:
+        error.code = code
+        error.word = str(error.data.get("code", "unknown"))
+    return error

@@ -1,0 +1,333 @@
+"""Keeping a service registered for exactly as long as it lives. Trio only.
+
+Theory of operation. One task keeps the announcement: it connects, registers, and pings on the
+same connection; whatever goes wrong ends that connection and begins the next one after a pause.
+The task is shielded, since it has the last word when everything around it is cancelled: leaving
+cuts short what it is doing (`_Work`), and it has `LEAVE_SECONDS` to deregister. That goes over
+the connection of the registration, so that a registration under way comes first.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from enum import StrEnum
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from plexus_registry.client import run_client, ungrouped
+from plexus_registry.client_socket import open_socket, parse_url
+from plexus_registry.core.errors import MethodError, ProtocolError, RegistryUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+
+    from plexus_registry.client import RegistryClient
+    from plexus_registry.client_socket import ClientSocket
+
+log = logging.getLogger(__name__)
+
+ENTRY_SECONDS = 2.0
+"""How long a registry that does not answer may hold up the service's start."""
+ANSWER_SECONDS = 5.0
+"""How long connecting and registering, or a ping, may take."""
+LEAVE_SECONDS = 2.0
+"""How long deregistering may take."""
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 30.0
+"""Pauses are drawn from 0 to a bound that doubles from the first to the longest of these."""
+STEADY_SECONDS = 5.0
+"""A connection that lasted so long was a good one: the pauses begin anew."""
+PING_JITTER = 0.1
+
+Refusal = (MethodError, ProtocolError)
+
+
+class Status(StrEnum):
+    """How an announcement stands.
+
+    `CONNECTING` is only before the first outcome; from then on `UNREACHABLE` and `REFUSED` last
+    until it is registered, and `CLOSED` is the end.
+    """
+
+    CONNECTING = "connecting"
+    REGISTERED = "registered"
+    UNREACHABLE = "unreachable"
+    REFUSED = "refused"
+    CLOSED = "closed"
+
+
+class Announcement:
+    """A service that is being announced; `announce` makes it.
+
+    Attributes:
+        name: The name that it has in the registry.
+        status: How it stands.
+        error: Why it is not registered; None where it is.
+    """
+
+    def __init__(self, name: str, url: str) -> None:
+        self.name = name
+        self.status = Status.CONNECTING
+        self.error: Exception | None = None
+        self._url = url
+        self._reached: dict[Status, trio.Event] = {}
+        self._settled = trio.Event()
+
+    async def wait_for(self, status: Status) -> None:
+        """Wait until it has a status, however short; at once where it has it now."""
+        if self.status is status:
+            await trio.lowlevel.checkpoint()
+        else:
+            await self._reached.setdefault(status, trio.Event()).wait()
+
+    async def wait_settled(self) -> None:
+        """Wait until the first attempt has an outcome."""
+        await self._settled.wait()
+
+    def become(self, status: Status, error: Exception | None = None) -> None:
+        """Change the status, and say so in the log where it is another one."""
+        changed = status is not self.status
+        level = logging.INFO if error is None else logging.WARNING
+        log.log(level if changed else logging.DEBUG, *self._in_words(status, error))
+        self.status = status
+        self.error = error
+        self._settled.set()
+        if status in self._reached:
+            self._reached.pop(status).set()
+
+    def _in_words(self, status: Status, error: Exception | None) -> tuple[str, str, object]:
+        match status:
+            case Status.REGISTERED:
+                return "%s is announced at %s", self.name, self._url
+            case Status.REFUSED:
+                return "%s is not announced, the registry refuses: %s", self.name, error
+            case Status.UNREACHABLE:
+                return "%s is not announced for now, trying on: %s", self.name, error
+            case _:
+                return "%s is %s", self.name, status
+
+
+@asynccontextmanager
+async def announce(
+    url: str,
+    *,
+    name: str,
+    host: str,
+    port: int,
+    protocol: str = "ws",
+    description: str | None = None,
+    namespace: str | None = None,
+    version: str | None = None,
+    metadata: Mapping[str, object] | None = None,
+    stale_after: float = 60.0,
+    token: str | None = None,
+    fail_open: bool = True,
+) -> AsyncIterator[Announcement]:
+    """Announce a service for as long as the block lasts.
+
+    It is registered on entry, pinged, registered again whenever the registry does not know it
+    any more, and deregistered on exit, even when that is a cancellation; the exit takes
+    `LEAVE_SECONDS` at most. What goes wrong meanwhile is tried again, with pauses, and is said in
+    the log once when it begins and once when it is over.
+
+    Args:
+        url: The registry's URL.
+        name: The name to claim.
+        host: Where the service listens, as others can reach it.
+        port: Where the service listens.
+        protocol: How to connect to it: `ws` or `wss`.
+        description: What it is, for people.
+        namespace: The Plexus namespace that it serves.
+        version: The service's own version.
+        metadata: Anything more that JSON can hold.
+        stale_after: After how many seconds without a ping the registry takes it for dead; it is
+            pinged three times as often.
+        token: What proves who is asking, where the registry wants that.
+        fail_open: Whether the block is entered without the registry too, after
+            `ENTRY_SECONDS` at most. Otherwise the first registration must succeed.
+
+    Raises:
+        UrlError: The URL is none.
+        RegistryUnavailableError: Without `fail_open`: the registry does not answer.
+        NameTaken: Without `fail_open`: a live backend elsewhere has the name; and likewise any
+            other refusal.
+    """
+    parse_url(url)
+    announcement = Announcement(name, url)
+    keeper = _Keeper(
+        announcement,
+        open_socket=partial(_enter_socket, url, token),
+        register=lambda client: client.register(
+            name,
+            host,
+            port,
+            protocol,
+            description=description,
+            namespace=namespace,
+            version=version,
+            metadata=metadata,
+            source="auto",
+        ),
+        address=(host.lower(), port, protocol),
+        ping_every=stale_after / 3,
+    )
+    try:
+        with ungrouped():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(keeper.keep)
+                try:
+                    with trio.move_on_after(ENTRY_SECONDS if fail_open else float("inf")):
+                        await announcement.wait_settled()
+                    if announcement.error is not None and not fail_open:
+                        raise announcement.error
+                    yield announcement
+                finally:
+                    keeper.leave()
+    finally:
+        announcement.become(Status.CLOSED)
+
+
+async def _enter_socket(url: str, token: str | None, stack: AsyncExitStack) -> ClientSocket:
+    return await stack.enter_async_context(open_socket(url, token=token))
+
+
+class _Work:
+    """Whatever the keeper does but its last word; leaving cuts it short."""
+
+    def __init__(self) -> None:
+        self.is_over = False
+        self._scope = trio.CancelScope()
+
+    @contextmanager
+    def going_on(self) -> Iterator[None]:
+        """Do a part of the work inside; nothing of it where it is over already."""
+        with trio.CancelScope() as self._scope:
+            if self.is_over:
+                self._scope.cancel()
+            yield
+
+    def end(self) -> None:
+        """Cut it short, now and from now on."""
+        self.is_over = True
+        self._scope.cancel()
+
+
+class _Keeper:
+    """Keeps one announcement."""
+
+    def __init__(
+        self,
+        announcement: Announcement,
+        *,
+        open_socket: Callable[[AsyncExitStack], Awaitable[ClientSocket]],
+        register: Callable[[RegistryClient], Awaitable[object]],
+        address: tuple[str, int, str],
+        ping_every: float,
+    ) -> None:
+        self._announcement = announcement
+        self._name = announcement.name
+        self._open_socket = open_socket
+        self._register_on = register
+        self._address = address
+        self._ping_every = ping_every
+        self._life = trio.CancelScope(shield=True)
+        self._work = _Work()
+        self._may_be_registered = False
+
+    async def keep(self) -> None:
+        """Keep it announced until it is told to leave, and then deregister."""
+        failures = 0
+        with self._life:
+            while not self._work.is_over:
+                began = trio.current_time()
+                pause = LONGEST_PAUSE
+                try:
+                    await self._hold_connection()
+                except Refusal as error:
+                    # What is refused now will be for a while: nothing here changes what is asked.
+                    self._announcement.become(Status.REFUSED, error)
+                except RegistryUnavailableError as error:
+                    self._announcement.become(Status.UNREACHABLE, error)
+                    failures = 0 if trio.current_time() - began > STEADY_SECONDS else failures
+                    pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**failures)
+                    failures = min(failures + 1, 16)
+                with self._work.going_on():
+                    await trio.sleep(random.uniform(0, pause))  # noqa: S311 - no secret
+
+    def leave(self) -> None:
+        """Have the last word within `LEAVE_SECONDS`."""
+        self._life.deadline = trio.current_time() + LEAVE_SECONDS
+        self._work.end()
+
+    async def _hold_connection(self) -> None:
+        """Announce on one connection, for as long as that lasts.
+
+        Raises:
+            RegistryUnavailableError: It cannot be had, or was lost, or there is no answer.
+            MethodError: The registry refuses; so it does with a ProtocolError.
+        """
+        self._may_be_registered = False
+        deadline = trio.current_time() + ANSWER_SECONDS
+        async with AsyncExitStack() as stack:
+            with self._work.going_on(), _answered_by(deadline):
+                socket = await self._open_socket(stack)
+            if self._work.is_over:
+                return
+            # The connection outlasts the work: the last word goes over it.
+            client = await stack.enter_async_context(run_client(socket))
+            with self._work.going_on():
+                await self._register(client, deadline)
+                await self._ping_forever(client)
+            if self._may_be_registered:
+                await self._deregister(client)
+
+    async def _register(self, client: RegistryClient, deadline: float) -> None:
+        self._may_be_registered = True
+        with _answered_by(deadline):
+            try:
+                await self._register_on(client)
+            except Refusal:
+                self._may_be_registered = False
+                raise
+        self._announcement.become(Status.REGISTERED)
+
+    async def _ping_forever(self, client: RegistryClient) -> None:
+        while True:
+            # Only who pinged once is ever taken for dead: the first ping follows at once.
+            if not await self._ping(client):
+                log.info("the registry does not know %s any more", self._name)
+                await self._register(client, trio.current_time() + ANSWER_SECONDS)
+                await self._ping(client)
+            with trio.move_on_after(self._ping_every * _jitter()):
+                await client.wait_lost()
+
+    async def _ping(self, client: RegistryClient) -> bool:
+        with _answered_by(trio.current_time() + ANSWER_SECONDS):
+            return await client.ping(self._name)
+
+    async def _deregister(self, client: RegistryClient) -> None:
+        """Deregister, unless somebody else has taken the name over."""
+        try:
+            backend = await client.get(self._name)
+            if backend is not None and backend.address == self._address:
+                await client.deregister(self._name)
+        except (*Refusal, RegistryUnavailableError) as error:
+            log.info("%s could not be deregistered: %s", self._name, error)
+
+
+def _jitter() -> float:
+    return random.uniform(1 - PING_JITTER, 1 + PING_JITTER)  # noqa: S311 - no secret
+
+
+@contextmanager
+def _answered_by(deadline: float) -> Iterator[None]:
+    """Take an answer that does not come for no registry."""
+    try:
+        with trio.fail_at(deadline):
+            yield
+    except trio.TooSlowError as error:
+        raise RegistryUnavailableError(f"no answer within {ANSWER_SECONDS:g} seconds") from error

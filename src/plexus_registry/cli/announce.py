@@ -1,0 +1,133 @@
+"""`trio-registry announce`: a command, registered for as long as it runs.
+
+Theory of operation. The command is started first: one that cannot run is never announced, and a
+registry that does not answer holds nothing up. It shares the terminal and the standard streams
+with this process, which only waits, passes signals on, and keeps the announcement. Nothing that
+goes wrong with the announcement ends the command.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from plexus_registry.cli.session import (
+    EXIT_USAGE,
+    Failure,
+    Session,
+    address_options,
+    pass_session,
+    seconds,
+)
+
+if TYPE_CHECKING:
+    from plexus_registry.cli.supervision import Service
+
+EXIT_CANNOT_RUN = 126
+EXIT_NO_COMMAND = 127
+
+EPILOG = """\b
+Examples:
+  trio-registry announce --name hub2 --port 5001 -- ./hub2 --port 5001
+  trio-registry announce --name web --port 8080 --host web.example.com -- nginx -g 'daemon off;'
+
+\b
+Exit status:
+  that of COMMAND, or 128 and the number of the signal that ended it
+  2    the command line is wrong; COMMAND was not run
+  126  COMMAND cannot be run
+  127  there is no COMMAND
+"""
+
+
+@click.command(epilog=EPILOG, context_settings={"allow_interspersed_args": False})
+@click.option("--name", required=True, help="The name to register.")
+@click.option("--port", type=click.IntRange(1, 65535), required=True, help="Where it listens.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Where it listens, as others can reach it.",
+)
+@click.option(
+    "--protocol",
+    type=click.Choice(["ws", "wss"]),
+    default="ws",
+    show_default=True,
+    help="How to connect to it.",
+)
+@click.option("--description", help="What it is, for people.")
+@click.option("--namespace", help="The Plexus namespace that it serves.")
+@click.option(
+    "--stale-after",
+    type=float,
+    callback=seconds,
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="What the registry has as --stale-after: it is pinged three times as often.",
+)
+@address_options
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@pass_session
+def announce(
+    session: Session,
+    *,
+    name: str,
+    port: int,
+    host: str,
+    protocol: str,
+    description: str | None,
+    namespace: str | None,
+    stale_after: float,
+    command: tuple[str, ...],
+) -> None:
+    """Run a command, registered for as long as it runs.
+
+    Any program that listens on a port can be found this way. It is pinged while COMMAND runs,
+    registered again whenever the registry comes back or forgot it, and deregistered in the end.
+    SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 are passed on to COMMAND.
+
+    A registry that is down never stops COMMAND: standard error says so once, and how it goes on.
+    """
+    from plexus_registry.cli.supervision import Service, run_announced
+    from plexus_registry.client_socket import parse_url
+    from plexus_registry.core.errors import UrlError
+
+    service = Service(
+        name=name,
+        host=host,
+        port=port,
+        protocol=protocol,
+        description=description,
+        namespace=namespace,
+    )
+    _check(service)
+    try:
+        parse_url(session.url)
+    except UrlError as error:
+        raise Failure(f"{error}, with --url or in REGISTRY_URL", EXIT_USAGE) from error
+    try:
+        status = run_announced(
+            service, command, url=session.url, token=session.token, stale_after=stale_after
+        )
+    except FileNotFoundError as error:
+        raise Failure(
+            f"cannot run {command[0]}: there is no such command", EXIT_NO_COMMAND
+        ) from error
+    except OSError as error:
+        raise Failure(f"cannot run {command[0]}: {error.strerror}", EXIT_CANNOT_RUN) from error
+    sys.exit(status)
+
+
+def _check(service: Service) -> None:
+    """Refuse before the command runs what the registry would refuse for as long as it runs."""
+    from plexus_registry.core.errors import shown
+    from plexus_registry.core.model import FIELDS
+
+    for option in ("name", "host", "description", "namespace"):
+        value, field = getattr(service, option), FIELDS[option]
+        if value is not None and not field.accepts(value):
+            raise Failure(f"--{option} is {shown(value)}: it must be {field.rule}", EXIT_USAGE)

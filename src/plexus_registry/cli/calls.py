@@ -1,0 +1,139 @@
+"""Calls of the client verbs: one connection, one answer, and every failure in one line.
+
+Importing it loads Trio: verbs do so when they run.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import msgspec
+import trio
+
+from plexus_registry.cli.session import EXIT_NO_ANSWER, EXIT_USAGE, TOKEN_VARIABLE, Failure
+from plexus_registry.client import connect
+from plexus_registry.core.errors import (
+    InvalidParamsError,
+    MethodError,
+    MethodNotFoundError,
+    NameTaken,
+    NotFound,
+    ProtocolError,
+    RegistryUnavailableError,
+    UrlError,
+)
+from plexus_registry.core.model import Backend
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from plexus_registry.cli.session import Session
+
+EXIT_INTERRUPTED = 130
+
+
+class Answer(msgspec.Struct, kw_only=True):
+    """The members of an answer or event that are shown to people, whichever it is.
+
+    Attributes:
+        raw: The answer as it came, for programs.
+    """
+
+    raw: object = None
+    type: str = ""
+    revision: int | None = None
+    name: str | None = None
+    backend: Backend | None = None
+    backends: tuple[Backend, ...] = ()
+    success: bool = True
+    count: int = 0
+    added: tuple[str, ...] = ()
+    updated: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+
+
+def call(session: Session, method: str, params: Mapping[str, object]) -> Answer:
+    """Call a method of the registry; parameters that are None are not sent.
+
+    Raises:
+        Failure: There is no connection, no answer, or the answer is no.
+    """
+    given = {name: value for name, value in params.items() if value is not None}
+    with failures_explained(session):
+        return answer_from(trio.run(_answer, session, f"registry.{method}", given))
+
+
+def answer_from(raw: object) -> Answer:
+    """Read what is shown to people from plain JSON values.
+
+    Raises:
+        RegistryUnavailableError: It is nothing that a registry answers.
+    """
+    try:
+        answer = msgspec.convert(raw, Answer)
+    except msgspec.ValidationError as error:
+        raise RegistryUnavailableError(f"the answer makes no sense: {error}") from error
+    answer.raw = raw
+    return answer
+
+
+async def _answer(session: Session, method: str, params: Mapping[str, object]) -> object:
+    token = session.token
+    answers: list[object] = []
+    with trio.move_on_after(session.timeout):
+        async with connect(session.url, token=token) as client:
+            answers.append(await client.call(method, params))
+    # An answer that came in time counts, even if the goodbye took too long.
+    if not answers:
+        raise trio.TooSlowError
+    return answers[0]
+
+
+@contextmanager
+def failures_explained(session: Session) -> Iterator[None]:
+    """Turn what a call raises into a line that says what to do next, and an exit status."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+    except UrlError as error:
+        raise Failure(f"{error}, with --url or in REGISTRY_URL", EXIT_USAGE) from error
+    except trio.TooSlowError as error:
+        raise Failure(
+            f"no answer from {session.url} within {session.timeout:g} s; is it a registry, and"
+            " does it run? --timeout waits longer, --url names another",
+            EXIT_NO_ANSWER,
+        ) from error
+    except RegistryUnavailableError as error:
+        raise Failure(_unreachable(session, str(error)), EXIT_NO_ANSWER) from error
+    except InvalidParamsError as error:
+        raise Failure(error.message, EXIT_USAGE) from error
+    except MethodNotFoundError as error:
+        hint = "that registry is older than this command; update it"
+        raise Failure(f"{error.message}: {hint}") from error
+    except (MethodError, ProtocolError) as error:
+        raise Failure(_refusal(error)) from error
+
+
+def _unreachable(session: Session, reason: str) -> str:
+    reason = reason.replace("cannot connect to", "cannot reach a registry at", 1)
+    if session.url not in reason:
+        reason = f"{session.url}: {reason}"
+    if "HTTP status 401" in reason or "HTTP status 403" in reason:
+        return f"{reason}; give the token in {TOKEN_VARIABLE} or with --token-file"
+    return f"{reason}; start one with trio-registry, or name another with --url"
+
+
+def _refusal(error: MethodError | ProtocolError) -> str:
+    match error:
+        case NameTaken(data={"holder": Backend() as holder}):
+            return (
+                f"{holder.name} is taken by a live backend at {holder.url}: deregister or delete"
+                " it first, or take the name with --replace"
+            )
+        case NotFound():
+            return f"{error.message}; trio-registry list --all shows those that there are"
+        case _:
+            return error.message

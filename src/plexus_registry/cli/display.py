@@ -1,0 +1,140 @@
+"""How backends look to people: escaped, aligned, with relative times, in colour on a terminal.
+
+Names and descriptions come from anybody: no character of theirs may steer the terminal.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from plexus_registry.core.model import Backend
+
+COLUMNS = ("NAME", "URL", "STATE", "SEEN", "SOURCE", "DESCRIPTION")
+MAX_CELL = 60
+_GAP = "  "
+_UNITS = (("day", 86400), ("h", 3600), ("min", 60), ("s", 1))
+
+
+def escaped(text: str) -> str:
+    """Show a text on one line, with whatever is not plainly visible as an escape.
+
+    Control characters, line ends, lone surrogates, invisible characters and those that change
+    the direction of writing are none that Python calls printable.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def echo(text: str) -> None:
+    """Print for people: click takes the colour out where no terminal reads; NO_COLOR always."""
+    plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+    click.echo(text, color=False if plain else None)
+
+
+def echo_json(value: object) -> None:
+    """Print a value as one line of JSON, where invisible characters are escaped, too."""
+    from plexus_registry.core.events import encode_value
+
+    text = encode_value(value)
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else _json_escape(c) for c in text)
+    click.echo(text)
+
+
+def _json_escape(character: str) -> str:
+    units = character.encode("utf-16-be").hex()
+    return "".join(f"\\u{units[i : i + 4]}" for i in range(0, len(units), 4))
+
+
+def ago(then: int | None, now: float) -> str:
+    """Say how long ago a time was, in the largest unit; both in Unix seconds."""
+    if then is None:
+        return "never"
+    for unit, length in _UNITS:
+        count = int(now - then) // length
+        if count > 0:
+            return f"{count} {unit}{'s' if unit == 'day' and count > 1 else ''} ago"
+    return "just now"
+
+
+def state(backend: Backend) -> str:
+    """Say whether it is there, coloured where it is not."""
+    return "active" if backend.is_active else click.style("inactive", fg="yellow")
+
+
+def table(backends: Iterable[Backend]) -> str:
+    """Write backends as a table, a line each below the heads of the columns."""
+    now = time.time()
+    rows = [
+        (
+            _cell(backend.name),
+            _cell(backend.url),
+            state(backend),
+            ago(backend.last_seen, now),
+            escaped(backend.source),
+            _cell(backend.description or ""),
+        )
+        for backend in backends
+    ]
+    return _aligned([COLUMNS, *rows])
+
+
+def details(backend: Backend) -> str:
+    """Write all that is known of a backend, a line each."""
+    now = time.time()
+    rows = [
+        ("name", backend.name),
+        ("url", backend.url),
+        ("state", "active" if backend.is_active else "inactive"),
+        ("seen", ago(backend.last_seen, now)),
+        ("source", backend.source),
+        ("registered", ago(backend.registered_at, now)),
+        ("updated", ago(backend.updated_at, now)),
+        ("namespace", backend.namespace),
+        ("version", backend.version),
+        ("description", backend.description),
+        ("metadata", backend.metadata),
+        ("id", backend.id),
+    ]
+    # The state is styled after the escape: its colour is ours.
+    known = [
+        (key, state(backend) if key == "state" else escaped(value)) for key, value in rows if value
+    ]
+    return _aligned(known)
+
+
+def _cell(text: str) -> str:
+    """Escape a text, and cut it where it would push the other columns away."""
+    shown = escaped(text[: MAX_CELL + 1])
+    return shown if len(shown) <= MAX_CELL else f"{shown[: MAX_CELL - 3]}..."
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        _GAP.join(
+            cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)
+        ).rstrip()
+        for row in rows
+    )
+
+
+def _width(text: str) -> int:
+    """Tell how many columns of a terminal a text takes."""
+    plain = click.unstyle(text)
+    if plain.isascii():
+        return len(plain)
+    from unicodedata import combining, east_asian_width
+
+    return sum(
+        0 if combining(character) else 1 + (east_asian_width(character) in "WF")
+        for character in plain
+    )

@@ -1,0 +1,102 @@
+"""Running a command beside its announcement. Importing it loads Trio."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import trio
+
+from plexus_registry.announcement import announce
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+log = logging.getLogger(__name__)
+
+FORWARDED = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
+FROM_KEYBOARD = (signal.SIGINT, signal.SIGQUIT)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """What is announced; the fields are those of a backend."""
+
+    name: str
+    host: str
+    port: int
+    protocol: str
+    description: str | None
+    namespace: str | None
+
+
+def run_announced(
+    service: Service, command: Sequence[str], *, url: str, token: str | None, stale_after: float
+) -> int:
+    """Run a command, announced, and give the exit status that a shell would show for it.
+
+    Raises:
+        OSError: The command cannot be run.
+    """
+    logging.basicConfig(
+        level=logging.INFO, format="trio-registry announce: %(message)s", stream=sys.stderr
+    )
+
+    async def keep_announced() -> None:
+        try:
+            async with announce(
+                url,
+                name=service.name,
+                host=service.host,
+                port=service.port,
+                protocol=service.protocol,
+                description=service.description,
+                namespace=service.namespace,
+                stale_after=stale_after,
+                token=token,
+            ):
+                await trio.sleep_forever()
+        except Exception:
+            log.exception("a bug ended the announcement; the command runs on")
+
+    async def supervise() -> int:
+        # What was ignored when we started (nohup) stays so, for the command, too.
+        heard = [each for each in FORWARDED if signal.getsignal(each) is not signal.SIG_IGN]
+        with trio.open_signal_receiver(*heard) as signals:
+            process = await trio.lowlevel.open_process([*command])
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_forward, signals, process)
+                nursery.start_soon(keep_announced)
+                status = await process.wait()
+                nursery.cancel_scope.cancel()
+        return status if status >= 0 else 128 - status
+
+    return trio.run(supervise)
+
+
+async def _forward(signals: AsyncIterator[int], process: trio.Process) -> None:
+    async for number in signals:
+        # Ctrl-C reaches every process in the foreground, and a second one means "at once".
+        if number in FROM_KEYBOARD and _is_in_foreground():
+            continue
+        process.send_signal(signal.Signals(number))
+
+
+def _is_in_foreground() -> bool:
+    for stream in (0, 1, 2):
+        try:
+            return os.tcgetpgrp(stream) == os.getpgrp()
+        except OSError:
+            continue  # no terminal, or none of ours
+    return False

@@ -1,0 +1,214 @@
+"""The client verbs that ask one question: each is a method of the registry."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from plexus_registry.cli.display import details, echo, echo_json, escaped, table
+from plexus_registry.cli.session import Failure, Session, client_options, pass_session
+
+if TYPE_CHECKING:
+    from plexus_registry.cli.calls import Answer
+
+NAME = click.argument("name")
+PORT = click.IntRange(1, 65535)
+PROTOCOL = click.Choice(["ws", "wss"])
+
+
+def _ask(session: Session, method: str, **params: object) -> Answer:
+    """Call a method, and print its answer where a program reads it."""
+    from plexus_registry.cli.calls import call
+
+    answer = call(session, method, params)
+    if session.as_json:
+        echo_json(answer.raw)
+    return answer
+
+
+def _say(session: Session, text: str) -> None:
+    """Print for people, where one reads it."""
+    if not session.as_json:
+        echo(text)
+
+
+@click.command(epilog="Example: trio-registry list --all")
+@click.option("--all", "everything", is_flag=True, help="Show inactive backends, too.")
+@client_options
+@pass_session
+def list_backends(session: Session, *, everything: bool) -> None:
+    """List the backends, newest first.
+
+    SEEN is the last sign of life: a backend that never pinged is taken to be there.
+    """
+    answer = _ask(session, "list", active_only=not everything)
+    if answer.backends:
+        _say(session, table(answer.backends))
+    elif not session.as_json:
+        hint = "" if everything else "; --all shows inactive ones, too"
+        click.echo(f"No backends{hint}.", err=True)
+
+
+@click.command(epilog="Example: trio-registry get hub2 --json")
+@NAME
+@client_options
+@pass_session
+def get(session: Session, name: str) -> None:
+    """Show one backend.
+
+    The exit status is 1 where there is none of that name.
+    """
+    backend = _ask(session, "get", name=name).backend
+    if backend is None:
+        raise Failure(
+            f"there is no backend {name}; trio-registry list --all shows those that there are"
+        )
+    _say(session, details(backend))
+
+
+@click.command(epilog="Example: trio-registry register hub2 127.0.0.1 5001 --description 'My hub'")
+@NAME
+@click.argument("host")
+@click.argument("port", type=PORT)
+@click.option("--protocol", type=PROTOCOL, default="ws", show_default=True, help="How to connect.")
+@click.option("--description", help="What it is, for people.")
+@click.option("--namespace", help="The Plexus namespace that it serves.")
+@click.option("--replace", is_flag=True, help="Take the name even from a live backend.")
+@client_options
+@pass_session
+def register(
+    session: Session,
+    *,
+    name: str,
+    host: str,
+    port: int,
+    protocol: str,
+    description: str | None,
+    namespace: str | None,
+    replace: bool,
+) -> None:
+    """Register a backend under a name.
+
+    It stays until it is deleted. To register a program for just as long as it runs, use
+    `trio-registry announce`.
+    """
+    answer = _ask(
+        session,
+        "register",
+        name=name,
+        host=host,
+        port=port,
+        protocol=protocol,
+        description=description,
+        namespace=namespace,
+        # Left out where it is not meant: the original knows no such parameter.
+        replace=replace or None,
+    )
+    _say(session, f"Registered {_where(answer, name)}")
+
+
+@click.command(epilog="Example: trio-registry update hub2 --port 5002 --description ''")
+@NAME
+@click.option("--host", help="The new host.")
+@click.option("--port", type=PORT, help="The new port.")
+@click.option("--protocol", type=PROTOCOL, help="The new protocol.")
+@click.option("--description", help="The new description; an empty one clears it.")
+@click.option("--namespace", help="The new namespace; an empty one clears it.")
+@client_options
+@pass_session
+def update(
+    session: Session,
+    *,
+    name: str,
+    host: str | None,
+    port: int | None,
+    protocol: str | None,
+    description: str | None,
+    namespace: str | None,
+) -> None:
+    """Change what is given of a backend.
+
+    What is not given stays as it is.
+    """
+    changes = {
+        "host": host,
+        "port": port,
+        "protocol": protocol,
+        "description": description,
+        "namespace": namespace,
+    }
+    if all(value is None for value in changes.values()):
+        options = ", ".join(f"--{option}" for option in changes)
+        raise click.UsageError(f"Nothing to change: give at least one of {options}.")
+    answer = _ask(session, "update", name=name, **changes)
+    _say(session, f"Updated {_where(answer, name)}")
+
+
+@click.command(epilog="Example: trio-registry delete hub2")
+@NAME
+@client_options
+@pass_session
+def delete(session: Session, name: str) -> None:
+    """Make a name not exist until it is registered again.
+
+    To take a backend out of the list and keep its entry, use `trio-registry deregister`.
+    """
+    _ask(session, "delete", name=name)
+    _say(session, f"Deleted {escaped(name)}")
+
+
+@click.command(epilog="Example: trio-registry deregister hub2")
+@NAME
+@client_options
+@pass_session
+def deregister(session: Session, name: str) -> None:
+    """Say goodbye for a backend.
+
+    Its entry stays, inactive, until it registers or pings again.
+    """
+    _ask(session, "deregister", name=name)
+    _say(session, f"Deregistered {escaped(name)}: its entry stays, inactive")
+
+
+@click.command(epilog="Example: trio-registry ping hub2")
+@NAME
+@client_options
+@pass_session
+def ping(session: Session, name: str) -> None:
+    """Give a sign of life for a backend.
+
+    Nothing connects to the backend: it tells the registry that the backend is there. From then
+    on it must be pinged again and again, or it becomes inactive.
+    """
+    if not _ask(session, "ping", name=name).success:
+        raise Failure(f"there is no backend {name}; register it first")
+    _say(session, f"Pinged {escaped(name)}")
+
+
+@click.command(epilog="Example: trio-registry reload")
+@client_options
+@pass_session
+def reload(session: Session) -> None:
+    """Have the registry read its config file now.
+
+    It watches the file by itself; this tells at once what is wrong with it, and brings back what
+    was deleted and the file still states.
+    """
+    answer = _ask(session, "reload")
+    changes = [
+        f"{word} {', '.join(map(escaped, names))}"
+        for word, names in (
+            ("added", answer.added),
+            ("updated", answer.updated),
+            ("removed", answer.removed),
+        )
+        if names
+    ]
+    backends = "1 backend" if answer.count == 1 else f"{answer.count} backends"
+    _say(session, f"The config file states {backends}: {'; '.join(changes) or 'nothing changed'}")
+
+
+def _where(answer: Answer, name: str) -> str:
+    at = "" if answer.backend is None else f" at {escaped(answer.backend.url)}"
+    return f"{escaped(name)}{at}"

@@ -1,0 +1,236 @@
+"""One WebSocket as a client: text in, text out, on a Trio stream.
+
+What is to be sent is framed at once and queued, and one task sends the queue: a sender that is
+cancelled leaves no half of a frame behind, and what is queued together leaves together.
+wsproto is driven directly, since importing trio-websocket takes longer than a whole call.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
+
+import trio
+from wsproto import ConnectionType, WSConnection
+from wsproto.connection import ConnectionState
+from wsproto.events import (
+    AcceptConnection,
+    CloseConnection,
+    Event,
+    Ping,
+    RejectConnection,
+    Request,
+    TextMessage,
+)
+from wsproto.utilities import ProtocolError
+
+from plexus_registry.core.errors import RegistryUnavailableError, UrlError, shown
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+MAX_QUEUED_BYTES = 16 * 1024 * 1024
+"""How much may wait to be sent to a peer that does not read."""
+
+CLOSE_SECONDS = 1.0
+_RECEIVE_BYTES = 64 * 1024
+_EXAMPLE = "one such as ws://127.0.0.1:4445"
+_PORTS = {"ws": 80, "wss": 443}
+_OPEN = (ConnectionState.OPEN, ConnectionState.REMOTE_CLOSING)
+
+
+class Address(NamedTuple):
+    """The parts of a WebSocket URL."""
+
+    is_secure: bool
+    host: str
+    port: int
+    authority: str
+    target: str
+
+
+def parse_url(url: str) -> Address:
+    """Take a WebSocket URL apart.
+
+    Raises:
+        UrlError: It is none.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise UrlError(f"{shown(url)} is no URL: {error}; write {_EXAMPLE}") from error
+    is_plain = url.isascii() and url.isprintable() and " " not in url
+    if parts.scheme not in _PORTS or not parts.hostname or not is_plain:
+        raise UrlError(f"{shown(url)} is no WebSocket URL: write {_EXAMPLE}")
+    return Address(
+        is_secure=parts.scheme == "wss",
+        host=parts.hostname,
+        port=_PORTS[parts.scheme] if port is None else port,
+        authority=parts.netloc.rpartition("@")[2],
+        target=(parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
+    )
+
+
+@asynccontextmanager
+async def open_socket(url: str, *, token: str | None = None) -> AsyncIterator[ClientSocket]:
+    """Connect to a WebSocket URL.
+
+    Args:
+        url: With the scheme `ws` or `wss`.
+        token: Goes out as `Authorization: Bearer`.
+
+    Raises:
+        UrlError: The URL is none.
+        RegistryUnavailableError: Nobody answers there, or somebody who speaks no WebSocket.
+    """
+    address = parse_url(url)
+    stream = await _open_stream(url, address)
+    try:
+        yield await shake_hands(stream, url, token=token)
+    finally:
+        await trio.aclose_forcefully(stream)
+
+
+async def _open_stream(url: str, address: Address) -> trio.abc.Stream:
+    try:
+        stream = await trio.open_tcp_stream(address.host, address.port)
+    except (OSError, UnicodeError) as error:  # the latter: a host that no name server takes
+        raise RegistryUnavailableError(f"cannot connect to {url}: {_reason(error)}") from error
+    if not address.is_secure:
+        return stream
+    import ssl  # only who needs it waits for it
+
+    context = ssl.create_default_context()
+    return trio.SSLStream(stream, context, server_hostname=address.host, https_compatible=True)
+
+
+def _reason(error: BaseException) -> str:
+    """Say why in the system's words, whatever is wrapped around them."""
+    cause: BaseException = error.__cause__ or error
+    while isinstance(cause, BaseExceptionGroup):
+        cause = cause.exceptions[0]
+    if isinstance(cause, OSError) and cause.errno:
+        # Trio writes the address into `strerror`; a name server's numbers are not the system's.
+        text = cause.strerror if isinstance(cause, socket.gaierror) else os.strerror(cause.errno)
+        return (text or str(cause)).lower()
+    return str(cause) or "connection lost"
+
+
+async def shake_hands(
+    stream: trio.abc.Stream, url: str, *, token: str | None = None
+) -> ClientSocket:
+    """Open the WebSocket on a stream that is connected.
+
+    Raises:
+        RegistryUnavailableError: The peer is no WebSocket server, or left.
+    """
+    address = parse_url(url)
+    if token is not None and not (token.isascii() and token.isprintable()):
+        raise ValueError("the token must be printable ASCII")
+    ws = WSConnection(ConnectionType.CLIENT)
+    headers = [] if token is None else [(b"Authorization", f"Bearer {token}".encode())]
+    request = Request(address.authority, address.target, extra_headers=headers)
+    try:
+        await stream.send_all(ws.send(request))
+        while True:
+            data = await stream.receive_some(_RECEIVE_BYTES)
+            if not data:
+                raise RegistryUnavailableError(f"{url} hung up before the connection was open")
+            ws.receive_data(bytes(data))
+            # Only the first event is taken: frames may have come along with the handshake.
+            match next(ws.events(), None):
+                case AcceptConnection():
+                    return ClientSocket(stream, ws)
+                case RejectConnection(status_code=status):
+                    raise RegistryUnavailableError(
+                        f"{url} is no registry: it answered with HTTP status {status}"
+                    )
+    except ProtocolError as error:
+        raise RegistryUnavailableError(f"{url} does not speak WebSocket: {error}") from error
+    except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        raise RegistryUnavailableError(f"cannot connect to {url}: {_reason(error)}") from error
+
+
+class ClientSocket:
+    """An open WebSocket; `send_forever` runs beside it, and one task receives."""
+
+    def __init__(self, stream: trio.abc.Stream, ws: WSConnection) -> None:
+        self._stream = stream
+        self._ws = ws
+        self._queue = bytearray()
+        self._wake = trio.Event()
+
+    def post(self, text: str) -> None:
+        """Queue a message.
+
+        Raises:
+            RegistryUnavailableError: The connection is closing, or the peer does not read.
+        """
+        if self._ws.state is not ConnectionState.OPEN:
+            raise RegistryUnavailableError("the connection is closed")
+        if len(self._queue) > MAX_QUEUED_BYTES:
+            raise RegistryUnavailableError("the registry does not read what it is sent")
+        self._post(TextMessage(text))
+
+    def close(self) -> None:
+        """Queue the goodbye, if it was not said yet; the peer's ends `receive`."""
+        if self._ws.state in _OPEN:
+            self._post(CloseConnection(1000))
+
+    def _post(self, event: Event) -> None:
+        self._queue += self._ws.send(event)
+        self._wake.set()
+
+    async def send_forever(self) -> None:
+        """Send what is queued; a connection that is lost shows in `receive`."""
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake = trio.Event()
+                data, self._queue = self._queue, bytearray()
+                await self._stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            await trio.aclose_forcefully(self._stream)
+
+    async def receive(self) -> str:
+        """Wait for the next message.
+
+        Raises:
+            RegistryUnavailableError: The connection is over.
+        """
+        parts: list[str] = []
+        while True:
+            for event in self._ws.events():
+                match event:
+                    case TextMessage():
+                        parts.append(event.data)
+                        if event.message_finished:
+                            return "".join(parts)
+                    case Ping():
+                        self._answer(event.response())
+                    case CloseConnection():
+                        self._answer(event.response())
+                        raise RegistryUnavailableError(_said(event))
+            await self._receive_some()
+
+    def _answer(self, event: Event) -> None:
+        if self._ws.state in _OPEN and len(self._queue) <= MAX_QUEUED_BYTES:
+            self._post(event)
+
+    async def _receive_some(self) -> None:
+        try:
+            data = await self._stream.receive_some(_RECEIVE_BYTES)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise RegistryUnavailableError(f"connection lost: {_reason(error)}") from error
+        if not data:
+            raise RegistryUnavailableError("connection lost: the registry hung up")
+        self._ws.receive_data(bytes(data))
+
+
+def _said(event: CloseConnection) -> str:
+    reason = f": {event.reason}" if event.reason else ""
+    return f"the connection was closed with code {int(event.code)}{reason}"

@@ -1,0 +1,107 @@
+"""How backends look to people."""
+
+from __future__ import annotations
+
+import time
+
+import click
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plexus_registry.cli.display import ago, details, escaped, table
+from plexus_registry.core.model import Backend, Source
+from tests.cli.running import run_on_terminal, succeed
+
+BACKEND = Backend(
+    id="i",
+    name="hub2",
+    host="h",
+    port=1,
+    protocol="ws",
+    source=Source.MANUAL,
+    is_active=True,
+    registered_at=0,
+    created_at=0,
+    updated_at=0,
+)
+
+
+@pytest.mark.parametrize(
+    ("then", "shown"),
+    [
+        (None, "never"),
+        (1_000_000, "just now"),
+        (1_000_009, "just now"),
+        (999_999, "1 s ago"),
+        (999_941, "59 s ago"),
+        (999_940, "1 min ago"),
+        (996_401, "59 min ago"),
+        (996_400, "1 h ago"),
+        (913_601, "23 h ago"),
+        (913_600, "1 day ago"),
+        (740_800, "3 days ago"),
+    ],
+)
+def test_times_are_relative(then: int | None, shown: str) -> None:
+    assert ago(then, 1_000_000.5) == shown
+
+
+@given(st.text())
+def test_what_is_escaped_is_one_visible_line(text: str) -> None:
+    shown = escaped(text)
+    assert shown.isprintable()
+    assert shown == text or not text.isprintable()
+
+
+@given(st.lists(st.tuples(st.text(max_size=8), st.text(max_size=200)), max_size=4))
+def test_a_table_has_a_line_for_each_backend_whatever_is_in_it(
+    texts: list[tuple[str, str]],
+) -> None:
+    backends = [
+        msgspec.structs.replace(BACKEND, name=name, description=description)
+        for name, description in texts
+    ]
+    lines = table(backends).split("\n")
+    assert len(lines) == 1 + len(backends)
+    assert all(line.isprintable() for line in lines)
+
+
+def test_columns_stay_in_place_beside_colours_and_wide_characters() -> None:
+    gone = msgspec.structs.replace(BACKEND, is_active=False, name="zwei")
+    wide = msgspec.structs.replace(BACKEND, name="集線器", description="e\u0301")
+    head, *rows = (click.unstyle(line) for line in table([BACKEND, gone, wide]).split("\n"))
+    where = head.index("URL")
+    assert [row.index("ws://") for row in rows] == [where, where, where - 3]
+    assert rows[1].index("never") == head.index("SEEN")
+
+
+def test_long_texts_are_cut_in_the_table_and_whole_in_the_details() -> None:
+    backend = msgspec.structs.replace(BACKEND, description="x" * 4096, metadata='{"a":1}')
+    assert table([backend]).endswith(" " + "x" * 57 + "...")
+    shown = details(backend)
+    assert "x" * 4096 in shown
+    assert '{"a":1}' in shown
+
+
+def test_details_say_how_long_ago() -> None:
+    backend = msgspec.structs.replace(
+        BACKEND, registered_at=int(time.time()) - 7300, is_active=False
+    )
+    lines = dict(click.unstyle(line).split(maxsplit=1) for line in details(backend).split("\n"))
+    assert lines["registered"] == "2 h ago"
+    assert lines["state"] == "inactive"
+
+
+async def test_who_is_inactive_is_coloured_on_a_terminal_only(url: str) -> None:
+    await succeed(url, "register", "colour", "h", "1")
+    assert "\x1b" not in await run_on_terminal(url, "list", "--all")
+    await succeed(url, "deregister", "colour")
+    yellow = "\x1b[33minactive\x1b[0m"
+    assert yellow in await run_on_terminal(url, "list", "--all")
+    assert yellow in await run_on_terminal(url, "get", "colour")
+    for env in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):
+        assert "\x1b" not in await run_on_terminal(url, "list", "--all", **env)
+    assert "\x1b" not in (await succeed(url, "list", "--all")).out
+    assert "\x1b" not in await run_on_terminal(url, "list", "--all", "--json")

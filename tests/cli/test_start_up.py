@@ -1,0 +1,91 @@
+"""What a verb loads: the time that it takes to start is the time to load that.
+
+Source: issue of the verbs, "Start-up time".
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+import trio
+
+from plexus_registry.cli import VERBS
+from tests.e2e.harness import clean_environment
+
+SERVER = {
+    f"plexus_registry.{module}"
+    for module in ("app", "service", "store", "front_door", "conversation", "migrations")
+}
+# Each takes long, and none is needed by a client.
+FOREIGN = {"trio_websocket", "sqlite_utils", "sqlite3", "tabulate", "asyncio", "importlib.metadata"}
+REPORT = """
+import json, sys
+from plexus_registry.cli import main
+try:
+    main(sys.argv[1:], prog_name="trio-registry")
+except SystemExit as end:
+    print(json.dumps([end.code, sorted(sys.modules)]), file=sys.stderr)
+"""
+
+
+async def loaded(*arguments: str, **env: str) -> tuple[int, set[str]]:
+    """Run `trio-registry`, and tell its exit status and all that was loaded by then."""
+    ours = clean_environment(**env)
+    # Whoever measures the coverage of these processes loads more than they do.
+    plain = {name: value for name, value in ours.items() if not name.startswith("COV")}
+    with trio.fail_after(30):
+        done = await trio.run_process(
+            [sys.executable, "-c", REPORT, *arguments],
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+            env=plain,
+        )
+    status, modules = json.loads(done.stderr.decode().splitlines()[-1])
+    return status, set(modules)
+
+
+async def test_client_verbs_load_nothing_of_the_server(url: str) -> None:
+    for arguments in (
+        ("register", "n", "h", "1"),
+        ("list",),
+        ("list", "--json"),
+        ("get", "n"),
+        ("ping", "n"),
+        ("export",),
+        ("announce", "--name=m", "--port=1", "--", "true"),
+    ):
+        status, modules = await loaded(*arguments, REGISTRY_URL=url)
+        assert status == 0
+        assert "plexus_registry.client" in modules
+        assert modules & (FOREIGN | SERVER) == set()
+
+
+async def test_a_watch_loads_nothing_of_the_server_either() -> None:
+    status, modules = await loaded("watch", "--url=ws://127.0.0.1:1")
+    assert status == 3
+    assert modules & (FOREIGN | SERVER) == set()
+
+
+@pytest.mark.parametrize("verb", [None, *VERBS])
+async def test_help_loads_neither_trio_nor_sqlite(verb: str | None) -> None:
+    status, modules = await loaded(*(() if verb is None else (verb,)), "--help")
+    assert status == 0
+    assert modules & ({"trio", "plexus_registry.client"} | FOREIGN | SERVER) == set()
+    if verb is None:
+        assert "msgspec" not in modules
+        assert not any(f"plexus_registry.cli.{each.module}" in modules for each in VERBS.values())
+
+
+@pytest.mark.parametrize("words", ["trio-registry ", "trio-registry --", "trio-registry list --"])
+async def test_completion_loads_neither_trio_nor_sqlite(words: str) -> None:
+    env = {
+        "_TRIO_REGISTRY_COMPLETE": "bash_complete",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(words.count(" ")),
+    }
+    status, modules = await loaded(**env)
+    assert status == 0
+    assert modules & ({"trio", "plexus_registry.client"} | FOREIGN | SERVER) == set()

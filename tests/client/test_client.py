@@ -1,0 +1,371 @@
+"""The client library: answers and refusals, calls at once, and connections that end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from trio.testing import memory_stream_pair, wait_all_tasks_blocked
+from wsproto.events import CloseConnection, Ping, Pong, TextMessage
+
+from plexus_registry import Backend, RegistryUnavailableError, UrlError, connect
+from plexus_registry.client import run_client
+from plexus_registry.client_socket import MAX_QUEUED_BYTES, parse_url, shake_hands
+from plexus_registry.core import errors
+from tests.client.scripted import BACKEND, URL, ScriptedPeer, encode, response, scripted
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from trio.testing import MockClock
+
+    from plexus_registry.client import RegistryClient
+
+KINDS = (
+    errors.ParseError,
+    errors.InvalidRequestError,
+    errors.MethodNotFoundError,
+    errors.InvalidParamsError,
+    errors.InternalError,
+    errors.NotFound,
+    errors.NameTaken,
+    errors.ConfigInvalid,
+    errors.StorageFailed,
+    errors.SubscriptionLimitError,
+    errors.BatchTooLargeError,
+)
+
+
+async def refused(code: int, **error: object) -> Exception:
+    """What a client raises for an error object."""
+    caught: list[Exception] = []
+
+    async def ask(client: RegistryClient) -> None:
+        try:
+            await client.ping("hub")
+        except errors.RegistryError as refusal:
+            caught.append(refusal)
+
+    async with scripted() as (client, peer), trio.open_nursery() as nursery:
+        nursery.start_soon(ask, client)
+        await peer.refuse(await peer.receive(), code, **error)
+    return caught[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_every_code_raises_its_exception(
+    kind: type[errors.MethodError | errors.ProtocolError],
+) -> None:
+    error = await refused(kind.code, data={"code": kind.word, "reason": "disk", "new": [1]})
+    assert type(error) is kind
+    assert str(error) == error.message == "no"
+    assert error.data == {"code": kind.word, "reason": "disk", "new": [1]}
+    if isinstance(error, errors.StorageFailed):
+        assert error.reason == "disk"
+
+
+def test_the_codes_that_are_tested_are_all() -> None:
+    every = [*errors.MethodError.__subclasses__(), *errors.ProtocolError.__subclasses__()]
+    assert set(every) == set(KINDS)
+
+
+async def test_an_unknown_code_is_a_plain_method_error() -> None:
+    error = await refused(-32099, data={"code": "too_new"})
+    assert type(error) is errors.MethodError
+    assert (error.code, error.word, str(error)) == (-32099, "too_new", "no")
+
+
+@pytest.mark.parametrize("data", [None, [], "text", 1])
+async def test_an_error_without_data_is_raised_too(data: object) -> None:
+    error = await refused(-32001, data=data)
+    assert isinstance(error, errors.NotFound)
+    assert error.data == {}
+
+
+async def test_the_holder_of_a_taken_name_is_a_backend() -> None:
+    error = await refused(-32002, data={"code": "name_taken", "holder": BACKEND})
+    assert isinstance(error, errors.NameTaken)
+    assert isinstance(error.data["holder"], Backend)
+    assert error.data["holder"].url == "ws://h:1"
+
+
+async def test_a_holder_that_is_no_backend_stays_as_it_came() -> None:
+    error = await refused(-32002, data={"holder": {"name": "hub"}})
+    assert isinstance(error, errors.NameTaken)
+    assert error.data["holder"] == {"name": "hub"}
+
+
+async def test_an_error_without_id_belongs_to_the_oldest_call() -> None:
+    async with scripted() as (client, peer), trio.open_nursery() as nursery:
+
+        async def ask() -> None:
+            with pytest.raises(errors.ParseError):
+                await client.get("first")
+
+        nursery.start_soon(ask)
+        first = await peer.receive()
+        nursery.start_soon(client.get, "second")
+        second = await peer.receive()
+        await peer.refuse({**first, "id": None}, -32700)
+        await peer.answer(second, {"backend": None})
+
+
+CALLS: dict[str, tuple[Callable[[RegistryClient], Awaitable[object]], object, object]] = {
+    "get": (lambda c: c.get("hub"), {"name": "hub"}, {"backend": BACKEND}),
+    "list": (lambda c: c.list(), {"active_only": True}, {"backends": [BACKEND]}),
+    "update": (lambda c: c.update("a", host=""), {"name": "a", "host": ""}, {"backend": BACKEND}),
+    "delete": (lambda c: c.delete("a"), {"name": "a"}, {}),
+    "deregister": (lambda c: c.deregister("a"), {"name": "a"}, {}),
+    "ping": (lambda c: c.ping("a"), {"name": "a"}, {"success": True}),
+    "reload": (lambda c: c.reload(), {}, {"type": "reloaded", "count": 1}),
+    "register": (
+        lambda c: c.register("a", "h", 1),
+        {
+            "name": "a",
+            "host": "h",
+            "port": 1,
+            "protocol": "ws",
+            "source": "manual",
+            "replace": False,
+        },
+        {"backend": BACKEND},
+    ),
+}
+
+
+@pytest.mark.parametrize("method", CALLS)
+async def test_a_call_sends_what_was_given_and_ignores_what_it_does_not_know(method: str) -> None:
+    call, params, result = CALLS[method]
+    assert isinstance(result, dict)
+    newer = {**result, "revision": 7, "later": {"x": 1}}
+    if "backend" in result:
+        newer["backend"] = {**BACKEND, "later": True}
+    async with scripted() as (client, peer), trio.open_nursery() as nursery:
+        nursery.start_soon(call, client)
+        request = await peer.receive()
+        assert request == {
+            "jsonrpc": "2.0",
+            "id": request["id"],
+            "method": f"registry.{method}",
+            "params": params,
+        }
+        await peer.answer(request, newer)
+
+
+async def test_an_answer_that_makes_no_sense_is_no_answer() -> None:
+    async with scripted() as (client, peer), trio.open_nursery() as nursery:
+
+        async def ask() -> None:
+            with pytest.raises(RegistryUnavailableError, match=r"answer to registry\.get makes no"):
+                await client.get("hub")
+
+        nursery.start_soon(ask)
+        await peer.answer(await peer.receive(), {"backend": {"name": 1}})
+
+
+async def test_parameters_that_are_no_json_are_refused_here() -> None:
+    async with scripted() as (client, _):
+        for value in (object(), "\ud800"):
+            with pytest.raises(errors.InvalidParamsError, match="no JSON"):
+                await client.call("registry.get", {"name": value})
+
+
+@given(
+    answers=st.lists(st.integers(0, 99), min_size=1, max_size=12),
+    data=st.data(),
+)
+def test_calls_at_once_get_their_own_answers(answers: list[int], data: st.DataObject) -> None:
+    """Whatever the order of the answers, and whoever gives up meanwhile."""
+    order = data.draw(st.permutations(range(len(answers))))
+    given_up = data.draw(st.sets(st.sampled_from(range(len(answers)))))
+    got: dict[int, object] = {}
+
+    async def run() -> None:
+        async with scripted() as (client, peer), trio.open_nursery() as nursery:
+            scopes = [trio.CancelScope() for _ in answers]
+
+            async def ask(index: int) -> None:
+                with scopes[index]:
+                    got[index] = await client.call("echo", {"value": answers[index]})
+
+            for index in range(len(answers)):
+                nursery.start_soon(ask, index)
+            requests = [await peer.receive() for _ in answers]
+            by_value: dict[int, list[dict[str, object]]] = {}
+            for request in requests:
+                params = request["params"]
+                assert isinstance(params, dict)
+                by_value.setdefault(params["value"], []).append(request)
+            assert len({request["id"] for request in requests}) == len(answers)
+            for index in given_up:
+                scopes[index].cancel()
+            await wait_all_tasks_blocked()
+            await peer.send(
+                *(
+                    response(request, {"echo": answers[index]})
+                    for index in order
+                    for request in by_value.pop(answers[index], [])
+                )
+            )
+
+    trio.run(run, clock=trio.testing.MockClock(autojump_threshold=0))
+    kept = set(range(len(answers))) - given_up
+    assert got == {index: {"echo": answers[index]} for index in kept}
+
+
+@pytest.mark.parametrize("how", ["cut", "close", "garbage", "array"])
+async def test_a_lost_connection_fails_whatever_waits_and_whatever_comes(how: str) -> None:
+    failed: list[str] = []
+
+    async def ask(client: RegistryClient) -> None:
+        with pytest.raises(RegistryUnavailableError) as caught:
+            await client.list()
+        failed.append(str(caught.value))
+
+    async with scripted() as (client, peer), trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(ask, client)
+        for _ in range(3):
+            await peer.receive()
+        match how:
+            case "cut":
+                await trio.aclose_forcefully(peer.stream)
+            case "close":
+                await peer.close(1001, "the registry is stopping")
+                assert isinstance(await peer.event(), CloseConnection)
+            case "garbage":
+                await peer.send("no JSON")
+            case _:
+                await peer.send("[]")
+        await client.wait_lost()
+        await wait_all_tasks_blocked()
+        await ask(client)
+    assert len(failed) == 4
+    assert len(set(failed)) == 1
+    if how == "close":
+        assert failed[0] == "the connection was closed with code 1001: the registry is stopping"
+
+
+async def test_pings_of_the_peer_are_answered() -> None:
+    async with scripted() as (_, peer):
+        await peer.send_event(Ping(b"there?"))
+        assert await peer.event() == Pong(b"there?")
+
+
+async def test_a_message_in_pieces_is_one() -> None:
+    async with scripted() as (client, peer), trio.open_nursery() as nursery:
+        got: list[object] = []
+
+        async def ask() -> None:
+            got.append(await client.call("x", {}))
+
+        nursery.start_soon(ask)
+        request = await peer.receive()
+        data = peer.ws.send(TextMessage(response(request, "é" * 1000)))
+        for index in range(len(data)):
+            await peer.stream.send_all(data[index : index + 1])
+    assert got == ["é" * 1000]
+
+
+async def test_a_call_that_is_cancelled_while_it_is_sent_breaks_no_frame() -> None:
+    async with scripted() as (client, peer):
+        for _ in range(3):
+            with trio.move_on_after(0):
+                await client.call("given up", {"text": "x" * 100_000})
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.call, "kept", {})
+            for _ in range(3):
+                assert (await peer.receive())["method"] == "given up"
+            request = await peer.receive()
+            assert request["method"] == "kept"
+            await peer.answer(request, None)
+
+
+async def test_what_a_peer_does_not_read_is_not_kept_without_bounds() -> None:
+    ours, theirs = trio.testing.lockstep_stream_pair()
+    peer = ScriptedPeer(theirs)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(peer.accept)
+        socket = await shake_hands(ours, URL)
+    chunk = encode("x" * 1_000_000)
+    for _ in range(MAX_QUEUED_BYTES // 1_000_000 + 1):
+        socket.post(chunk)
+    with pytest.raises(RegistryUnavailableError, match="does not read"):
+        socket.post(chunk)
+
+
+@pytest.mark.parametrize("error", [ValueError(), ExceptionGroup("of the block", [ValueError()])])
+async def test_the_blocks_own_error_comes_out_as_it_is(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught:
+        async with scripted():
+            raise error
+    if isinstance(error, ExceptionGroup):  # a cancelled nursery makes a copy of it
+        assert caught.value.args == error.args
+    else:
+        assert caught.value is error
+
+
+async def test_the_token_and_the_path_go_out_with_the_handshake() -> None:
+    async with scripted(token="s3cret") as (_, peer):  # noqa: S106 - a test's
+        assert peer.request is not None
+        assert (b"authorization", b"Bearer s3cret") in peer.request.extra_headers
+        assert (peer.request.host, peer.request.target) == ("registry:4445", "/path?query")
+
+
+@pytest.mark.parametrize("token", ["a\r\nX: y", "é"])
+async def test_a_token_that_is_no_header_is_refused(token: str) -> None:
+    with pytest.raises(ValueError, match="printable ASCII") as caught:
+        await shake_hands(memory_stream_pair()[0], URL, token=token)
+    assert token not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("", "localhost", "localhost:4445", "http://h", "ws://", "ws://:1", "ws://h:99999"),
+        *("ws://h:x", "ws://[::1", "ws://h/a b", "ws://h/é", "ws://h/\n"),
+    ],
+)
+async def test_a_url_that_is_none_is_named(url: str) -> None:
+    with pytest.raises(UrlError, match=r"ws://127\.0\.0\.1:4445"):
+        async with connect(url):
+            pass
+
+
+def test_the_parts_of_a_url() -> None:
+    address = parse_url("ws://me:pw@[::1]:4445")
+    assert (address.host, address.port, address.authority) == ("::1", 4445, "[::1]:4445")
+    assert parse_url("wss://h").port == 443
+
+
+@pytest.mark.parametrize(
+    ("said", "match"),
+    [
+        (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n", "HTTP status 403"),
+        (b"SSH-2.0-OpenSSH_9.6\r\n\r\n", "does not speak WebSocket"),
+        (b"", "hung up"),
+    ],
+)
+async def test_a_peer_that_is_no_registry_is_said_to_be_none(said: bytes, match: str) -> None:
+    ours, theirs = memory_stream_pair()
+    if said:
+        await theirs.send_all(said)
+    await theirs.send_eof()
+    with pytest.raises(RegistryUnavailableError, match=match):
+        await shake_hands(ours, URL)
+
+
+async def test_a_goodbye_is_waited_for_but_not_forever(autojump_clock: MockClock) -> None:
+    ours, theirs = memory_stream_pair()
+    peer = ScriptedPeer(theirs)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(peer.accept)
+        socket = await shake_hands(ours, URL)
+    began = trio.current_time()
+    async with run_client(socket):
+        pass
+    assert trio.current_time() - began == pytest.approx(1)
+    assert isinstance(await peer.event(), CloseConnection)
