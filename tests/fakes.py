@@ -1,4 +1,4 @@
-"""Stand-ins at the two seams: blocking work without threads, and a disk that fails on demand."""
+"""Stand-ins at the seams: no threads, a disk that fails, and a peer that does not read."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 import trio
+from trio_websocket import ConnectionClosed
 
 from plexus_registry.app import open_registry
 from plexus_registry.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
     from plexus_registry.rpc import Responder
@@ -61,6 +62,34 @@ class Clock:
 
     def __call__(self) -> int:
         return self.now
+
+
+class ScriptedWire:
+    """A WebSocket whose peer reads when it is told to."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self.start_soon = nursery.start_soon
+        self.frames: list[str] = []
+        self.gate: trio.Event | None = None
+        self.say, self._heard = trio.open_memory_channel[str](100)
+
+    async def receive(self) -> str:
+        try:
+            return await self._heard.receive()
+        except trio.EndOfChannel:
+            raise ConnectionClosed(None) from None
+
+    async def send_one(self, frame: str) -> None:
+        await self.send([frame])
+
+    async def send(self, frames: Sequence[str]) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.gate is not None:
+            await self.gate.wait()
+        self.frames += frames
+
+    async def close(self, code: int = 1000, reason: str | None = None) -> None:
+        """Nobody is there to hear it."""
 
 
 @asynccontextmanager

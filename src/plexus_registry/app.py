@@ -18,6 +18,7 @@ from plexus_registry.config_watch import watch_config_forever, watch_config_once
 from plexus_registry.conversation import converse
 from plexus_registry.core.declarations import LOCAL_HUB, parse_environment
 from plexus_registry.core.errors import ConfigError, StartError, StorageFailed
+from plexus_registry.core.feed import KEPT_CHANGES
 from plexus_registry.core.model import Layer
 from plexus_registry.core.plexus import Hub
 from plexus_registry.drain import Drain
@@ -36,7 +37,11 @@ log = logging.getLogger(__name__)
 
 @asynccontextmanager
 async def open_registry(
-    settings: Settings, *, now: WallClock = wall_clock, run_sync: RunSync = run_in_thread
+    settings: Settings,
+    *,
+    now: WallClock = wall_clock,
+    run_sync: RunSync = run_in_thread,
+    kept_changes: int = KEPT_CHANGES,
 ) -> AsyncIterator[Registry]:
     """Open a registry on its database, with what file, environment and defaults declare.
 
@@ -47,6 +52,7 @@ async def open_registry(
         settings: Where everything is.
         now: The clock whose times are stored.
         run_sync: How blocking work is run.
+        kept_changes: How many changes a watch can be behind.
 
     Raises:
         StartError: The database cannot be used, or the environment's backends are malformed.
@@ -55,7 +61,8 @@ async def open_registry(
         from_environment = parse_environment(settings.env_backends).backends
     except ConfigError as error:
         raise StartError(str(error)) from error
-    async with open_store(settings.db_path, run_sync=run_sync) as store:
+    opening = open_store(settings.db_path, run_sync=run_sync, kept_changes=kept_changes)
+    async with opening as store:
         config = ConfigFile(settings.config_path, run_sync=run_sync)
         registry = Registry(store, config, stale_after=settings.stale_after, now=now)
         try:

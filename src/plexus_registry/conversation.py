@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from trio_websocket import ConnectionClosed
 
 from plexus_registry.rpc import Responder
+from plexus_registry.teller import Teller
 
 if TYPE_CHECKING:
     from plexus_registry.core.plexus import Hub
@@ -32,6 +33,7 @@ async def converse(registry: Registry, hub: Hub, wire: Wire, drain: Drain) -> No
     effect in order, and a peer that does not read its answers is not read from.
     """
     responder = Responder(registry, hub)
+    teller = Teller(registry, responder, wire)
     try:
         with drain.seat() as seat:
             while not seat.is_leaving():
@@ -40,14 +42,19 @@ async def converse(registry: Registry, hub: Hub, wire: Wire, drain: Drain) -> No
                     break  # it came too late to be begun
                 seat.is_busy = True
                 answer = responder.answer(frame)
-                frames = answer if isinstance(answer, list) else await answer
-                if len(frames) == 1:
-                    await wire.send_one(frames[0])
-                elif frames:
-                    await wire.send(frames)
-                if sum(map(len, frames)) > KEPT_CHARACTERS:
-                    del answer, frames
+                if isinstance(answer, list):
+                    if answer:
+                        await wire.send_one(answer[0])
+                else:
+                    answer = await answer
+                    async with teller.silence():
+                        await wire.send(answer)
+                        if responder.note_sent():
+                            teller.tell()
+                if sum(map(len, answer)) > KEPT_CHARACTERS:
+                    del answer
                 seat.is_busy = False
+        await teller.finish()
         await wire.close(GOING_AWAY, "the registry is stopping")
     except ConnectionClosed as closed:
         log.debug("peer left: %r", closed.reason)

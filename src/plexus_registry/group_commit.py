@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
-from plexus_registry.core.catalog import Catalog, Draft
+from plexus_registry.core.draft import Draft
 from plexus_registry.core.errors import StorageFailed
 
 if TYPE_CHECKING:
+    from plexus_registry.core.catalog import Catalog
     from plexus_registry.core.claims import Records
     from plexus_registry.store import Store
 
@@ -37,14 +38,16 @@ class _Turn:
     Attributes:
         change: The change.
         taken: Whether it was judged: then it is committed or has an `error`.
+        revision: The revision after it.
         call: Set once it was taken, and when it is its turn to lead a group.
     """
 
-    __slots__ = ("call", "change", "error", "taken")
+    __slots__ = ("call", "change", "error", "revision", "taken")
 
     def __init__(self, change: Change[None]) -> None:
         self.change = change
         self.taken = False
+        self.revision = 0
         self.error: Exception | None = None
         self.call = trio.Event()
 
@@ -72,14 +75,14 @@ class GroupCommit:
         while name in self._committing:
             await self._committed.wait()
 
-    async def commit(self, change: Change[T]) -> T:
+    async def commit(self, change: Change[T]) -> tuple[T, int]:
         """Make a change durable.
 
         A caller who is cancelled before the change was judged has asked for nothing; after
         that the change is finished.
 
         Returns:
-            What the change returned.
+            What the change returned, and the revision after it.
 
         Raises:
             StorageFailed: The change could not be saved, and was not made.
@@ -99,7 +102,7 @@ class GroupCommit:
                 self._leave(turn)
         if turn.error is not None:
             raise turn.error
-        return answers[0]
+        return answers[0], turn.revision
 
     async def _lead(self) -> None:
         """Commit all that is queued. Only the first in the queue does; the others wait for it."""
@@ -122,11 +125,13 @@ class GroupCommit:
                 turn.change(draft)
             except Exception as error:  # noqa: BLE001 - its caller gets it, not its neighbours
                 turn.error = error
+                draft.abandon_change()
+            turn.revision = draft.end_change()
         changes = draft.changes()
         self._committing = changes
         try:
-            if changes:
-                await self._store.save(changes)
+            if changes or draft.entries:
+                await self._store.save(changes, draft.entries)
         except Exception as error:
             reason = "internal error, see the log"
             if isinstance(error, StorageFailed):

@@ -41,7 +41,16 @@ COLUMNS: dict[str, type[str | int]] = {
 }
 """A row without an id is a tombstone. `last_seen` and the texts may be null."""
 
-LAYOUT = 1
+CHANGES_TABLE = "changes"
+CHANGES_COLUMNS: dict[str, type[str | int]] = {
+    "revision": int,
+    "name": str,
+    "namespaces": str,
+    "event": str,
+}
+"""The last changes. `name` may be null; `namespaces` is a JSON array; `event` is JSON text."""
+
+LAYOUT = 2
 """How many steps this version knows, noted in the file so that an older version leaves it alone."""
 
 _ORIGINAL_COLUMNS = COLUMNS.keys() - {"layer"}
@@ -71,6 +80,13 @@ def _one_record_a_layer(db: Database) -> None:
     table = db.table(TABLE)
     table.create(COLUMNS, pk=("name", "layer"), not_null={"name", "layer"})
     table.insert_all(rows)
+
+
+@migrations(name="002_the_last_changes")
+def _the_last_changes(db: Database) -> None:
+    db.table(CHANGES_TABLE).create(
+        CHANGES_COLUMNS, pk="revision", not_null={"namespaces", "event"}, if_not_exists=True
+    )
 
 
 def _adopted(row: Mapping[str, object]) -> dict[str, str | int | None]:

@@ -2,7 +2,8 @@
 
 Every frame gets its answer here, whatever is in it: errors of the caller as JSON-RPC errors,
 refusals of a method with their own codes, and a bug of ours as -32603 with a trace in the log.
-A call through the hub is acknowledged first; its items follow the response of its frame.
+A call through the hub is acknowledged first; its items follow the response of its frame. What a
+watch has to tell is fetched with `due`, from when its acknowledgement was sent.
 """
 
 from __future__ import annotations
@@ -10,9 +11,17 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from plexus_registry.core import commands, events
-from plexus_registry.core.errors import InternalError, MethodError, ProtocolError, shown
-from plexus_registry.core.events import encode_event, encode_failed
+from plexus_registry.core import commands
+from plexus_registry.core.errors import (
+    InternalError,
+    MethodError,
+    ProtocolError,
+    WatchEnded,
+    shown,
+)
+from plexus_registry.core.events import encode_ended, encode_event, encode_failed
+from plexus_registry.core.feed import Watch
+from plexus_registry.core.items import notifications
 from plexus_registry.core.jsonrpc import (
     Batch,
     Invalid,
@@ -22,8 +31,8 @@ from plexus_registry.core.jsonrpc import (
     result_response,
 )
 from plexus_registry.core.plexus import BUG, Hub
-from plexus_registry.core.routes import Route, Stream, Topic, Unsubscribe, command_of
-from plexus_registry.core.session import Session
+from plexus_registry.core.routes import Route, Stream, Unsubscribe, command_of
+from plexus_registry.core.session import Finite, Following, Session
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -33,6 +42,9 @@ if TYPE_CHECKING:
     from plexus_registry.service import Registry
 
 log = logging.getLogger(__name__)
+
+EVENTS_AT_ONCE = 256
+"""How many events one watch gets at a time, so that those beside it get theirs."""
 
 
 class Responder:
@@ -108,17 +120,17 @@ class Responder:
 
     async def _begin(self, stream: Stream, *, is_heard: bool) -> str:
         """Find out what a stream says, and give the number to acknowledge it with."""
-        report = await self._report(stream.topic)
-        if not is_heard:
-            return ""
-        items = self._hub.items(stream.topic, report, now=self._registry.now())
-        return str(self._session.begin(stream.method, stream.notification, items))
+        command = command_of(stream.topic)
+        if isinstance(command, commands.Watch):
+            live: Finite | Following = Following(stream, Watch(command))
+        else:
+            report = None if command is None else await self._report(command)
+            items = self._hub.items(stream.topic, report, now=self._registry.now())
+            live = Finite(stream, items)
+        return str(self._session.begin(live)) if is_heard else ""
 
-    async def _report(self, topic: Topic) -> str | Failure | None:
+    async def _report(self, command: Command) -> str | Failure:
         """Carry out the command of a stream; whatever happens, there is something to say."""
-        command = command_of(topic)
-        if command is None:
-            return None
         try:
             return await perform(self._registry, command)
         except MethodError as error:
@@ -126,6 +138,29 @@ class Responder:
         except Exception:
             log.exception("%s through the hub failed", type(command).__name__)
             return BUG
+
+    def note_sent(self) -> bool:
+        """Take the frames so far to be sent, and tell whether there is news for `due`."""
+        return self._session.note_sent()
+
+    def due(self) -> list[str]:
+        """Give the next frames of the watches; none where there are none for now."""
+        frames: list[str] = []
+        now = self._registry.now()
+        for number, (stream, watch) in [*self._session.followings.items()]:
+            is_over = False
+            try:
+                events = watch.due(self._registry.feed, self._registry.catalog, most=EVENTS_AT_ONCE)
+            except WatchEnded as error:
+                events, is_over = [encode_ended(error)], True
+            items = [
+                item for event in events for item in self._hub.saying(stream.topic, event, now=now)
+            ]
+            if is_over:
+                items += self._hub.ending(stream.topic, now=now)
+                self._session.unsubscribe(stream.method, number)
+            frames += notifications(stream.notification, number, items)
+        return frames
 
 
 def _bug(request: Request, error: Exception) -> InternalError:
@@ -155,19 +190,15 @@ async def perform(registry: Registry, command: Command) -> str:
         case commands.Get() | commands.List():
             return str(look_up(registry, command))
         case commands.Ping(name=name):
-            return encode_event(events.pinged(name, success=await registry.ping(name)))
+            return encode_event(await registry.ping(name))
         case commands.Register():
-            backend = await registry.register(command)
-            return encode_event(events.BackendRegistered(backend=backend))
+            return encode_event(await registry.register(command))
         case commands.Update():
-            backend = await registry.update(command)
-            return encode_event(events.BackendUpdated(backend=backend))
+            return encode_event(await registry.update(command))
         case commands.Delete(name=name):
-            await registry.delete(name)
-            return encode_event(events.BackendDeleted(name=name))
+            return encode_event(await registry.delete(name))
         case commands.Deregister(name=name):
-            await registry.deregister(name)
-            return encode_event(events.BackendDeregistered(name=name))
+            return encode_event(await registry.deregister(name))
         case commands.Reload():
             return encode_event(await registry.reload())
         case _:

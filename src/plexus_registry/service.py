@@ -11,25 +11,40 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+import msgspec
 import trio
 
 from plexus_registry.core import claims
-from plexus_registry.core.catalog import Catalog, Draft
+from plexus_registry.core.catalog import Catalog
 from plexus_registry.core.claims import Decision, Records
 from plexus_registry.core.declarations import Declaration, declared_record, reconcile
-from plexus_registry.core.errors import ConfigError, ConfigInvalid, MethodError
-from plexus_registry.core.events import Reloaded
+from plexus_registry.core.errors import ConfigError, ConfigInvalid, MethodError, NotFound
+from plexus_registry.core.events import (
+    BackendDeleted,
+    BackendDeregistered,
+    BackendRegistered,
+    BackendUpdated,
+    Pinged,
+    Reloaded,
+    pinged,
+)
+from plexus_registry.core.feed import Feed
 from plexus_registry.core.health import Deadlines
 from plexus_registry.core.model import Backend, Layer, Source
 from plexus_registry.group_commit import GroupCommit
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from plexus_registry.bell import Bell
     from plexus_registry.config_file import ConfigFile
     from plexus_registry.core.commands import Register, Update
+    from plexus_registry.core.draft import Draft
     from plexus_registry.store import Store
 
 Rule = Callable[[Records], Decision | MethodError]
@@ -61,13 +76,15 @@ class Registry:
         stale_after: float = 60.0,
         now: WallClock = wall_clock,
     ) -> None:
-        self.catalog = Catalog(store.records)
+        self.feed = Feed(store.entries, kept=store.kept_changes)
+        self.catalog = Catalog(store.records, revision=self.feed.revision)
         self.config = config
         self.now = now
         self._commits = GroupCommit(store, self.catalog, self._publish)
         self._deadlines = Deadlines(stale_after=stale_after)
         self._unwritten_pings: set[str] = set()
         self._pings_wait = trio.Event()
+        self._bells: set[Bell] = set()
         moment = trio.current_time()
         for backend in self.catalog.list(active_only=True):
             self._deadlines.follow(backend.name, None, backend, moment=moment)
@@ -84,7 +101,7 @@ class Registry:
 
     # Writes: durable when they return.
 
-    async def register(self, claim: Register) -> Backend:
+    async def register(self, claim: Register) -> BackendRegistered:
         """Register a backend.
 
         Raises:
@@ -92,55 +109,74 @@ class Registry:
             StorageFailed: The change could not be saved.
         """
         new_id = str(uuid4())
-        return await self._decide(
+        backend, revision = await self._decide(
             claim.name,
             lambda records: claims.register(records, claim, now=self.now(), new_id=new_id),
         )
+        return BackendRegistered(backend=backend, revision=revision)
 
-    async def update(self, change: Update) -> Backend:
+    async def update(self, change: Update) -> BackendUpdated:
         """Change the given fields of a backend.
 
         Raises:
             NotFound: No backend has the name.
             StorageFailed: The change could not be saved.
         """
-        return await self._decide(
+        backend, revision = await self._decide(
             change.name, lambda records: claims.update(records, change, now=self.now())
         )
+        return BackendUpdated(backend=backend, revision=revision)
 
-    async def delete(self, name: str) -> Backend:
-        """Make a name not exist, and give the backend that it meant.
+    async def delete(self, name: str) -> BackendDeleted:
+        """Make a name not exist.
 
         Raises:
             NotFound: No backend has the name.
             StorageFailed: The change could not be saved.
         """
-        return await self._decide(name, lambda records: claims.delete(records, name))
+        _, revision = await self._decide(name, lambda records: claims.delete(records, name))
+        return BackendDeleted(name=name, revision=revision)
 
-    async def deregister(self, name: str) -> Backend:
+    async def deregister(self, name: str) -> BackendDeregistered:
         """Make a backend inactive until it registers or pings again.
 
         Raises:
             NotFound: No backend has the name.
             StorageFailed: The change could not be saved.
         """
-        return await self._decide(name, lambda records: claims.deregister(records, name))
+        _, revision = await self._decide(name, lambda records: claims.deregister(records, name))
+        return BackendDeregistered(name=name, revision=revision)
 
-    async def ping(self, name: str) -> bool:
+    async def ping(self, name: str) -> Pinged:
         """Note a sign of life.
 
-        Returns:
-            Whether a backend has the name. The ping reaches the disk within `PING_DELAY`.
+        It reaches the disk within `PING_DELAY`; where it revives the backend, it is there when
+        this returns.
+
+        Raises:
+            StorageFailed: The backend could not be revived.
         """
         await self._commits.settled(name)
+        backend = self.catalog.get(name)
+        if backend is not None and not backend.is_active:
+            return await self._revive(name)
         decision = claims.ping(self.catalog.records(name), name, now=self.now())
         if isinstance(decision, MethodError):
-            return False
+            return pinged(name, success=False)
         self.catalog.publish({name: decision.records})
         self._deadlines.renew(name, moment=trio.current_time())
         self._unwritten_pings.add(name)
         self._pings_wait.set()
-        return True
+        return pinged(name, success=True)
+
+    async def _revive(self, name: str) -> Pinged:
+        try:
+            _, revision = await self._decide(
+                name, lambda records: claims.ping(records, name, now=self.now())
+            )
+        except NotFound:  # it was deleted in the meantime
+            return pinged(name, success=False)
+        return pinged(name, success=True, revision=revision)
 
     # What the origins declare.
 
@@ -157,7 +193,8 @@ class Registry:
         Raises:
             StorageFailed: The change could not be saved.
         """
-        return await self._commits.commit(partial(self._reconcile, layer, declared))
+        reloaded, revision = await self._commits.commit(partial(self._reconcile, layer, declared))
+        return msgspec.structs.replace(reloaded, revision=revision)
 
     async def reload(self) -> Reloaded:
         """Read the config file now, and lift the tombstones of the names that it states.
@@ -178,10 +215,11 @@ class Registry:
                 return self._reconcile(Layer.FILE, declared, draft)
 
             try:
-                return await self._commits.commit(change)
+                reloaded, revision = await self._commits.commit(change)
             except BaseException:
                 self.config.forget()
                 raise
+            return msgspec.structs.replace(reloaded, revision=revision)
 
     def _reconcile(
         self, layer: Layer, declared: Mapping[str, Declaration], draft: Draft
@@ -189,7 +227,7 @@ class Registry:
         added: list[str] = []
         updated: list[str] = []
         removed: list[str] = []
-        for name in draft.names() | declared.keys():
+        for name in sorted(draft.names() | declared.keys()):
             records = draft.records(name)
             former = claims.stated(records, layer)
             adopted = claims.stated(records, Layer.ADOPTED) if layer is Layer.FILE else None
@@ -217,12 +255,27 @@ class Registry:
                 draft.write(name, claims.with_record(others, declared_record(backend, layer)))
             if backend is not known_backend:
                 (added if known is None else updated).append(name)
-        return Reloaded(
+        reloaded = Reloaded(
+            revision=draft.revision,
             count=len(declared),
-            added=tuple(sorted(added)),
-            updated=tuple(sorted(updated)),
-            removed=tuple(sorted(removed)),
+            added=tuple(added),
+            updated=tuple(updated),
+            removed=tuple(removed),
         )
+        if layer is Layer.FILE and (added or updated or removed):
+            draft.report(reloaded)
+        return reloaded
+
+    # Changes as they come.
+
+    @contextmanager
+    def telling(self, bell: Bell) -> Iterator[None]:
+        """Ring a bell whenever the feed has more, for as long as the block lasts."""
+        self._bells.add(bell)
+        try:
+            yield
+        finally:
+            self._bells.discard(bell)
 
     # Health.
 
@@ -248,7 +301,8 @@ class Registry:
                 draft.write(name, claims.go_stale(draft.records(name)))
             return tuple(still_silent)
 
-        return await self._commits.commit(change)
+        marked, _ = await self._commits.commit(change)
+        return marked
 
     def forgive(self, pause: float) -> None:
         """Give every backend back the seconds in which this process heard nobody."""
@@ -274,7 +328,7 @@ class Registry:
 
     # How it comes together.
 
-    async def _decide(self, name: str, rule: Rule) -> Backend:
+    async def _decide(self, name: str, rule: Rule) -> tuple[Backend, int]:
         def change(draft: Draft) -> Backend:
             decision = rule(draft.records(name))
             if isinstance(decision, MethodError):
@@ -288,7 +342,8 @@ class Registry:
 
     def _publish(self, draft: Draft, changes: Mapping[str, Records]) -> None:
         before = {name: self.catalog.get(name) for name in changes}
-        self.catalog.publish(changes)
+        self.catalog.publish(changes, draft.revision)
+        self.feed.append(draft.entries)
         moment = trio.current_time()
         for name in changes:
             after = self.catalog.get(name)
@@ -296,6 +351,9 @@ class Registry:
         for name in draft.signs_of_life:
             self._deadlines.renew(name, moment=moment)
         self._unwritten_pings -= changes.keys()
+        if draft.entries:
+            for bell in self._bells:
+                bell.ring()
         # Whoever waits holds on to an event that is not set yet.
         if not self._unwritten_pings and self._pings_wait.is_set():
             self._pings_wait = trio.Event()

@@ -22,9 +22,12 @@ from sqlite_utils.db import NoTable
 
 from plexus_registry.blocking import RunSync, run_in_thread
 from plexus_registry.core.errors import StartError, StorageFailed
+from plexus_registry.core.events import encode_value
+from plexus_registry.core.feed import KEPT_CHANGES, Entry
 from plexus_registry.core.model import MANUAL_LAYERS, Backend, Layer, Record, Source
 from plexus_registry.lock_file import hold_lock_file
 from plexus_registry.migrations import (
+    CHANGES_TABLE,
     COLUMNS,
     LAYOUT,
     TABLE,
@@ -34,7 +37,7 @@ from plexus_registry.migrations import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping
+    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from plexus_registry.core.claims import Records
@@ -52,6 +55,8 @@ class Store:
     Attributes:
         lock: Held by whoever judges and saves changes.
         records: What the file held when it was opened.
+        entries: The last changes, as the file held them when it was opened.
+        kept_changes: How many changes the file keeps.
     """
 
     def __init__(
@@ -60,36 +65,44 @@ class Store:
         *,
         path: Path,
         records: tuple[Record, ...],
+        entries: tuple[Entry, ...],
+        kept_changes: int,
         run_sync: RunSync,
     ) -> None:
         self.lock = trio.Lock()
         self.path = path
         self.records = records
+        self.entries = entries
+        self.kept_changes = kept_changes
         self._db = db
         self._run_sync = run_sync
         self._wal_path = path.with_name(path.name + "-wal")
         self._files = self._identities()
 
-    async def save(self, changes: Mapping[str, Records]) -> None:
+    async def save(self, changes: Mapping[str, Records], entries: Sequence[Entry]) -> None:
         """Make changes durable, all or none.
 
         Args:
             changes: The names that changed, with all that the layers state about each now.
+            entries: What is told of the changes.
 
         Raises:
             StorageFailed: Nothing was saved; the message says why.
         """
         try:
-            await self._run_sync(partial(self._save, changes))
+            await self._run_sync(partial(self._save, changes, entries))
         except (sqlite3.Error, OSError) as error:
             raise StorageFailed(f"{self.path.name}: {error}") from error
 
-    def _save(self, changes: Mapping[str, Records]) -> None:
+    def _save(self, changes: Mapping[str, Records], entries: Sequence[Entry]) -> None:
         self._check_files()
         rows = [_row(record) for records in changes.values() for record in records]
         with self._db.atomic():
             self._db.conn.executemany(_DELETE, [(name,) for name in changes])
             self._db.conn.executemany(_INSERT, rows)
+            if entries:
+                self._db.conn.executemany(_INSERT_CHANGE, map(_change_row, entries))
+                self._db.conn.execute(_FORGET, [entries[-1].revision - self.kept_changes])
         self._check_files()
 
     def _check_files(self) -> None:
@@ -108,7 +121,9 @@ class Store:
 
 
 @asynccontextmanager
-async def open_store(path: Path, *, run_sync: RunSync = run_in_thread) -> AsyncIterator[Store]:
+async def open_store(
+    path: Path, *, run_sync: RunSync = run_in_thread, kept_changes: int = KEPT_CHANGES
+) -> AsyncIterator[Store]:
     """Open the database, and close it at the end.
 
     A new file gets its tables; one of the original registry is copied beside itself first and
@@ -117,6 +132,7 @@ async def open_store(path: Path, *, run_sync: RunSync = run_in_thread) -> AsyncI
     Args:
         path: The SQLite file; missing folders are made.
         run_sync: How blocking work is run.
+        kept_changes: How many changes are kept, from 1 up.
 
     Raises:
         StartError: The file cannot be read or written, is no database, is held by another
@@ -125,7 +141,7 @@ async def open_store(path: Path, *, run_sync: RunSync = run_in_thread) -> AsyncI
     path = _prepared(path)
     with hold_lock_file(path):
         with _as_start_error(path):
-            store = await run_sync(partial(_open, path, run_sync))
+            store = await run_sync(partial(_open, path, run_sync, kept_changes))
         try:
             yield store
         finally:
@@ -151,7 +167,7 @@ def _as_start_error(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _open(path: Path, run_sync: RunSync) -> Store:
+def _open(path: Path, run_sync: RunSync, kept_changes: int) -> Store:
     connection = sqlite3.connect(path, check_same_thread=False, timeout=BUSY_TIMEOUT)
     try:
         db = Database(connection, execute_plugins=False)
@@ -165,10 +181,19 @@ def _open(path: Path, run_sync: RunSync) -> Store:
         migrations.apply(db)
         connection.execute(f"PRAGMA user_version = {LAYOUT}")
         records = tuple(_record(row) for row in db.table(TABLE).rows)
+        rows = db.table(CHANGES_TABLE).rows_where(order_by="revision")
+        entries = tuple(_entry(row) for row in rows)
     except BaseException:
         connection.close()
         raise
-    return Store(db, path=path, records=records, run_sync=run_sync)
+    return Store(
+        db,
+        path=path,
+        records=records,
+        entries=entries,
+        kept_changes=kept_changes,
+        run_sync=run_sync,
+    )
 
 
 def _refuse_foreign(db: Database, path: Path) -> None:
@@ -228,6 +253,11 @@ _INSERT = (
     f"INSERT INTO {TABLE} ({', '.join(COLUMNS)})"  # noqa: S608 - as above
     f" VALUES ({', '.join('?' * len(COLUMNS))})"
 )
+_INSERT_CHANGE = (
+    f"INSERT INTO {CHANGES_TABLE} (revision, name, namespaces, event)"  # noqa: S608 - as above
+    " VALUES (?, ?, ?, ?)"
+)
+_FORGET = f"DELETE FROM {CHANGES_TABLE} WHERE revision <= ?"  # noqa: S608 - as above
 _OF_BACKEND = tuple(COLUMNS)[2:]
 
 
@@ -249,3 +279,20 @@ def _record(row: Mapping[str, object]) -> Record:
     values["source"] = Source(str(row["source"]))
     values["is_active"] = bool(row["is_active"])
     return Record(name=name, layer=layer, backend=msgspec.convert(values, Backend))
+
+
+def _change_row(entry: Entry) -> tuple[object, ...]:
+    """Turn an entry into its row."""
+    return (entry.revision, entry.name, encode_value(entry.namespaces), entry.event)
+
+
+def _entry(row: Mapping[str, object]) -> Entry:
+    """Turn a row into its entry."""
+    namespaces = msgspec.json.decode(str(row["namespaces"]), type=tuple[str | None, ...])
+    name = row["name"]
+    return Entry(
+        int(str(row["revision"])),
+        None if name is None else str(name),
+        namespaces,
+        str(row["event"]),
+    )

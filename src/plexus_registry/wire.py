@@ -18,7 +18,10 @@ class Wire:
     Every method raises `trio_websocket.ConnectionClosed` once the peer is gone.
     """
 
-    def __init__(self, ws: WebSocketConnection, stream: HandedStream) -> None:
+    def __init__(
+        self, ws: WebSocketConnection, stream: HandedStream, nursery: trio.Nursery
+    ) -> None:
+        self.start_soon = nursery.start_soon
         self.receive = ws.get_message
         self.send_one = ws.send_message
         stream.closed_by = lambda: ws.closed
@@ -26,10 +29,13 @@ class Wire:
         self._stream = stream
 
     async def send(self, frames: Sequence[str]) -> None:
-        """Send frames, together in as few packets as they fit in."""
-        with self._stream.gathering():
-            for frame in frames[:-1]:
-                await self._ws.send_message(frame)
+        """Send frames, if any, together in as few packets as they fit in."""
+        if not frames:
+            return
+        if len(frames) > 1:
+            with self._stream.gathering():
+                for frame in frames[:-1]:
+                    await self._ws.send_message(frame)
         await self._ws.send_message(frames[-1])
 
     async def close(self, code: int = 1000, reason: str | None = None) -> None:
@@ -56,7 +62,7 @@ async def accept_websocket(
         handed = HandedStream(stream, head, handshake)
         request = await wrap_server_stream(nursery, handed, max_message_size=max_message_size)
         ws = await request.accept()
-        return Wire(ws, handed)
+        return Wire(ws, handed, nursery)
     return None
 
 

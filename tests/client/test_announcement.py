@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from plexus_registry import Backend, Registry
     from plexus_registry.announcement import Announcement
+    from plexus_registry.core.events import Pinged
 
 announced = partial(announce, URL, name="svc", host="h", port=9)
 
@@ -84,7 +85,7 @@ async def test_it_pings_at_a_third_of_the_term_with_jitter(
         pinged: list[float] = []
         ping = registry.ping
 
-        async def note(name: str) -> bool:
+        async def note(name: str) -> Pinged:
             pinged.append(trio.current_time())
             return await ping(name)
 

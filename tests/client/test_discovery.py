@@ -29,7 +29,7 @@ async def test_the_last_known_answer_outlives_the_registry(
 ) -> None:
     find = partial(discover, URL, "hub", last_known={})
     async with serving(tmp_path) as registry:
-        backend = await registry.register(Register(name="hub", host="::1", port=4))
+        backend = (await registry.register(Register(name="hub", host="::1", port=4))).backend
         found = await find()
         assert (found.url, found.backend, found.is_stale) == ("ws://[::1]:4", backend, False)
     stale = await find()

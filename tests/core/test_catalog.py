@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from plexus_registry.core import events
-from plexus_registry.core.catalog import Catalog, Draft
+from plexus_registry.core.catalog import Catalog
+from plexus_registry.core.draft import Draft
 from plexus_registry.core.model import Backend, Layer, Record
 from tests import strategies as sts
 from tests.core.wire_shapes import BARE, BARE_TEXT, FULL, FULL_TEXT, decoded, fresh
@@ -42,8 +43,12 @@ def assert_agrees(catalog: Catalog, model: Model) -> None:
         expected = model.list(active_only=active_only)
         assert [*catalog.list(active_only=active_only)] == expected
         listed = decoded(catalog.listed(active_only=active_only))
-        assert listed == {"type": "backends", "backends": [fresh(each) for each in expected]}
-        assert [*listed] == ["type", "backends"]
+        assert listed == {
+            "type": "backends",
+            "revision": catalog.revision,
+            "backends": [fresh(each) for each in expected],
+        }
+        assert [*listed] == ["type", "revision", "backends"]
     assert len(catalog) == len(model.list(active_only=False))
     assert catalog.names() == model.stated.keys()
     for name in (*sts.NAMES, "never stated"):
@@ -95,6 +100,7 @@ class CatalogMachine(RuleBasedStateMachine):
         draft = Draft(self.catalog)
         records = data.draw(sts.records_of(name))
         draft.write(name, records)
+        draft.end_change()
         self.publish(draft.changes())
 
     @invariant()
@@ -117,10 +123,13 @@ def test_a_draft_shows_its_changes_and_the_catalog_none_of_them(
         # Writing back what is there is no change.
         written[name] = catalog.records(name) if back else data.draw(sts.records_of(name))
         draft.write(name, written[name])
+        if back:
+            draft.end_change()
     for name in sts.NAMES:
         assert draft.records(name) == written.get(name, untouched.records(name))
         assert catalog.records(name) == untouched.records(name)
     assert draft.names() == untouched.names() | written.keys()
+    draft.end_change()
     assert draft.changes() == {
         name: stated for name, stated in written.items() if stated != untouched.records(name)
     }
@@ -136,6 +145,7 @@ def test_what_is_saved_again_is_saved_as_it_is_then(
     assert draft.changes() == {name: Catalog(records).records(name)}
     changed = data.draw(sts.records_of(name))
     draft.write(name, changed)
+    draft.end_change()
     assert draft.changes() == {name: changed}
 
 
@@ -143,13 +153,14 @@ def test_what_is_saved_again_is_saved_as_it_is_then(
     ("backend", "text"), [(FULL, FULL_TEXT), (BARE, BARE_TEXT)], ids=["full", "bare"]
 )
 def test_found_and_listed_have_the_shape_of_the_protocol(backend: Backend, text: str) -> None:
-    catalog = Catalog([Record(name="a", layer=Layer.AUTO, backend=backend)])
+    catalog = Catalog([Record(name="a", layer=Layer.AUTO, backend=backend)], revision=7)
     assert catalog.found("a") == f'{{"type":"backend","backend":{text}}}'
-    assert catalog.listed(active_only=False) == f'{{"type":"backends","backends":[{text}]}}'
-    assert catalog.listed(active_only=True) == '{"type":"backends","backends":[]}'
+    listed = f'{{"type":"backends","revision":7,"backends":[{text}]}}'
+    assert catalog.listed(active_only=False) == listed
+    assert catalog.listed(active_only=True) == '{"type":"backends","revision":7,"backends":[]}'
     assert catalog.found("a") == events.encode_event(events.Found(backend=backend))
     assert catalog.listed(active_only=False) == events.encode_event(
-        events.Listed(backends=(backend,))
+        events.Listed(revision=7, backends=(backend,))
     )
     assert catalog.found("b") == '{"type":"backend","backend":null}'
     assert catalog.found("b") == events.encode_event(events.Found(backend=None))

@@ -29,6 +29,7 @@ PARAMETERS = {
     "deregister": ("name",),
     "ping": ("name",),
     "reload": (),
+    "watch": ("since", "name", "namespace"),
 }
 
 

@@ -13,21 +13,47 @@ from tests import strategies as sts
 from tests.core.wire_shapes import BARE, BARE_TEXT, FULL, FULL_TEXT, decoded, fresh
 
 SHAPES = [
-    (events.BackendRegistered(backend=BARE), f'"backend_registered","backend":{BARE_TEXT}'),
-    (events.BackendUpdated(backend=FULL), f'"backend_updated","backend":{FULL_TEXT}'),
-    (events.BackendDeleted(name="a"), '"backend_deleted","name":"a"'),
-    (events.BackendDeregistered(name="a"), '"backend_deregistered","name":"a"'),
+    (
+        events.BackendRegistered(backend=BARE, revision=1),
+        f'"backend_registered","revision":1,"backend":{BARE_TEXT}',
+    ),
+    (
+        events.BackendUpdated(backend=FULL, revision=2),
+        f'"backend_updated","revision":2,"backend":{FULL_TEXT}',
+    ),
+    (events.BackendDeleted(name="a", revision=3), '"backend_deleted","revision":3,"name":"a"'),
+    (
+        events.BackendDeregistered(name="a", revision=4),
+        '"backend_deregistered","revision":4,"name":"a"',
+    ),
+    (
+        events.BackendStale(backend=BARE, revision=5),
+        f'"backend_stale","revision":5,"backend":{BARE_TEXT}',
+    ),
+    (
+        events.BackendActive(backend=BARE, revision=6),
+        f'"backend_active","revision":6,"backend":{BARE_TEXT}',
+    ),
+    (
+        events.Snapshot(backends=(BARE,), revision=7),
+        f'"snapshot","revision":7,"backends":[{BARE_TEXT}]',
+    ),
+    (events.Compacted(revision=8), '"compacted","revision":8'),
     (
         events.pinged("a", success=True),
         '"ping","name":"a","success":true,"message":"Backend health check updated"',
+    ),
+    (
+        events.pinged("a", success=True, revision=9),
+        '"ping","name":"a","success":true,"message":"Backend health check updated","revision":9',
     ),
     (
         events.pinged("a", success=False),
         '"ping","name":"a","success":false,"message":"Backend not found: a"',
     ),
     (
-        events.Reloaded(count=2, added=("a",), removed=("b", "c")),
-        '"reloaded","count":2,"added":["a"],"updated":[],"removed":["b","c"]',
+        events.Reloaded(revision=3, count=2, added=("a",), removed=("b", "c")),
+        '"reloaded","revision":3,"count":2,"added":["a"],"updated":[],"removed":["b","c"]',
     ),
 ]
 

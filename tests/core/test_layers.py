@@ -46,27 +46,31 @@ MAY_IMPORT: dict[str, str] = {
     "client_socket": "core.errors",
     "app": (
         "_version blocking config_file config_watch conversation drain front_door service settings"
-        " store sweeper core.declarations core.errors core.model core.plexus"
+        " store sweeper core.declarations core.errors core.feed core.model core.plexus"
     ),
-    "conversation": "drain rpc service wire core.plexus",
+    "conversation": "drain rpc service teller wire core.plexus",
+    "teller": "bell rpc service wire",
     "front_door": "drain wire core.errors",
     "rpc": (
-        "service core.commands core.errors core.events core.items core.jsonrpc core.plexus"
-        " core.routes core.session"
+        "service core.commands core.errors core.events core.feed core.items core.jsonrpc"
+        " core.plexus core.routes core.session"
     ),
     "config_watch": "config_file service core.errors core.model",
     "sweeper": "service core.errors",
     "service": (
-        "config_file group_commit store core.catalog core.claims core.commands core.declarations"
-        " core.errors core.events core.health core.model"
+        "bell config_file group_commit store core.catalog core.claims core.commands"
+        " core.declarations core.draft core.errors core.events core.feed core.health core.model"
     ),
-    "group_commit": "store core.catalog core.claims core.errors",
+    "group_commit": "store core.catalog core.claims core.draft core.errors",
     "config_file": "blocking core.declarations core.errors",
-    "store": "blocking lock_file migrations core.claims core.errors core.model",
+    "store": (
+        "blocking lock_file migrations core.claims core.errors core.events core.feed core.model"
+    ),
     "migrations": "core.model",
     "lock_file": "core.errors",
     "wire": "",
     "drain": "",
+    "bell": "",
     "blocking": "",
     "settings": "core.limits",
     "core": "",
@@ -75,12 +79,14 @@ MAY_IMPORT: dict[str, str] = {
         " core.limits core.methods core.routes core.schema"
     ),
     "core.call_parameters": "core.commands core.errors core.items core.methods",
-    "core.routes": "core.commands core.items",
     "core.schema": "core.commands core.events core.methods core.model",
-    "core.session": "core.errors core.items",
+    "core.session": "core.errors core.feed core.items core.routes",
+    "core.routes": "core.commands core.items",
     "core.items": "core.events",
     "core.jsonrpc": "core.errors core.events",
     "core.methods": "core.commands core.errors",
+    "core.draft": "core.catalog core.claims core.events core.feed core.merge core.model",
+    "core.feed": "core.catalog core.commands core.errors core.events core.model",
     "core.catalog": "core.claims core.events core.merge core.model",
     "core.events": "core.errors core.model",
     "core.claims": "core.commands core.errors core.merge core.model",
@@ -96,15 +102,33 @@ MAY_IMPORT: dict[str, str] = {
 }
 # Pure: nothing here waits, reads a clock, draws a number, logs or touches a file or a socket.
 CORE_MAY_USE = {
-    *("__future__", "bisect", "collections.abc", "dataclasses", "difflib", "enum", "functools"),
+    *(
+        "__future__",
+        "bisect",
+        "collections",
+        "collections.abc",
+        "dataclasses",
+        "difflib",
+        "enum",
+        "functools",
+    ),
     *("hashlib", "ipaddress", "json", "msgspec", "re", "tomllib", "typing"),
 }
 CORE_MAY_USE_MORE = {"core.export": {"tomli_w"}}
 MAY_USE_TRIO = {
     *("cli.calls", "cli.supervision", "cli.watch"),
     *("announcement", "client", "client_socket", "discovery"),
-    *("app", "blocking", "cli.serve", "config_file", "config_watch", "conversation", "drain"),
-    *("front_door", "group_commit", "service", "store", "sweeper", "wire"),
+    *(
+        "app",
+        "bell",
+        "blocking",
+        "cli.serve",
+        "config_file",
+        "config_watch",
+        "conversation",
+        "drain",
+    ),
+    *("front_door", "group_commit", "service", "store", "sweeper", "teller", "wire"),
 }
 EDGE_LIBRARIES = {
     "sqlite_utils": {"store", "migrations"},

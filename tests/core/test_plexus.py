@@ -10,7 +10,7 @@ import pytest
 from plexus_registry.core import commands
 from plexus_registry.core.errors import InvalidParamsError, MethodNotFoundError
 from plexus_registry.core.plexus import Hub
-from plexus_registry.core.routes import Stream, Unsubscribe, command_of
+from plexus_registry.core.routes import Stream, Topic, Unsubscribe, command_of
 
 if TYPE_CHECKING:
     from plexus_registry.core.items import Failure
@@ -267,6 +267,7 @@ def test_a_hub_may_have_another_name_and_other_mechanisms() -> None:
     hub = Hub("my-hub", mechanisms=(bearer,))
     route = hub.route("my-hub.call", {"method": "my-hub.hash"})
     assert isinstance(route, Stream)
+    assert isinstance(route.topic, Topic)
     assert route.topic.content_type == "my-hub.hash"
     info = hub.route("_info", None)
     assert isinstance(info, Stream)

@@ -49,7 +49,7 @@ def test_the_members_that_clients_need(plugin: schema_module.Plugin) -> None:
         assert isinstance(described[member], str)
     for method in methods(plugin):
         assert isinstance(method["streaming"], bool)
-        assert method["streaming"] == (method["name"] == "call")
+        assert method["streaming"] == (method["name"] in ("call", "watch"))
         assert method["http_method"] == "POST"
         assert method["role"] == {"kind": "rpc"}
         assert ("returns" in method) == (method != SCHEMA_METHOD)

@@ -41,7 +41,7 @@ def exchanges(block: str) -> list[Exchange]:
     for line in block.splitlines():
         if not line.startswith("{"):
             continue
-        if '"id":' in line and '"method":' in line:
+        if {"id", "method"} <= msgspec.json.decode(line).keys():
             found.append(Exchange(line, ()))
         else:
             found[-1] = Exchange(found[-1].request, (*found[-1].answers, line))

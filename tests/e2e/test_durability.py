@@ -133,7 +133,7 @@ async def test_of_many_claims_at_once_one_wins_and_all_hear_of_it(tmp_path: Path
             winner = (await shown_by(server.url))["a"]
             await server.kill()
         results = [each["result"] for each in answers if "result" in each]
-        assert results == [{"type": "backend_registered", "backend": winner}]
+        assert results == [{"type": "backend_registered", "revision": 1, "backend": winner}]
         for refused in (each["error"] for each in answers if "error" in each):
             assert isinstance(refused, dict)
             assert (refused["code"], refused["data"]["holder"]) == (NAME_TAKEN, winner)

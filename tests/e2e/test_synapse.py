@@ -43,7 +43,7 @@ async def test_synapse_browses(tmp_path: Path) -> None:
         async with quiet_registry(tmp_path) as server, synapse.running(at(server)) as run:
             assert (run.hub, run.main_hub) == (HUB, None)
             event = await synapse.browse(run, "registry", "list")
-            assert event == {"type": "backends", "backends": []}
+            assert event == {"type": "backends", "revision": 0, "backends": []}
             await register(server, "alpha", 5001)
             event = await synapse.browse(run, "registry", "list", **{"active-only": "true"})
             assert event is not None

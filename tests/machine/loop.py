@@ -31,8 +31,10 @@ class Loop:
     async def _main(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
         self._end = trio.Event()
-        self._started.set()
-        await self._end.wait()
+        async with trio.open_nursery() as self.nursery:
+            self._started.set()
+            await self._end.wait()
+            self.nursery.cancel_scope.cancel()
 
     def run(self, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         async def call() -> T:

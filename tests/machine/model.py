@@ -153,12 +153,16 @@ class Model:
         self._saved_since(before)
 
     def ping(self, name: str) -> bool:
+        before = self._before()
         current = self.get(name)
         if current is None:
             return False
+        revives = not current["is_active"]
         current.update(is_active=True, last_seen=self.now)
         if self.held_in(name) == "manual":
             self.this_run.add(name)
+        if revives:
+            self._saved_since(before)
         self.deadlines[name] = self.moment + self.stale_after
         return True
 

@@ -153,7 +153,7 @@ async def test_a_ping_for_a_name_that_is_being_committed_is_not_lost(tmp_path: P
             nursery.start_soon(registry.update, Update(name="hub", description="new"))
             await disk.reached_gate.wait()
             nursery.start_soon(registry.ping, "hub")
-            assert await registry.ping("other")  # does not wait for the disk
+            assert (await registry.ping("other")).success  # does not wait for the disk
             gate, disk.gate = disk.gate, None
             gate.set()
         found = registry.get("hub")
@@ -167,7 +167,7 @@ async def test_a_ping_for_a_name_that_is_being_committed_is_not_lost(tmp_path: P
 
 async def test_what_does_not_exist_is_refused(tmp_path: Path) -> None:
     async with opened(tmp_path) as registry:
-        assert not await registry.ping("nobody")
+        assert not (await registry.ping("nobody")).success
         for verb in (registry.delete, registry.deregister):
             with pytest.raises(NotFound):
                 await verb("nobody")

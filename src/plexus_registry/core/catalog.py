@@ -9,12 +9,17 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from typing import TYPE_CHECKING
 
-from plexus_registry.core.events import encode_backend, encode_found, encode_listed
+from plexus_registry.core.events import (
+    encode_backend,
+    encode_found,
+    encode_listed,
+    encode_snapshot,
+)
 from plexus_registry.core.merge import effective
 from plexus_registry.core.model import RANK, Backend, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from collections.abc import Set as AbstractSet
 
     from plexus_registry.core.claims import Records
@@ -23,9 +28,14 @@ NOTHING: Records = ()
 
 
 class Catalog:
-    """All records by name, and the effective backends in the order of `list`."""
+    """All records by name, and the effective backends in the order of `list`.
 
-    def __init__(self, records: Iterable[Record] = ()) -> None:
+    Attributes:
+        revision: How many changes led here.
+    """
+
+    def __init__(self, records: Iterable[Record] = (), *, revision: int = 0) -> None:
+        self.revision = revision
         self._records: dict[str, Records] = {}
         self._effective: dict[str, Backend] = {}
         self._encoded: dict[str, str] = {}
@@ -70,9 +80,15 @@ class Catalog:
         encoded = self._listed.get(active_only)
         if encoded is None:
             backends = self._in_order(active_only=active_only)
-            encoded = encode_listed([self._encode(backend) for backend in backends])
+            encoded = encode_listed([self._encode(each) for each in backends], self.revision)
             self._listed[active_only] = encoded
         return encoded
+
+    def snapshot(self, is_wanted: Callable[[Backend], bool]) -> str:
+        """The event that begins a watch of some of the backends, encoded."""
+        backends = self._in_order(active_only=False)
+        encoded = [self._encode(each) for each in backends if is_wanted(each)]
+        return encode_snapshot(encoded, self.revision)
 
     def _encode(self, backend: Backend) -> str:
         encoded = self._encoded.get(backend.name)
@@ -80,19 +96,21 @@ class Catalog:
             encoded = self._encoded[backend.name] = encode_backend(backend)
         return encoded
 
-    def publish(self, changes: Mapping[str, Records]) -> None:
+    def publish(self, changes: Mapping[str, Records], revision: int | None = None) -> None:
         """Take over what is committed.
 
         Args:
             changes: The names that changed, with all that the layers state about each now.
+            revision: The revision of the last change; None where none of them counts.
         """
+        former, self.revision = self.revision, self.revision if revision is None else revision
         for name, records in changes.items():
             if records:
                 self._records[name] = records
             else:
                 self._records.pop(name, None)
             self._show(name, effective(records))
-        if changes:
+        if changes or former != self.revision:
             self._listed.clear()
 
     def _show(self, name: str, backend: Backend | None) -> None:
@@ -118,39 +136,3 @@ class Catalog:
 def _place(backend: Backend) -> tuple[int, str]:
     """Where a backend stands in the list: newest first, then by name."""
     return (-backend.created_at, backend.name)
-
-
-class Draft:
-    """A catalog as it will be once the changes in hand are committed."""
-
-    def __init__(self, catalog: Catalog) -> None:
-        self._catalog = catalog
-        self._changes: dict[str, Records] = {}
-        self._to_save: set[str] = set()
-        self.signs_of_life: set[str] = set()
-
-    def records(self, name: str) -> Records:
-        """What the layers state about a name, the changes so far included."""
-        changed = self._changes.get(name)
-        return self._catalog.records(name) if changed is None else changed
-
-    def write(self, name: str, records: Records) -> None:
-        """Change what the layers state about a name."""
-        self._changes[name] = records
-
-    def save_again(self, name: str) -> None:
-        """Have a name saved though it does not change: the catalog is ahead of the disk."""
-        self._to_save.add(name)
-
-    def names(self) -> AbstractSet[str]:
-        """Every name that a layer states, the changes so far included."""
-        return self._catalog.names() | self._changes.keys()
-
-    def changes(self) -> dict[str, Records]:
-        """The names to save, with all that is stated about each."""
-        changed = {
-            name: records
-            for name, records in self._changes.items()
-            if records != self._catalog.records(name)
-        }
-        return changed | {name: self.records(name) for name in self._to_save}

@@ -76,7 +76,14 @@ def _is_boolean(value: object) -> bool:
     return isinstance(value, bool)
 
 
+def _is_revision(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
 TEXT = Field("a string", _is_string, {"type": "string"})
+REVISION = Field(
+    "a revision: an integer from 0 up", _is_revision, {"type": "integer", "minimum": 0}
+)
 BOOLEAN = Field("true or false", _is_boolean, {"type": "boolean"})
 
 # An adopted database may hold names that nobody could register: whoever asks may say them.
@@ -187,3 +194,21 @@ class List(Command, frozen=True):
 
 class Reload(Command, frozen=True):
     """Read the config file now."""
+
+
+class Watch(Command, frozen=True):
+    """Follow the changes."""
+
+    parameters: ClassVar[tuple[Parameter, ...]] = (
+        Parameter(
+            "since",
+            REVISION,
+            "Only what happened after this revision, without a snapshot.",
+        ),
+        Parameter("name", TEXT, "Only what happens to this backend."),
+        Parameter("namespace", TEXT, "Only what happens to backends of this namespace."),
+    )
+
+    since: int | None = None
+    name: str | None = None
+    namespace: str | None = None

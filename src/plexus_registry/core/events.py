@@ -15,14 +15,20 @@ import msgspec
 from plexus_registry.core.model import Backend
 
 if TYPE_CHECKING:
-    from plexus_registry.core.errors import MethodError
+    from plexus_registry.core.errors import MethodError, WatchEnded
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
     """A method's report."""
 
 
-class Listed(Event, frozen=True, tag="backends"):
+class Change(Event, frozen=True):
+    """A report on the registry at one revision."""
+
+    revision: int
+
+
+class Listed(Change, frozen=True, tag="backends"):
     """The backends, newest first."""
 
     backends: tuple[Backend, ...]
@@ -34,45 +40,68 @@ class Found(Event, frozen=True, tag="backend"):
     backend: Backend | None
 
 
-class BackendRegistered(Event, frozen=True, tag="backend_registered"):
+class BackendRegistered(Change, frozen=True, tag="backend_registered"):
     """A backend was registered."""
 
     backend: Backend
 
 
-class BackendUpdated(Event, frozen=True, tag="backend_updated"):
+class BackendUpdated(Change, frozen=True, tag="backend_updated"):
     """A backend was updated."""
 
     backend: Backend
 
 
-class BackendDeleted(Event, frozen=True, tag="backend_deleted"):
+class BackendDeleted(Change, frozen=True, tag="backend_deleted"):
     """A backend was deleted."""
 
     name: str
 
 
-class BackendDeregistered(Event, frozen=True, tag="backend_deregistered"):
+class BackendDeregistered(Change, frozen=True, tag="backend_deregistered"):
     """A backend said goodbye and is inactive."""
 
     name: str
 
 
-class Pinged(Event, frozen=True, tag="ping"):
-    """The answer to a ping, successful or not."""
+class BackendStale(Change, frozen=True, tag="backend_stale"):
+    """A backend became inactive: it was silent too long, or said goodbye."""
+
+    backend: Backend
+
+
+class BackendActive(Change, frozen=True, tag="backend_active"):
+    """A backend that was inactive is active again."""
+
+    backend: Backend
+
+
+class Pinged(Event, frozen=True, omit_defaults=True, tag="ping"):
+    """The answer to a ping, successful or not; with a revision where it revived the backend."""
 
     name: str
     success: bool
     message: str
+    revision: int | None = None
 
 
-class Reloaded(Event, frozen=True, tag="reloaded"):
+class Reloaded(Change, frozen=True, tag="reloaded"):
     """The config file was read: how many backends it states, and the names that changed."""
 
     count: int
     added: tuple[str, ...] = ()
     updated: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
+
+
+class Snapshot(Change, frozen=True, tag="snapshot"):
+    """All backends, inactive ones too, newest first; the changes since then follow."""
+
+    backends: tuple[Backend, ...]
+
+
+class Compacted(Change, frozen=True, tag="compacted"):
+    """What changed since the revision that was asked for is not known; a snapshot follows."""
 
 
 class Failed(Event, frozen=True, tag="error"):
@@ -89,8 +118,12 @@ EVENTS: tuple[type[Event], ...] = (
     BackendUpdated,
     BackendDeleted,
     BackendDeregistered,
+    BackendStale,
+    BackendActive,
     Pinged,
     Reloaded,
+    Snapshot,
+    Compacted,
     Failed,
 )
 """All that a method can report, in the order of the schema."""
@@ -114,6 +147,18 @@ def encode_failed(error: MethodError) -> str:
     return encode_value({"type": "error", "message": error.message, **error.data})
 
 
+def encode_ended(error: WatchEnded) -> str:
+    """Encode the end of a watch as the event that reports it."""
+    return encode_value(
+        {
+            "type": "error",
+            "message": error.message,
+            "code": error.code,
+            "revision": error.revision,
+        }
+    )
+
+
 def encode_value(value: object) -> str:
     """Encode any JSON value, records included."""
     return _encode(value).decode()
@@ -124,12 +169,17 @@ def encode_found(backend: str | None) -> str:
     return f'{{"type":"backend","backend":{backend or "null"}}}'
 
 
-def encode_listed(backends: list[str]) -> str:
+def encode_listed(backends: list[str], revision: int) -> str:
     """Put encoded backends in the event that answers `list`."""
-    return f'{{"type":"backends","backends":[{",".join(backends)}]}}'
+    return f'{{"type":"backends","revision":{revision},"backends":[{",".join(backends)}]}}'
 
 
-def pinged(name: str, *, success: bool) -> Pinged:
+def encode_snapshot(backends: list[str], revision: int) -> str:
+    """Put encoded backends in the event that begins a watch."""
+    return f'{{"type":"snapshot","revision":{revision},"backends":[{",".join(backends)}]}}'
+
+
+def pinged(name: str, *, success: bool, revision: int | None = None) -> Pinged:
     """Report a ping in the original's words."""
     message = "Backend health check updated" if success else f"Backend not found: {name}"
-    return Pinged(name=name, success=success, message=message)
+    return Pinged(name=name, success=success, message=message, revision=revision)

@@ -28,11 +28,13 @@ class Method:
         name: Without the namespace.
         doc: What it does, in a sentence.
         command: Its command; the command's parameters are the method's.
+        streaming: Whether its reports go on until the caller has had enough.
     """
 
     name: str
     doc: str
     command: type[Command]
+    streaming: bool = False
 
 
 METHODS: tuple[Method, ...] = (
@@ -48,6 +50,7 @@ METHODS: tuple[Method, ...] = (
     ),
     Method("ping", "Give a sign of life.", commands.Ping),
     Method("reload", "Read the config file now.", commands.Reload),
+    Method("watch", "Follow the changes.", commands.Watch, streaming=True),
 )
 BY_NAME: dict[str, Method] = {method.name: method for method in METHODS}
 

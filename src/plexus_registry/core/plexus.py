@@ -23,7 +23,7 @@ from plexus_registry.core.call_parameters import (
     subscription,
     unknown_response,
 )
-from plexus_registry.core.commands import Command
+from plexus_registry.core.commands import Command, Watch
 from plexus_registry.core.errors import InvalidParamsError, MethodNotFoundError, clipped, shown
 from plexus_registry.core.events import encode_value
 from plexus_registry.core.items import Failure, data_item, done_item, error_item, metadata
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 INFO = "_info"
 RESULT = "result"
 """What notifications of `_info`, `HUB.hash` and `HUB.schema` are called."""
+EVENT = f"{NAMESPACE}.event"
+"""What notifications of a direct watch are called."""
 
 
 class Hub:
@@ -89,9 +91,13 @@ class Hub:
         self._call, self._hash_call = f"{namespace}.call", f"{namespace}.hash"
         self._schema_call, self._respond = f"{namespace}.schema", f"{namespace}.respond"
         streams = (INFO, self._call, self._hash_call, self._schema_call)
-        self._unsubscribes = {f"{method}_unsub": method for method in streams} | {
-            f"{NAMESPACE}_unsubscribe_{method.name}": f"{NAMESPACE}_{method.name}"
-            for method in METHODS
+        self._unsubscribes = {
+            f"{NAMESPACE}.unwatch": f"{NAMESPACE}.watch",
+            **{f"{method}_unsub": method for method in streams},
+            **{
+                f"{NAMESPACE}_unsubscribe_{method.name}": f"{NAMESPACE}_{method.name}"
+                for method in METHODS
+            },
         }
         self._all_methods = (
             *self._direct,
@@ -111,7 +117,8 @@ class Hub:
             InvalidParamsError: The parameters are refused before anything is acknowledged.
         """
         if (direct := self._direct.get(method)) is not None:
-            return command_from(direct, params)
+            command = command_from(direct, params)
+            return Stream(method, EVENT, command) if isinstance(command, Watch) else command
         if method == self._call:
             inner, inner_params = call_parameters(params)
             return Stream(method, method, self._topic(inner, inner_params))
@@ -274,8 +281,8 @@ class Hub:
 
     # What a stream says, once it is known.
 
-    def items(self, topic: Topic, report: str | Failure | None, *, now: int) -> list[str]:
-        """Encode the items of a stream.
+    def items(self, topic: Topic | Watch, report: str | Failure | None, *, now: int) -> list[str]:
+        """Encode all items of a stream that says one thing.
 
         Args:
             topic: What the stream says.
@@ -286,24 +293,45 @@ class Hub:
         Returns:
             The items in order; the last one, and no other, ends the stream.
         """
-        return self._items(topic, report, now=now, is_outermost=True)
-
-    def _items(
-        self, topic: Topic, report: str | Failure | None, *, now: int, is_outermost: bool
-    ) -> list[str]:
-        shared = metadata(topic.provenance, self.plexus_hash, now)
-        source = report if isinstance(topic.source, Command) else topic.source
-        match source:
-            case Failure():
-                return [error_item(shared, source, with_code=is_outermost)]
-            case Topic():
-                inner = self._items(source, report, now=now, is_outermost=False)
-                contents = [data_item(shared, topic.content_type, item) for item in inner]
-                return [*contents, done_item(shared)]
+        source: object = topic
+        while isinstance(source, Topic):
+            source = source.source
+        match report if isinstance(source, Command) else source:
+            case Failure() as failure:
+                return self.ending(topic, now=now, failure=failure)
             case Known(content=content) | str(content):
-                return [data_item(shared, topic.content_type, content), done_item(shared)]
-            case None:
+                return [*self.saying(topic, content, now=now), *self.ending(topic, now=now)]
+            case _:
                 raise ValueError("a command's stream needs its report")
+
+    def saying(self, topic: Topic | Watch, content: str, *, now: int) -> list[str]:
+        """Encode the items that say something; `content` is JSON text, `now` Unix seconds."""
+        if not isinstance(topic, Topic):
+            return [content]
+        shared = metadata(topic.provenance, self.plexus_hash, now)
+        inner = topic.source
+        contents = self.saying(inner, content, now=now) if isinstance(inner, Topic) else [content]
+        return [data_item(shared, topic.content_type, each) for each in contents]
+
+    def ending(
+        self, topic: Topic | Watch, *, now: int, failure: Failure | None = None
+    ) -> list[str]:
+        """Encode the items that end a stream, well or, where there is a failure, badly."""
+        return self._ending(topic, failure, now=now, is_outermost=True)
+
+    def _ending(
+        self, topic: Topic | Watch, failure: Failure | None, *, now: int, is_outermost: bool
+    ) -> list[str]:
+        if not isinstance(topic, Topic):
+            return []
+        shared = metadata(topic.provenance, self.plexus_hash, now)
+        if isinstance(topic.source, Topic):
+            inner = self._ending(topic.source, failure, now=now, is_outermost=False)
+            contents = [data_item(shared, topic.content_type, item) for item in inner]
+            return [*contents, done_item(shared)]
+        if failure is not None:
+            return [error_item(shared, failure, with_code=is_outermost)]
+        return [done_item(shared)]
 
 
 BUG = Failure(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from plexus_registry.core.commands import Command
+from plexus_registry.core.commands import Command, Watch
 
 if TYPE_CHECKING:
     from plexus_registry.core.items import Failure
@@ -58,21 +58,21 @@ class Stream:
     Attributes:
         method: The method that was called.
         notification: What its notifications are called.
-        topic: What it says.
+        topic: What it says; a command by itself is reported on without items around it.
     """
 
     method: str
     notification: str
-    topic: Topic
+    topic: Topic | Watch
 
 
 Route = Command | Unsubscribe | Stream
 """A command by itself is a direct call, with one response."""
 
 
-def command_of(topic: Topic) -> Command | None:
+def command_of(topic: Topic | Watch) -> Command | None:
     """Find the command that a topic reports on, if there is one."""
-    source = topic.source
+    source: object = topic
     while isinstance(source, Topic):
         source = source.source
     return source if isinstance(source, Command) else None

@@ -128,7 +128,13 @@ def registry_plugin() -> Plugin:
         NAMESPACE,
         "Backend discovery and registration service for Plexus hubs",
         [
-            method_schema(method.name, method.doc, params=_params(method), returns=returns)
+            method_schema(
+                method.name,
+                method.doc,
+                params=_params(method),
+                returns=returns,
+                streaming=method.streaming,
+            )
             for method in METHODS
         ],
     )

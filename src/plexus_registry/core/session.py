@@ -1,16 +1,15 @@
 """The streams of one connection: their numbers, and how each comes to its one end.
 
-A stream lives from its acknowledgement to its last item, or until its client unsubscribes.
-Numbers count up and are never used again: clients go on listening for a number that they lost
-interest in.
+A stream lives from its acknowledgement to its last item, or until its client unsubscribes. Most
+say what they have to say at once; a watch goes on. Numbers count up and are never used again:
+clients go on listening for a number that they lost interest in.
 
 Source: wire protocol, section 2.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from plexus_registry.core.errors import SubscriptionLimitError
 from plexus_registry.core.items import notifications
@@ -18,29 +17,41 @@ from plexus_registry.core.items import notifications
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from plexus_registry.core.feed import Watch
+    from plexus_registry.core.routes import Stream
 
-@dataclass(frozen=True, slots=True)
-class _Live:
-    method: str
-    notification: str
+
+class Finite(NamedTuple):
+    """A stream that says some items, the last of which ends it."""
+
+    stream: Stream
     items: Sequence[str]
 
 
+class Following(NamedTuple):
+    """A stream that tells changes as they come."""
+
+    stream: Stream
+    watch: Watch
+
+
 class Session:
-    """The streams of one connection."""
+    """The streams of one connection.
+
+    Attributes:
+        followings: The streams that tell changes, by number, from when their acknowledgements
+            were sent.
+    """
 
     def __init__(self, *, max_subscriptions: int) -> None:
+        self.followings: dict[int, Following] = {}
         self._max_subscriptions = max_subscriptions
         self._last = 0
-        self._live: dict[int, _Live] = {}
+        self._finite: dict[int, Finite] = {}
+        self._unsent: dict[int, Following] = {}
 
-    def begin(self, method: str, notification: str, items: Sequence[str]) -> int:
-        """Begin a stream that says some items and ends.
-
-        Args:
-            method: The method that it is of.
-            notification: What its notifications are called.
-            items: Its items, the last of which ends it.
+    def begin(self, live: Finite | Following) -> int:
+        """Begin a stream.
 
         Returns:
             The number to acknowledge it with.
@@ -48,31 +59,47 @@ class Session:
         Raises:
             SubscriptionLimitError: Too many streams are live.
         """
-        if len(self._live) >= self._max_subscriptions:
+        if sum(map(len, self._all())) >= self._max_subscriptions:
             raise SubscriptionLimitError(
                 "Too many subscriptions on the connection",
                 reason=f"Exceeded max limit of {self._max_subscriptions}",
             )
         self._last += 1
-        self._live[self._last] = _Live(method, notification, items)
+        if isinstance(live, Finite):
+            self._finite[self._last] = live
+        else:
+            self._unsent[self._last] = live
         return self._last
 
     def unsubscribe(self, method: str, subscription: int | None) -> bool:
         """End a stream before its end; tells whether it was live, and of that method."""
         if subscription is None:
             return False
-        live = self._live.get(subscription)
-        if live is None or live.method != method:
-            return False
-        del self._live[subscription]
-        return True
+        for streams in self._all():
+            live = streams.get(subscription)
+            if live is not None and live.stream.method == method:
+                del streams[subscription]
+                return True
+        return False
 
     def flush(self) -> list[str]:
         """Give the frames that are due after the acknowledgements; their streams end."""
         frames = [
             frame
-            for subscription, live in self._live.items()
-            for frame in notifications(live.notification, subscription, live.items)
+            for subscription, live in self._finite.items()
+            for frame in notifications(live.stream.notification, subscription, live.items)
         ]
-        self._live.clear()
+        self._finite.clear()
         return frames
+
+    def note_sent(self) -> bool:
+        """Take all acknowledgements to be sent, and tell whether more is to follow on one."""
+        is_followed = bool(self._unsent)
+        self.followings |= self._unsent
+        self._unsent.clear()
+        return is_followed
+
+    def _all(
+        self,
+    ) -> tuple[dict[int, Finite] | dict[int, Following], ...]:
+        return self._finite, self._unsent, self.followings

@@ -1,0 +1,159 @@
+"""The changes in the order in which they were committed, each with its revision.
+
+Revisions count the changes of one database, without a gap. The last changes are kept; whoever
+follows them holds no more than the revision that he has seen (`Watch`), so that one who is slow
+costs nothing, and is cut off once what he would need next is no longer kept.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from plexus_registry.core.errors import WatchEnded
+from plexus_registry.core.events import (
+    BackendActive,
+    BackendDeleted,
+    BackendRegistered,
+    BackendStale,
+    BackendUpdated,
+    Compacted,
+    encode_event,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from plexus_registry.core.catalog import Catalog
+    from plexus_registry.core.commands import Watch as WatchCommand
+    from plexus_registry.core.events import Change
+    from plexus_registry.core.model import Backend
+
+KEPT_CHANGES = 10_000
+"""How many changes a watch can be behind."""
+
+
+class Entry(NamedTuple):
+    """One change, as it is kept.
+
+    Attributes:
+        revision: Its revision.
+        name: The backend's name; None where the change is not about one.
+        namespaces: The backend's namespace before and after, where there was one.
+        event: The event, as JSON text.
+    """
+
+    revision: int
+    name: str | None
+    namespaces: tuple[str | None, ...]
+    event: str
+
+
+def change_between(before: Backend | None, after: Backend | None, revision: int) -> Change | None:
+    """Say how an effective backend changed.
+
+    Returns:
+        The event; None where nothing changed but the time of its last sign of life.
+    """
+    if after is None:
+        return None if before is None else BackendDeleted(name=before.name, revision=revision)
+    if before is None:
+        return BackendRegistered(backend=after, revision=revision)
+    if before.is_active != after.is_active:
+        kind = BackendActive if after.is_active else BackendStale
+        return kind(backend=after, revision=revision)
+    if msgspec.structs.replace(before, last_seen=after.last_seen) == after:
+        return None
+    return BackendUpdated(backend=after, revision=revision)
+
+
+class Feed:
+    """The last changes.
+
+    Attributes:
+        revision: The revision of the last one.
+    """
+
+    def __init__(self, entries: Iterable[Entry] = (), *, kept: int = KEPT_CHANGES) -> None:
+        self._entries = deque(entries, maxlen=kept)
+        self.revision = self._entries[-1].revision if self._entries else 0
+
+    def append(self, entries: Iterable[Entry]) -> None:
+        """Take over what is committed."""
+        self._entries.extend(entries)
+        if self._entries:
+            self.revision = self._entries[-1].revision
+
+    def can_resume(self, revision: int) -> bool:
+        """Whether all that happened after a revision is kept."""
+        return self.revision - len(self._entries) <= revision <= self.revision
+
+    def after(self, revision: int) -> Iterator[Entry]:
+        """Give what happened after a revision, which must be one to resume from."""
+        first = len(self._entries) - (self.revision - revision)
+        return (self._entries[index] for index in range(first, len(self._entries)))
+
+
+class Watch:
+    """How far one watcher has come.
+
+    Attributes:
+        revision: The last revision that was told or passed over.
+    """
+
+    def __init__(self, command: WatchCommand) -> None:
+        self.revision = 0
+        self._command = command
+        self._has_begun = False
+
+    def due(self, feed: Feed, catalog: Catalog, *, most: int) -> list[str]:
+        """Give the next events, as JSON texts; they count as told.
+
+        Args:
+            feed: The changes.
+            catalog: What they led to.
+            most: How many events at most, from 2 up. None come only where all were told.
+
+        Raises:
+            WatchEnded: The next change is no longer kept.
+        """
+        if not self._has_begun:
+            self._has_begun = True
+            first = self._first(feed, catalog)
+            if first:
+                return first
+        if not feed.can_resume(self.revision):
+            raise WatchEnded(
+                f"The watch is cut off: too many changes were waiting to be read;"
+                f" watch again with since={self.revision}",
+                code="too_slow",
+                revision=self.revision,
+            )
+        events: list[str] = []
+        for entry in feed.after(self.revision):
+            if len(events) == most:
+                break
+            self.revision = entry.revision
+            if self._wants(entry.name, entry.namespaces):
+                events.append(entry.event)
+        return events
+
+    def _first(self, feed: Feed, catalog: Catalog) -> list[str]:
+        since = self._command.since
+        if since is not None and feed.can_resume(since):
+            self.revision = since
+            return []
+        self.revision = feed.revision
+        snapshot = catalog.snapshot(lambda each: self._wants(each.name, (each.namespace,)))
+        if since is None:
+            return [snapshot]
+        return [encode_event(Compacted(revision=feed.revision)), snapshot]
+
+    def _wants(self, name: str | None, namespaces: Iterable[str | None]) -> bool:
+        """Tell whether a backend passes the filters; in the namespace it may be before or after."""
+        command = self._command
+        return command.name in (None, name) and (
+            command.namespace is None or command.namespace in namespaces
+        )

@@ -1,0 +1,73 @@
+"""What the watches of one connection have to tell, sent as it comes.
+
+A task of its own sends it, begun with the first watch of a connection. A peer that does not read
+makes it wait, and nobody else; what is told is taken from the feed only when it can be sent.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import trio
+
+from plexus_registry.bell import Bell
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from plexus_registry.rpc import Responder
+    from plexus_registry.service import Registry
+    from plexus_registry.wire import Wire
+
+
+class Teller:
+    """Tells the changes on one connection."""
+
+    def __init__(self, registry: Registry, responder: Responder, wire: Wire) -> None:
+        self._registry = registry
+        self._responder = responder
+        self._wire = wire
+        self._bell = Bell()
+        self._sending = trio.Lock()
+        self._has_begun = False
+        self._is_over = False
+        self._ended = trio.Event()
+
+    def tell(self) -> None:
+        """Look for what there is to tell, now and with every change from now on."""
+        self._bell.ring()
+        if not self._has_begun:
+            self._has_begun = True
+            self._wire.start_soon(self._tell_forever)
+
+    @asynccontextmanager
+    async def silence(self) -> AsyncIterator[None]:
+        """Tell nothing inside: what answers an unsubscription is the last that is heard of it."""
+        if not self._has_begun:
+            yield
+            return
+        async with self._sending:
+            yield
+
+    async def finish(self) -> None:
+        """Let what is being sent be sent, and tell nothing more."""
+        self._is_over = True
+        if self._has_begun:
+            self._bell.ring()
+            await self._ended.wait()
+
+    async def _tell_forever(self) -> None:
+        with self._registry.telling(self._bell):
+            while not self._is_over:
+                await self._bell.wait()
+                await self._tell_all()
+        self._ended.set()
+
+    async def _tell_all(self) -> None:
+        while not self._is_over:
+            async with self._sending:
+                frames = self._responder.due()
+                if not frames:
+                    return
+                await self._wire.send(frames)

@@ -1,0 +1,100 @@
+"""What is told on a connection, and in which order with its answers."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import msgspec
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from plexus_registry.conversation import converse
+from plexus_registry.core.commands import Register
+from plexus_registry.core.plexus import Hub
+from plexus_registry.drain import Drain
+from tests.fakes import ScriptedWire, opened
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from plexus_registry.service import Registry
+
+HUB = Hub("registry-hub")
+WATCH = '{"jsonrpc":"2.0","id":1,"method":"registry.watch","params":{"since":0}}'
+UNWATCH = '{"jsonrpc":"2.0","id":2,"method":"registry.unwatch","params":[1]}'
+
+
+def kinds(wire: ScriptedWire) -> list[object]:
+    """What each frame is: the id of an answer, or the type of an event."""
+    frames = map(msgspec.json.decode, wire.frames)
+    return [each.get("id") or each["params"]["result"]["type"] for each in frames]
+
+
+async def begun(
+    nursery: trio.Nursery, registry: Registry, drain: Drain, *, is_reading: bool
+) -> ScriptedWire:
+    """A conversation that watches."""
+    wire = ScriptedWire(nursery)
+    nursery.start_soon(partial(converse, registry, HUB, wire, drain))  # type: ignore[arg-type]  # a script
+    wire.gate = None if is_reading else trio.Event()
+    await wire.say.send(WATCH)
+    await wait_all_tasks_blocked()
+    return wire
+
+
+async def test_what_is_being_told_comes_before_the_answer_to_the_unwatch(tmp_path: Path) -> None:
+    for _ in range(20):  # the scheduler draws lots
+        async with opened(tmp_path) as registry, trio.open_nursery() as nursery:
+            wire = await begun(nursery, registry, Drain(), is_reading=True)
+            wire.gate = gate = trio.Event()
+            await registry.register(Register(name="a", host="h", port=1))
+            await wait_all_tasks_blocked()
+            await wire.say.send(UNWATCH)
+            await wait_all_tasks_blocked()
+            wire.gate = None
+            gate.set()
+            await wait_all_tasks_blocked()
+            assert kinds(wire)[-2:] == ["backend_registered", 2]
+            await registry.delete("a")
+            await wait_all_tasks_blocked()
+            assert kinds(wire)[-1] == 2
+            nursery.cancel_scope.cancel()
+
+
+async def test_nothing_is_told_before_the_acknowledgement_was_sent(tmp_path: Path) -> None:
+    async with opened(tmp_path) as registry, trio.open_nursery() as nursery:
+        wire = await begun(nursery, registry, Drain(), is_reading=False)
+        await registry.register(Register(name="a", host="h", port=1))
+        await wait_all_tasks_blocked()
+        gate, wire.gate = wire.gate, None
+        assert gate is not None
+        gate.set()
+        await wait_all_tasks_blocked()
+        assert kinds(wire) == [1, "backend_registered"]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_drain_lets_what_is_being_told_be_told(tmp_path: Path) -> None:
+    drain = Drain()
+    async with opened(tmp_path) as registry, trio.open_nursery() as nursery:
+        wire = await begun(nursery, registry, drain, is_reading=True)
+        wire.gate = gate = trio.Event()
+        await registry.register(Register(name="a", host="h", port=1))
+        await wait_all_tasks_blocked()
+        drain.begin()
+        await wait_all_tasks_blocked()
+        await registry.delete("a")
+        gate.set()
+        # The conversation and its teller end by themselves: the nursery does.
+    assert kinds(wire) == [1, "backend_registered"]
+
+
+async def test_who_has_left_is_not_told_and_not_kept(tmp_path: Path) -> None:
+    async with opened(tmp_path) as registry:
+        async with trio.open_nursery() as nursery:
+            wire = await begun(nursery, registry, Drain(), is_reading=True)
+            await wire.say.aclose()
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()  # as the connection's nursery is, once it is over
+        assert not registry._bells  # or it would grow with every watcher that left
