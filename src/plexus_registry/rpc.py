@@ -45,6 +45,8 @@ log = logging.getLogger(__name__)
 
 EVENTS_AT_ONCE = 256
 """How many events one watch gets at a time, so that those beside it get theirs."""
+CHARACTERS_AT_ONCE = 256 * 1024
+"""About how much the watches of a connection get at a time: a thousand snapshots are a lot."""
 
 
 class Responder:
@@ -146,21 +148,27 @@ class Responder:
     def due(self) -> list[str]:
         """Give the next frames of the watches; none where there are none for now."""
         frames: list[str] = []
-        now = self._registry.now()
-        for number, (stream, watch) in [*self._session.followings.items()]:
-            is_over = False
-            try:
-                events = watch.due(self._registry.feed, self._registry.catalog, most=EVENTS_AT_ONCE)
-            except WatchEnded as error:
-                events, is_over = [encode_ended(error)], True
-            items = [
-                item for event in events for item in self._hub.saying(stream.topic, event, now=now)
-            ]
-            if is_over:
-                items += self._hub.ending(stream.topic, now=now)
-                self._session.unsubscribe(stream.method, number)
-            frames += notifications(stream.notification, number, items)
+        for number in self._session.in_turn():
+            frames += self._due_of(number)
+            if sum(map(len, frames)) > CHARACTERS_AT_ONCE:
+                break
         return frames
+
+    def _due_of(self, number: int) -> list[str]:
+        stream, watch = self._session.followings[number]
+        now = self._registry.now()
+        is_over = False
+        try:
+            events = watch.due(self._registry.feed, self._registry.catalog, most=EVENTS_AT_ONCE)
+        except WatchEnded as error:
+            events, is_over = [encode_ended(error)], True
+        items = [
+            item for event in events for item in self._hub.saying(stream.topic, event, now=now)
+        ]
+        if is_over:
+            items += self._hub.ending(stream.topic, now=now)
+            self._session.unsubscribe(stream.method, number)
+        return notifications(stream.notification, number, items)
 
 
 def _bug(request: Request, error: Exception) -> InternalError:

@@ -13,7 +13,8 @@ from plexus_registry.conversation import converse
 from plexus_registry.core.commands import Register
 from plexus_registry.core.plexus import Hub
 from plexus_registry.drain import Drain
-from tests.fakes import ScriptedWire, opened
+from plexus_registry.rpc import CHARACTERS_AT_ONCE, Responder
+from tests.fakes import ScriptedWire, answered, opened
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -98,3 +99,23 @@ async def test_who_has_left_is_not_told_and_not_kept(tmp_path: Path) -> None:
             await wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()  # as the connection's nursery is, once it is over
         assert not registry._bells  # or it would grow with every watcher that left
+
+
+async def test_many_snapshots_are_made_a_few_at_a_time_and_each_watch_has_its_turn(
+    tmp_path: Path,
+) -> None:
+    async with opened(tmp_path) as registry:
+        for number in range(20):
+            await registry.register(
+                Register(name=f"a{number}", host="h", port=1, description="x" * 4000)
+            )
+        responder = Responder(registry, HUB)
+        watches = 30
+        for _ in range(watches):
+            await answered(responder, '{"jsonrpc":"2.0","id":1,"method":"registry.watch"}')
+        assert responder.note_sent()
+        told: list[int] = []
+        while frames := responder.due():
+            assert sum(map(len, frames[:-1])) <= CHARACTERS_AT_ONCE
+            told += [msgspec.json.decode(each)["params"]["subscription"] for each in frames]
+        assert sorted(told) == [*range(1, watches + 1)]

@@ -41,6 +41,7 @@ class Catalog:
         self._encoded: dict[str, str] = {}
         self._order: list[tuple[int, str]] = []
         self._listed: dict[bool, str] = {}
+        self._snapshot: str | None = None
         for record in records:
             stated = (*self._records.get(record.name, NOTHING), record)
             self._records[record.name] = stated
@@ -84,11 +85,16 @@ class Catalog:
             self._listed[active_only] = encoded
         return encoded
 
-    def snapshot(self, is_wanted: Callable[[Backend], bool]) -> str:
-        """The event that begins a watch of some of the backends, encoded."""
+    def snapshot(self, is_wanted: Callable[[Backend], bool] | None = None) -> str:
+        """The event that begins a watch of all backends, or of some, encoded."""
+        if is_wanted is None and self._snapshot is not None:
+            return self._snapshot
         backends = self._in_order(active_only=False)
-        encoded = [self._encode(each) for each in backends if is_wanted(each)]
-        return encode_snapshot(encoded, self.revision)
+        encoded = [self._encode(each) for each in backends if not is_wanted or is_wanted(each)]
+        snapshot = encode_snapshot(encoded, self.revision)
+        if is_wanted is None:
+            self._snapshot = snapshot
+        return snapshot
 
     def _encode(self, backend: Backend) -> str:
         encoded = self._encoded.get(backend.name)
@@ -112,6 +118,7 @@ class Catalog:
             self._show(name, effective(records))
         if changes or former != self.revision:
             self._listed.clear()
+            self._snapshot = None
 
     def _show(self, name: str, backend: Backend | None) -> None:
         former = self._effective.get(name)

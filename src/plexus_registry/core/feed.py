@@ -146,10 +146,17 @@ class Watch:
             self.revision = since
             return []
         self.revision = feed.revision
-        snapshot = catalog.snapshot(lambda each: self._wants(each.name, (each.namespace,)))
+        snapshot = catalog.snapshot(self._wants_backend if self._is_filtered else None)
         if since is None:
             return [snapshot]
         return [encode_event(Compacted(revision=feed.revision)), snapshot]
+
+    @property
+    def _is_filtered(self) -> bool:
+        return self._command.name is not None or self._command.namespace is not None
+
+    def _wants_backend(self, backend: Backend) -> bool:
+        return self._wants(backend.name, (backend.namespace,))
 
     def _wants(self, name: str | None, namespaces: Iterable[str | None]) -> bool:
         """Tell whether a backend passes the filters; in the namespace it may be before or after."""

@@ -15,7 +15,7 @@ from plexus_registry.core.errors import SubscriptionLimitError
 from plexus_registry.core.items import notifications
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from plexus_registry.core.feed import Watch
     from plexus_registry.core.routes import Stream
@@ -98,6 +98,12 @@ class Session:
         self.followings |= self._unsent
         self._unsent.clear()
         return is_followed
+
+    def in_turn(self) -> Iterator[int]:
+        """Give the numbers of the followings; the next round begins where this one is left."""
+        for subscription in [*self.followings]:
+            self.followings[subscription] = self.followings.pop(subscription)
+            yield subscription
 
     def _all(
         self,
