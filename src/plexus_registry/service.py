@@ -12,7 +12,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -22,7 +21,6 @@ import trio
 from plexus_registry.core import claims
 from plexus_registry.core.catalog import Catalog
 from plexus_registry.core.claims import Decision, Records
-from plexus_registry.core.declarations import Declaration, declared_record, reconcile
 from plexus_registry.core.errors import ConfigError, ConfigInvalid, MethodError, NotFound
 from plexus_registry.core.events import (
     BackendDeleted,
@@ -35,7 +33,8 @@ from plexus_registry.core.events import (
 )
 from plexus_registry.core.feed import Feed
 from plexus_registry.core.health import Deadlines
-from plexus_registry.core.model import Backend, Layer, Source
+from plexus_registry.core.model import Backend, Layer
+from plexus_registry.core.reconciliation import declare
 from plexus_registry.group_commit import GroupCommit
 
 if TYPE_CHECKING:
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from plexus_registry.bell import Bell
     from plexus_registry.config_file import ConfigFile
     from plexus_registry.core.commands import Register, Update
+    from plexus_registry.core.declarations import Declaration
     from plexus_registry.core.draft import Draft
     from plexus_registry.store import Store
 
@@ -52,9 +52,6 @@ WallClock = Callable[[], int]
 
 PING_DELAY = 1.0
 """Seconds that a ping may wait for the disk. Source: design, `ping`."""
-
-SOURCES = {Layer.ENV: Source.ENV, Layer.FILE: Source.FILE, Layer.AUTO: Source.AUTO}
-"""What the backends of the declared layers say of themselves."""
 
 
 def wall_clock() -> int:
@@ -193,7 +190,9 @@ class Registry:
         Raises:
             StorageFailed: The change could not be saved.
         """
-        reloaded, revision = await self._commits.commit(partial(self._reconcile, layer, declared))
+        reloaded, revision = await self._commits.commit(
+            lambda draft: self._declare(draft, layer, declared)
+        )
         return msgspec.structs.replace(reloaded, revision=revision)
 
     async def reload(self) -> Reloaded:
@@ -212,7 +211,7 @@ class Registry:
             def change(draft: Draft) -> Reloaded:
                 for name in declared:
                     draft.write(name, claims.lift_tombstone(draft.records(name)))
-                return self._reconcile(Layer.FILE, declared, draft)
+                return self._declare(draft, Layer.FILE, declared)
 
             try:
                 reloaded, revision = await self._commits.commit(change)
@@ -221,50 +220,8 @@ class Registry:
                 raise
             return msgspec.structs.replace(reloaded, revision=revision)
 
-    def _reconcile(
-        self, layer: Layer, declared: Mapping[str, Declaration], draft: Draft
-    ) -> Reloaded:
-        added: list[str] = []
-        updated: list[str] = []
-        removed: list[str] = []
-        for name in sorted(draft.names() | declared.keys()):
-            records = draft.records(name)
-            former = claims.stated(records, layer)
-            adopted = claims.stated(records, Layer.ADOPTED) if layer is Layer.FILE else None
-            known = former or adopted
-            declaration = declared.get(name)
-            if declaration is None:
-                if former is not None:
-                    records = claims.without(records, layer)
-                    removed.append(name)
-                if adopted is not None and adopted.backend is not None:
-                    # To the original, such a row was as good as registered.
-                    records = claims.as_registered(records, adopted.backend)
-                draft.write(name, records)
-                continue
-            known_backend = known.backend if known is not None else None
-            backend = reconcile(
-                declaration,
-                known_backend,
-                source=SOURCES[layer],
-                now=self.now(),
-                new_id=str(uuid4()),
-            )
-            if backend is not known_backend or adopted is not None:
-                others = claims.without(records, Layer.ADOPTED) if adopted else records
-                draft.write(name, claims.with_record(others, declared_record(backend, layer)))
-            if backend is not known_backend:
-                (added if known is None else updated).append(name)
-        reloaded = Reloaded(
-            revision=draft.revision,
-            count=len(declared),
-            added=tuple(added),
-            updated=tuple(updated),
-            removed=tuple(removed),
-        )
-        if layer is Layer.FILE and (added or updated or removed):
-            draft.report(reloaded)
-        return reloaded
+    def _declare(self, draft: Draft, layer: Layer, declared: Mapping[str, Declaration]) -> Reloaded:
+        return declare(draft, layer, declared, now=self.now(), new_id=lambda: str(uuid4()))
 
     # Changes as they come.
 

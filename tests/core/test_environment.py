@@ -11,12 +11,11 @@ from plexus_registry.core.declarations import (
     LOCAL_HUB,
     Declaration,
     Declared,
-    declared_record,
     parse_environment,
-    reconcile,
 )
 from plexus_registry.core.errors import ConfigError
 from plexus_registry.core.model import FIELDS, Backend, Layer, Record, Source
+from plexus_registry.core.reconciliation import declared_record, reconcile
 from tests import strategies as sts
 
 NOW = 2000

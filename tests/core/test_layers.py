@@ -60,6 +60,7 @@ MAY_IMPORT: dict[str, str] = {
     "service": (
         "bell config_file group_commit store core.catalog core.claims core.commands"
         " core.declarations core.draft core.errors core.events core.feed core.health core.model"
+        " core.reconciliation"
     ),
     "group_commit": "store core.catalog core.claims core.draft core.errors",
     "config_file": "blocking core.declarations core.errors",
@@ -85,6 +86,7 @@ MAY_IMPORT: dict[str, str] = {
     "core.items": "core.events",
     "core.jsonrpc": "core.errors core.events",
     "core.methods": "core.commands core.errors",
+    "core.reconciliation": "core.claims core.declarations core.draft core.events core.model",
     "core.draft": "core.catalog core.claims core.events core.feed core.merge core.model",
     "core.feed": "core.catalog core.commands core.errors core.events core.model",
     "core.catalog": "core.claims core.events core.merge core.model",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from plexus_registry.core.errors import ConfigError, shown
-from plexus_registry.core.model import FIELDS, Backend, Layer, Record, Source
+from plexus_registry.core.model import FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -181,45 +181,6 @@ def _declaration(entry: object, fail: Fail) -> Declaration:
         if values.get(optional) == "":
             del values[optional]
     return msgspec.convert(values, Declaration)
-
-
-def reconcile(
-    declaration: Declaration, former: Backend | None, *, source: Source, now: int, new_id: str
-) -> Backend:
-    """Turn a declaration into the backend of its layer.
-
-    Args:
-        declaration: What the origin declares now.
-        former: What the layer stated about the name so far.
-        source: What the backend says of itself.
-        now: Unix seconds.
-        new_id: The id, where the name is new to the layer.
-
-    Returns:
-        The former backend itself where the declaration says nothing new; else one that keeps
-        its id, its creation time and, at the same address, its health.
-    """
-    if former is None:
-        return Backend(
-            id=new_id,
-            **msgspec.structs.asdict(declaration),
-            source=source,
-            is_active=True,
-            registered_at=now,
-            created_at=now,
-            updated_at=now,
-        )
-    backend = msgspec.structs.replace(former, **msgspec.structs.asdict(declaration), source=source)
-    if backend == former:
-        return former
-    if backend.address != former.address:
-        backend = msgspec.structs.replace(backend, last_seen=None, is_active=True)
-    return msgspec.structs.replace(backend, updated_at=now)
-
-
-def declared_record(backend: Backend, layer: Layer) -> Record:
-    """Wrap a reconciled backend as its layer's statement."""
-    return Record(name=backend.name, layer=layer, backend=backend)
 
 
 class _Lines:
