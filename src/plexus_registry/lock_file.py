@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+def lock_path(database: Path) -> Path:
+    """Where the lock file of a database is."""
+    return database.with_name(database.name + ".lock")
+
+
 @contextmanager
 def hold_lock_file(database: Path) -> Iterator[None]:
     """Keep every other registry away from a database.
@@ -28,7 +33,7 @@ def hold_lock_file(database: Path) -> Iterator[None]:
     Raises:
         StartError: Another process holds it; the message names that process.
     """
-    path = database.with_name(database.name + ".lock")
+    path = lock_path(database)
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:

@@ -25,7 +25,7 @@ from plexus_registry.core.errors import StartError, StorageFailed
 from plexus_registry.core.events import encode_value
 from plexus_registry.core.feed import KEPT_CHANGES, Entry
 from plexus_registry.core.model import MANUAL_LAYERS, Backend, Layer, Record, Source
-from plexus_registry.lock_file import hold_lock_file
+from plexus_registry.lock_file import hold_lock_file, lock_path
 from plexus_registry.migrations import (
     CHANGES_TABLE,
     COLUMNS,
@@ -76,7 +76,8 @@ class Store:
         self.kept_changes = kept_changes
         self._db = db
         self._run_sync = run_sync
-        self._wal_path = path.with_name(path.name + "-wal")
+        # Without the lock file, another registry could be on the same database.
+        self._own_files = (path, path.with_name(path.name + "-wal"), lock_path(path))
         self._files = self._identities()
 
     async def save(self, changes: Mapping[str, Records], entries: Sequence[Entry]) -> None:
@@ -114,10 +115,12 @@ class Store:
         if self._identities() != self._files:
             # What is committed so far goes to the database file, should that be still there.
             self._db.execute("PRAGMA wal_checkpoint(FULL)")
-            raise OSError("the file was moved, removed or replaced; restart the registry")
+            raise OSError(
+                "the file, its log or its lock was moved, removed or replaced; restart the registry"
+            )
 
     def _identities(self) -> tuple[object, ...]:
-        return (_identity(self.path), _identity(self._wal_path))
+        return tuple(map(_identity, self._own_files))
 
 
 @asynccontextmanager
@@ -219,7 +222,7 @@ def read_records(path: Path) -> tuple[Record, ...]:
         StartError: There is no such database, or it is not one of ours.
     """
     with _as_start_error(path):
-        connection = sqlite3.connect(f"file:{path.resolve()}?mode=ro", uri=True, timeout=5)
+        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=5)
         try:
             db = Database(connection, execute_plugins=False)
             if is_original_layout(db) or not db.table(TABLE).exists():

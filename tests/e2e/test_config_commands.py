@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 async def test_what_is_exported_beside_a_running_registry_makes_the_same_backends(
     tmp_path: Path,
 ) -> None:
-    first, second = tmp_path / "first", tmp_path / "second"
+    first, second = tmp_path / "first?#% é", tmp_path / "second"
     first.mkdir()
     second.mkdir()
     description = 'says "hi" # not a comment\n[[backend]]\u202e'

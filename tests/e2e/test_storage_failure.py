@@ -194,6 +194,18 @@ async def test_a_write_ahead_log_that_is_gone_is_noticed(tmp_path: Path) -> None
             assert ("result" in answer) == ("b" in await peer.names())
 
 
+async def test_without_its_lock_file_a_registry_writes_nothing(tmp_path: Path) -> None:
+    with trio.fail_after(40):
+        async with running_registry(tmp_path, *OPTIONS) as first, dial(first.url) as peer:
+            (tmp_path / "registry.db.lock").unlink()
+            async with running_registry(tmp_path, *OPTIONS) as second, dial(second.url) as other:
+                await other.call("registry.register", name="a", host="h", port=1)
+                error = await peer.error("registry.register", name="b", host="h", port=1)
+                assert error["code"] == STORAGE_FAILED
+                assert "lock" in str(error["message"])
+                assert await other.names() == ["a"]
+
+
 def write_config(folder: Path) -> None:
     (folder / "backends.toml").write_text('[[backend]]\nname = "from-file"\nhost="h"\nport=1\n')
 
