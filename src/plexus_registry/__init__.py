@@ -16,6 +16,17 @@ if TYPE_CHECKING:
     from plexus_registry.announcement import Announcement, Status, announce
     from plexus_registry.app import open_registry, serve
     from plexus_registry.client import RegistryClient, connect
+    from plexus_registry.client_events import (
+        BackendActive,
+        BackendDeleted,
+        BackendRegistered,
+        BackendStale,
+        BackendUpdated,
+        Compacted,
+        ConfigReloaded,
+        Snapshot,
+        WatchEvent,
+    )
     from plexus_registry.core.commands import Register, Update
     from plexus_registry.core.errors import (
         ConfigError,
@@ -40,8 +51,15 @@ if TYPE_CHECKING:
 __all__ = [
     "Announcement",
     "Backend",
+    "BackendActive",
+    "BackendDeleted",
+    "BackendRegistered",
+    "BackendStale",
+    "BackendUpdated",
+    "Compacted",
     "ConfigError",
     "ConfigInvalid",
+    "ConfigReloaded",
     "Discovered",
     "InvalidParamsError",
     "MethodError",
@@ -54,6 +72,7 @@ __all__ = [
     "RegistryError",
     "RegistryUnavailableError",
     "Settings",
+    "Snapshot",
     "Source",
     "StartError",
     "Status",
@@ -61,6 +80,7 @@ __all__ = [
     "Update",
     "UrlError",
     "WatchEnded",
+    "WatchEvent",
     "__version__",
     "announce",
     "connect",
@@ -75,6 +95,17 @@ _HOMES = {
     "announcement": ("Announcement", "Status", "announce"),
     "app": ("open_registry", "serve"),
     "client": ("RegistryClient", "connect"),
+    "client_events": (
+        "BackendActive",
+        "BackendDeleted",
+        "BackendRegistered",
+        "BackendStale",
+        "BackendUpdated",
+        "Compacted",
+        "ConfigReloaded",
+        "Snapshot",
+        "WatchEvent",
+    ),
     "core.commands": ("Register", "Update"),
     "core.errors": (
         "ConfigError",

@@ -4,7 +4,8 @@ Theory of operation. One task keeps the announcement: it connects, registers, an
 same connection; whatever goes wrong ends that connection and begins the next one after a pause.
 The task is shielded, since it has the last word when everything around it is cancelled: leaving
 cuts short what it is doing (`_Work`), and it has `LEAVE_SECONDS` to deregister. That goes over
-the connection of the registration, so that a registration under way comes first.
+the connection of the registration, so that a registration under way comes first; where that
+connection is lost, over a new one, since a registry that restarted still has the entry.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from plexus_registry.client import run_client, ungrouped
-from plexus_registry.client_socket import open_socket, parse_url
+from plexus_registry.client_socket import check_token, open_socket, parse_url
 from plexus_registry.core.errors import MethodError, ProtocolError, RegistryUnavailableError
 
 if TYPE_CHECKING:
@@ -152,11 +153,13 @@ async def announce(
 
     Raises:
         UrlError: The URL is none.
+        ValueError: The token is none that a header can hold.
         RegistryUnavailableError: Without `fail_open`: the registry does not answer.
         NameTaken: Without `fail_open`: a live backend elsewhere has the name; and likewise any
             other refusal.
     """
     parse_url(url)
+    check_token(token)
     announcement = Announcement(name, url)
     keeper = _Keeper(
         announcement,
@@ -257,6 +260,8 @@ class _Keeper:
                     failures = min(failures + 1, 16)
                 with self._work.going_on():
                     await trio.sleep(random.uniform(0, pause))  # noqa: S311 - no secret
+            if self._may_be_registered:
+                await self._deregister_anew()
 
     def leave(self) -> None:
         """Have the last word within `LEAVE_SECONDS`."""
@@ -270,7 +275,6 @@ class _Keeper:
             RegistryUnavailableError: It cannot be had, or was lost, or there is no answer.
             MethodError: The registry refuses; so it does with a ProtocolError.
         """
-        self._may_be_registered = False
         deadline = trio.current_time() + ANSWER_SECONDS
         async with AsyncExitStack() as stack:
             with self._work.going_on(), _answered_by(deadline):
@@ -286,12 +290,12 @@ class _Keeper:
                 await self._deregister(client)
 
     async def _register(self, client: RegistryClient, deadline: float) -> None:
-        self._may_be_registered = True
+        was_registered, self._may_be_registered = self._may_be_registered, True
         with _answered_by(deadline):
             try:
                 await self._register_on(client)
             except Refusal:
-                self._may_be_registered = False
+                self._may_be_registered = was_registered
                 raise
         self._announcement.become(Status.REGISTERED)
 
@@ -309,14 +313,27 @@ class _Keeper:
         with _answered_by(trio.current_time() + ANSWER_SECONDS):
             return await client.ping(self._name)
 
-    async def _deregister(self, client: RegistryClient) -> None:
-        """Deregister, unless somebody else has taken the name over."""
+    async def _deregister_anew(self) -> None:
         try:
-            backend = await client.get(self._name)
-            if backend is not None and backend.address == self._address:
-                await client.deregister(self._name)
+            async with AsyncExitStack() as stack:
+                socket = await self._open_socket(stack)
+                await self._deregister(await stack.enter_async_context(run_client(socket)))
         except (*Refusal, RegistryUnavailableError) as error:
-            log.info("%s could not be deregistered: %s", self._name, error)
+            known = self._announcement.status is Status.UNREACHABLE
+            level = logging.DEBUG if known else logging.INFO
+            log.log(level, "%s could not be deregistered: %s", self._name, error)
+
+    async def _deregister(self, client: RegistryClient) -> None:
+        """Deregister, unless somebody else has taken the name over.
+
+        Raises:
+            RegistryUnavailableError: The connection was lost.
+            MethodError: The registry refuses; so it does with a ProtocolError.
+        """
+        backend = await client.get(self._name)
+        if backend is not None and backend.address == self._address:
+            await client.deregister(self._name)
+        self._may_be_registered = False
 
 
 def _jitter() -> float:

@@ -13,37 +13,42 @@ from __future__ import annotations
 
 import itertools
 import logging
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 import trio
 
-from plexus_registry.client_events import WatchEvent, decode_watch_event
-from plexus_registry.client_socket import CLOSE_SECONDS, open_socket
-from plexus_registry.core.errors import (
-    InvalidParamsError,
-    RegistryUnavailableError,
-    WatchEnded,
-    rebuilt,
-    shown,
+from plexus_registry.client_events import decode_watch_event
+from plexus_registry.client_feed import Feed
+from plexus_registry.client_replies import (
+    Backends,
+    Found,
+    Held,
+    Item,
+    Listed,
+    Message,
+    Pinged,
+    Reloaded,
+    Reply,
+    decode,
+    decode_message,
+    senseless,
 )
-from plexus_registry.core.events import Reloaded
-from plexus_registry.core.model import Backend
+from plexus_registry.client_socket import CLOSE_SECONDS, open_socket
+from plexus_registry.core.errors import InvalidParamsError, RegistryUnavailableError, shown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
 
+    from plexus_registry.client_events import WatchEvent
     from plexus_registry.client_socket import ClientSocket
-    from plexus_registry.core.errors import MethodError, ProtocolError
+    from plexus_registry.core.model import Backend
 
 log = logging.getLogger(__name__)
 
 DEFAULT_URL = "ws://127.0.0.1:4445"
-BUFFERED_EVENTS = 1024
-"""How many events of one watch wait for its reader before it is cut off."""
-
-T = TypeVar("T")
+R = TypeVar("R", bound=Reply)
 
 
 @asynccontextmanager
@@ -52,7 +57,8 @@ async def connect(
 ) -> AsyncIterator[RegistryClient]:
     """Connect to a registry.
 
-    A connection that is lost later does not end the block: what is asked then fails.
+    A connection that is lost later does not end the block: what is asked then fails. A registry
+    that gives no sign of life for 40 seconds is lost, too.
 
     Args:
         url: Where it is, `ws://` or `wss://`.
@@ -60,6 +66,7 @@ async def connect(
 
     Raises:
         UrlError: The URL is none.
+        ValueError: The token is none that a header can hold.
         RegistryUnavailableError: There is no registry.
     """
     async with open_socket(url, token=token) as socket, run_client(socket) as client:
@@ -73,6 +80,7 @@ async def run_client(socket: ClientSocket) -> AsyncIterator[RegistryClient]:
     with ungrouped():
         async with trio.open_nursery() as nursery:
             nursery.start_soon(socket.send_forever)
+            nursery.start_soon(socket.hang_up_if_silent)
             nursery.start_soon(client._read_until_lost)  # noqa: SLF001 - ours
             yield client
             socket.close()
@@ -83,17 +91,28 @@ async def run_client(socket: ClientSocket) -> AsyncIterator[RegistryClient]:
 
 @contextmanager
 def ungrouped() -> Iterator[None]:
-    """Take the group off the one error of a nursery inside; a group of the block's own stays."""
-    lone: BaseException
+    """Take the group of a nursery off the one error inside; a group of the block's own stays.
+
+    A cancellation beside the error is left out, as it is where no nursery is: the scope that
+    asked for it sees the error instead.
+    """
     try:
         yield
     except BaseExceptionGroup as group:
-        if len(group.exceptions) > 1:
-            raise
-        lone = group.exceptions[0]
+        _, errors = group.split(trio.Cancelled)
+        if errors is not None and len(errors.exceptions) > 1:
+            raise errors from None
+        lone = _first(group) if errors is None else errors.exceptions[0]
     else:
         return
     raise lone
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 class RegistryClient:
@@ -109,18 +128,24 @@ class RegistryClient:
         self._socket = socket
         self._ids = itertools.count(1)
         self._waiting: dict[int, _Call] = {}
-        self._feeds: dict[int, _Feed] = {}
+        self._feeds: dict[int, Feed] = {}
         self._over = trio.Event()
         self._loss = ""
+        self.revision: int | None = None
 
     async def get(self, name: str) -> Backend | None:
         """Find a backend by its name; None where there is none."""
-        return (await self._ask("registry.get", {"name": name}, _Found)).backend
+        return (await self._ask("registry.get", {"name": name}, Found)).backend
 
-    async def list(self, *, active_only: bool = True) -> tuple[Backend, ...]:
-        """List the backends, newest first; inactive ones only where they are asked for."""
+    async def list(self, *, active_only: bool = True) -> Backends:
+        """List the backends, newest first; inactive ones only where they are asked for.
+
+        Returns:
+            The backends as a tuple that has the `revision` of that state, too.
+        """
         params = {"active_only": active_only}
-        return (await self._ask("registry.list", params, _Listed)).backends
+        listed = await self._ask("registry.list", params, Listed)
+        return Backends(listed.backends, listed.revision)
 
     async def register(
         self,
@@ -168,7 +193,7 @@ class RegistryClient:
             source=source,
             replace=replace,
         )
-        return (await self._ask("registry.register", params, _Held)).backend
+        return (await self._ask("registry.register", params, Held)).backend
 
     async def update(
         self,
@@ -196,7 +221,7 @@ class RegistryClient:
             description=description,
             namespace=namespace,
         )
-        return (await self._ask("registry.update", params, _Held)).backend
+        return (await self._ask("registry.update", params, Held)).backend
 
     async def delete(self, name: str) -> None:
         """Make a name not exist until it is registered again.
@@ -204,7 +229,7 @@ class RegistryClient:
         Raises:
             NotFound: No backend has the name.
         """
-        await self._ask("registry.delete", {"name": name}, _Nothing)
+        await self._ask("registry.delete", {"name": name}, Reply)
 
     async def deregister(self, name: str) -> None:
         """Say goodbye for a backend: its entry stays, inactive.
@@ -212,11 +237,11 @@ class RegistryClient:
         Raises:
             NotFound: No backend has the name.
         """
-        await self._ask("registry.deregister", {"name": name}, _Nothing)
+        await self._ask("registry.deregister", {"name": name}, Reply)
 
     async def ping(self, name: str) -> bool:
         """Give a sign of life for a backend, and tell whether the registry knows it."""
-        return (await self._ask("registry.ping", {"name": name}, _Pinged)).success
+        return (await self._ask("registry.ping", {"name": name}, Pinged)).success
 
     async def reload(self) -> Reloaded:
         """Have the config file read now.
@@ -228,7 +253,9 @@ class RegistryClient:
 
     async def call(self, method: str, params: Mapping[str, object]) -> object:
         """Call any method, and give its result as plain JSON values."""
-        result: object = msgspec.json.decode(await self._request(method, params))
+        result = decode(await self._request(method, params), object, f"the answer to {method}")
+        if isinstance(result, dict) and isinstance(result.get("revision"), int):
+            self._note(result["revision"])
         return result
 
     async def wait_lost(self) -> None:
@@ -251,7 +278,7 @@ class RegistryClient:
             name: Only what happens to this backend.
             namespace: Only what happens to backends of this namespace.
         """
-        feed = _Feed()
+        feed = Feed()
         call = self._post("registry.watch", _given(since=since, name=name, namespace=namespace))
         call.feed = feed
         await self._settled(call)
@@ -261,14 +288,15 @@ class RegistryClient:
             self._unwatch(feed)
             feed.close()
 
-    async def _ask(self, method: str, params: Mapping[str, object], kind: type[T]) -> T:
+    async def _ask(self, method: str, params: Mapping[str, object], kind: type[R]) -> R:
         """Call a method, and read its result as a record."""
-        try:
-            return msgspec.json.decode(await self._request(method, params), type=kind)
-        except msgspec.ValidationError as error:
-            raise RegistryUnavailableError(f"the answer to {method} makes no sense: {error}") from (
-                error
-            )
+        reply = decode(await self._request(method, params), kind, f"the answer to {method}")
+        if reply.revision is not None:
+            self._note(reply.revision)
+        return reply
+
+    def _note(self, revision: int) -> None:
+        self.revision = revision if self.revision is None else max(self.revision, revision)
 
     async def _request(self, method: str, params: Mapping[str, object]) -> msgspec.Raw:
         return await self._settled(self._post(method, params))
@@ -299,7 +327,7 @@ class RegistryClient:
         if call.answer is None:
             raise RegistryUnavailableError(self._loss)
         if call.answer.error is not None:
-            raise _refusal(call.answer.error)
+            raise call.answer.error.exception()
         return call.answer.result
 
     async def _read_until_lost(self) -> None:
@@ -313,6 +341,7 @@ class RegistryClient:
         log.debug("connection is over: %s", why)
         self._loss = why
         self._over.set()
+        self._socket.close()
         for call in self._waiting.values():
             call.done.set()
         self._waiting.clear()
@@ -322,9 +351,9 @@ class RegistryClient:
 
     def _take(self, text: str) -> None:
         try:
-            message = _decode_message(text)
-        except msgspec.DecodeError as error:
-            raise RegistryUnavailableError(f"the peer is no registry: {error}") from error
+            message = decode_message(text)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise senseless("what the peer sends", error) from error
         if message.method is not None:
             if message.method == "registry.event":
                 self._take_event(message.params)
@@ -342,29 +371,26 @@ class RegistryClient:
         call.answer = message
         call.done.set()
 
-    def _begin(self, call: _Call, feed: _Feed, result: msgspec.Raw) -> None:
+    def _begin(self, call: _Call, feed: Feed, result: msgspec.Raw) -> None:
         """Open a feed before the next message is read: it may be the first event."""
-        try:
-            feed.subscription = msgspec.json.decode(result, type=int)
-        except msgspec.ValidationError as error:
-            raise RegistryUnavailableError(f"no subscription number: {error}") from error
+        feed.subscription = decode(result, int, "the answer to registry.watch")
         self._feeds[feed.subscription] = feed
         if call.is_abandoned:
             self._unwatch(feed)
 
     def _take_event(self, params: msgspec.Raw) -> None:
-        try:
-            item = msgspec.json.decode(params, type=_Item)
-            feed = self._feeds.get(item.subscription)
-            event = None if feed is None else decode_watch_event(item.result)
-        except msgspec.DecodeError as error:
-            raise RegistryUnavailableError(f"an event makes no sense: {error}") from error
-        if feed is None or event is None:
+        item = decode(params, Item, "an event")
+        feed = self._feeds.get(item.subscription)
+        if feed is None:
             return
-        if not feed.put(event):
+        try:
+            event = decode_watch_event(item.result)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise senseless("an event", error) from error
+        if event is not None and not feed.put(event):
             self._unwatch(feed)
 
-    def _unwatch(self, feed: _Feed) -> None:
+    def _unwatch(self, feed: Feed) -> None:
         """End a subscription; what is still on its way is dropped."""
         if feed.subscription is None or self._feeds.pop(feed.subscription, None) is None:
             return
@@ -381,104 +407,10 @@ class _Call:
 
     def __init__(self) -> None:
         self.done = trio.Event()
-        self.answer: _Message | None = None
-        self.feed: _Feed | None = None
+        self.answer: Message | None = None
+        self.feed: Feed | None = None
         self.is_abandoned = False
-
-
-class _Feed:
-    """The events of one watch, for one reader."""
-
-    def __init__(self) -> None:
-        self.subscription: int | None = None
-        self._send, self._receive = trio.open_memory_channel[WatchEvent](BUFFERED_EVENTS)
-        self._revision: int | None = None
-        self._end: RegistryUnavailableError | WatchEnded = RegistryUnavailableError("not begun")
-
-    def __aiter__(self) -> _Feed:
-        return self
-
-    async def __anext__(self) -> WatchEvent:
-        try:
-            return await self._receive.receive()
-        except trio.EndOfChannel:
-            raise self._end from None
-
-    def put(self, event: WatchEvent | WatchEnded) -> bool:
-        """Hand an event on, and tell whether more may come."""
-        if isinstance(event, WatchEnded):
-            self.end(event)
-            return False
-        try:
-            self._send.send_nowait(event)
-        except trio.WouldBlock:
-            waiting = f"{BUFFERED_EVENTS} events wait to be read"
-            self.end(WatchEnded(f"the watch is cut off: {waiting}", "too_slow", self._revision))
-            return False
-        self._revision = event.revision
-        return True
-
-    def close(self) -> None:
-        """Let nobody wait for more."""
-        self._receive.close()
-
-    def end(self, error: RegistryUnavailableError | WatchEnded) -> None:
-        """Let the reader have what is there, and then the error."""
-        self._end = error
-        self._send.close()
-
-
-class _Error(msgspec.Struct):
-    code: int
-    message: str
-    data: object = None
-
-
-class _Message(msgspec.Struct):
-    """Whatever the registry sends: an answer, or a notification, which has a method."""
-
-    id: object = None
-    method: str | None = None
-    params: msgspec.Raw = msgspec.Raw(b"null")
-    result: msgspec.Raw = msgspec.Raw(b"null")
-    error: _Error | None = None
-
-
-class _Item(msgspec.Struct):
-    subscription: int
-    result: msgspec.Raw
-
-
-class _Found(msgspec.Struct):
-    backend: Backend | None
-
-
-class _Held(msgspec.Struct):
-    backend: Backend
-
-
-class _Listed(msgspec.Struct):
-    backends: tuple[Backend, ...]
-
-
-class _Pinged(msgspec.Struct):
-    success: bool
-
-
-class _Nothing(msgspec.Struct):
-    pass
-
-
-_decode_message = msgspec.json.Decoder(_Message).decode
 
 
 def _given(**params: object) -> dict[str, object]:
     return {name: value for name, value in params.items() if value is not None}
-
-
-def _refusal(error: _Error) -> ProtocolError | MethodError:
-    data = dict(error.data) if isinstance(error.data, dict) else {}
-    if "holder" in data:
-        with suppress(msgspec.ValidationError):  # it stays as it came
-            data["holder"] = msgspec.convert(data["holder"], Backend)
-    return rebuilt(error.code, error.message, data)

@@ -8,7 +8,6 @@ wsproto is driven directly, since importing trio-websocket takes longer than a w
 from __future__ import annotations
 
 import os
-import socket
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
@@ -36,6 +35,8 @@ MAX_QUEUED_BYTES = 16 * 1024 * 1024
 """How much may wait to be sent to a peer that does not read."""
 
 CLOSE_SECONDS = 1.0
+SILENCE_SECONDS = 20.0
+"""After how long a silent peer is pinged, and after how long more it is taken for lost."""
 _RECEIVE_BYTES = 64 * 1024
 _EXAMPLE = "one such as ws://127.0.0.1:4445"
 _PORTS = {"ws": 80, "wss": 443}
@@ -75,6 +76,16 @@ def parse_url(url: str) -> Address:
     )
 
 
+def check_token(token: str | None) -> None:
+    """Refuse a token that would break the header it goes into.
+
+    Raises:
+        ValueError: It does; the message does not show it.
+    """
+    if token is not None and not (token.isascii() and token.isprintable()):
+        raise ValueError("the token must be printable ASCII")
+
+
 @asynccontextmanager
 async def open_socket(url: str, *, token: str | None = None) -> AsyncIterator[ClientSocket]:
     """Connect to a WebSocket URL.
@@ -85,14 +96,18 @@ async def open_socket(url: str, *, token: str | None = None) -> AsyncIterator[Cl
 
     Raises:
         UrlError: The URL is none.
+        ValueError: The token is none that a header can hold.
         RegistryUnavailableError: Nobody answers there, or somebody who speaks no WebSocket.
     """
     address = parse_url(url)
+    check_token(token)
     stream = await _open_stream(url, address)
     try:
         yield await shake_hands(stream, url, token=token)
     finally:
-        await trio.aclose_forcefully(stream)
+        # It does not wait, and a cancellation must not take the place of the block's own error.
+        with trio.CancelScope(shield=True):
+            await trio.aclose_forcefully(stream)
 
 
 async def _open_stream(url: str, address: Address) -> trio.abc.Stream:
@@ -114,8 +129,10 @@ def _reason(error: BaseException) -> str:
     while isinstance(cause, BaseExceptionGroup):
         cause = cause.exceptions[0]
     if isinstance(cause, OSError) and cause.errno:
-        # Trio writes the address into `strerror`; a name server's numbers are not the system's.
-        text = cause.strerror if isinstance(cause, socket.gaierror) else os.strerror(cause.errno)
+        # Trio writes the address into `strerror`; the numbers of TLS and of name servers, whose
+        # exceptions are their own, are not the system's.
+        is_of_system = type(cause).__module__ == "builtins"
+        text = os.strerror(cause.errno) if is_of_system else cause.strerror
         return (text or str(cause)).lower()
     return str(cause) or "connection lost"
 
@@ -126,11 +143,11 @@ async def shake_hands(
     """Open the WebSocket on a stream that is connected.
 
     Raises:
+        ValueError: The token is none that a header can hold.
         RegistryUnavailableError: The peer is no WebSocket server, or left.
     """
     address = parse_url(url)
-    if token is not None and not (token.isascii() and token.isprintable()):
-        raise ValueError("the token must be printable ASCII")
+    check_token(token)
     ws = WSConnection(ConnectionType.CLIENT)
     headers = [] if token is None else [(b"Authorization", f"Bearer {token}".encode())]
     request = Request(address.authority, address.target, extra_headers=headers)
@@ -163,6 +180,8 @@ class ClientSocket:
         self._ws = ws
         self._queue = bytearray()
         self._wake = trio.Event()
+        self._heard_at = trio.current_time()
+        self._is_silent = False
 
     def post(self, text: str) -> None:
         """Queue a message.
@@ -196,6 +215,20 @@ class ClientSocket:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             await trio.aclose_forcefully(self._stream)
 
+    async def hang_up_if_silent(self) -> None:
+        """Ping a peer that says nothing; one that does not answer is lost, frozen or not."""
+        while True:
+            await trio.sleep_until(self._heard_at + SILENCE_SECONDS)
+            asked_at = trio.current_time()
+            if asked_at < self._heard_at + SILENCE_SECONDS:
+                continue
+            self._answer(Ping())
+            await trio.sleep(SILENCE_SECONDS)
+            if self._heard_at < asked_at:
+                self._is_silent = True
+                await trio.aclose_forcefully(self._stream)
+                return
+
     async def receive(self) -> str:
         """Wait for the next message.
 
@@ -225,10 +258,16 @@ class ClientSocket:
         try:
             data = await self._stream.receive_some(_RECEIVE_BYTES)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise RegistryUnavailableError(f"connection lost: {_reason(error)}") from error
+            raise RegistryUnavailableError(f"connection lost: {self._why(error)}") from error
+        self._heard_at = trio.current_time()
         if not data:
             raise RegistryUnavailableError("connection lost: the registry hung up")
         self._ws.receive_data(bytes(data))
+
+    def _why(self, error: Exception) -> str:
+        if self._is_silent:
+            return f"no sign of life for {2 * SILENCE_SECONDS:g} seconds"
+        return _reason(error)
 
 
 def _said(event: CloseConnection) -> str:

@@ -109,9 +109,18 @@ async def scripted(
     *, token: str | None = None
 ) -> AsyncIterator[tuple[RegistryClient, ScriptedPeer]]:
     """A client and the peer it is connected to; the peer leaves first."""
+    async with scripted_for(5, token=token) as ends:
+        yield ends
+
+
+@asynccontextmanager
+async def scripted_for(
+    seconds: float, *, token: str | None = None
+) -> AsyncIterator[tuple[RegistryClient, ScriptedPeer]]:
+    """The same, where a test on virtual time takes longer."""
     ours, theirs = memory_stream_pair()
     peer = ScriptedPeer(theirs)
-    with trio.fail_after(5):
+    with trio.fail_after(seconds):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(peer.accept)
             socket = await shake_hands(ours, URL, token=token)

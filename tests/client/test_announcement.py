@@ -19,6 +19,7 @@ from plexus_registry import (
     UrlError,
     announce,
 )
+from plexus_registry import announcement as announcement_module
 from plexus_registry.announcement import (
     ANSWER_SECONDS,
     ENTRY_SECONDS,
@@ -250,6 +251,42 @@ async def test_it_is_registered_again_after_a_freeze(
         with trio.fail_after(LONGEST_PAUSE + ANSWER_SECONDS + 1):
             await announcement.wait_for(Status.REGISTERED)
         assert is_active(registry)
+
+
+async def test_a_registry_that_came_back_is_told_goodbye_before_it_is_tried_again(
+    tmp_path: Path, network: Network, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the entry from before, and the next attempt may be half a minute away."""
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(serve_until_killed, tmp_path)
+        monkeypatch.setattr(announcement_module, "FIRST_PAUSE", 1e9)
+        monkeypatch.setattr(announcement_module, "LONGEST_PAUSE", 1e9)
+        async with announced() as announcement:
+            await server.kill()
+            await announcement.wait_for(Status.UNREACHABLE)
+            server = await nursery.start(serve_until_killed, tmp_path)
+            assert is_active(server.registry)
+            began = trio.current_time()
+        assert is_active(server.registry) is False
+        assert trio.current_time() == began
+        await server.kill()
+
+
+async def test_a_registry_that_stays_away_is_not_said_again_at_the_end(
+    tmp_path: Path, network: Network, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "plexus_registry.announcement")
+    async with serving(tmp_path), announced() as announcement:
+        assert network.last is not None
+        network.listener = None
+        await network.last.cut()
+        await announcement.wait_for(Status.UNREACHABLE)
+    said = [record.getMessage().partition(":")[0] for record in caplog.records]
+    assert said == [
+        "svc is announced at ws",
+        "svc is not announced for now, trying on",
+        "svc is closed",
+    ]
 
 
 async def test_a_name_that_somebody_took_over_is_not_deregistered(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +14,7 @@ from wsproto.events import CloseConnection, Ping, Pong, TextMessage
 
 from plexus_registry import Backend, RegistryUnavailableError, UrlError, connect
 from plexus_registry.client import run_client
+from plexus_registry.client_replies import Backends
 from plexus_registry.client_socket import MAX_QUEUED_BYTES, parse_url, shake_hands
 from plexus_registry.core import errors
 from tests.client.scripted import BACKEND, URL, ScriptedPeer, encode, response, scripted
@@ -153,6 +155,38 @@ async def test_a_call_sends_what_was_given_and_ignores_what_it_does_not_know(met
             "params": params,
         }
         await peer.answer(request, newer)
+
+
+async def test_the_revision_of_answers_is_kept_the_highest_and_that_of_a_list_with_it() -> None:
+    async with scripted() as (client, peer):
+        lists: list[Backends] = []
+
+        async def ask(result: dict[str, object], call: Awaitable[object]) -> None:
+            async with trio.open_nursery() as nursery:
+
+                async def settle() -> None:
+                    answer = await call
+                    if isinstance(answer, Backends):
+                        lists.append(answer)
+
+                nursery.start_soon(settle)
+                await peer.answer(await peer.receive(), result)
+
+        await ask({"backends": []}, client.list())
+        assert (client.revision, lists[0].revision) == (None, None)
+        await ask({"backend": BACKEND, "revision": 7}, client.register("hub", "h", 1))
+        assert client.revision == 7
+        await ask({"backends": [BACKEND], "revision": 5}, client.list())
+        assert (client.revision, lists[1].revision) == (7, 5), "an answer may come late"
+        assert [backend.name for backend in lists[1]] == ["hub"]
+        await ask({"success": True}, client.ping("hub"))
+        await ask({"revision": 8}, client.delete("hub"))
+        await ask({"revision": 9}, client.deregister("hub"))
+        assert client.revision == 9
+        await ask({"count": 1, "revision": 10}, client.reload())
+        await ask({"revision": 11}, client.call("registry.new", {}))
+        await ask({"revision": "x"}, client.call("registry.new", {}))
+        assert client.revision == 11
 
 
 async def test_an_answer_that_makes_no_sense_is_no_answer() -> None:
@@ -346,6 +380,8 @@ def test_the_parts_of_a_url() -> None:
     [
         (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n", "HTTP status 403"),
         (b"SSH-2.0-OpenSSH_9.6\r\n\r\n", "does not speak WebSocket"),
+        (b"HTTP/1.1 302 Found\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n", "HTTP status 302"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", "HTTP status 200"),
         (b"", "hung up"),
     ],
 )
@@ -369,3 +405,11 @@ async def test_a_goodbye_is_waited_for_but_not_forever(autojump_clock: MockClock
         pass
     assert trio.current_time() - began == pytest.approx(1)
     assert isinstance(await peer.event(), CloseConnection)
+
+
+async def test_a_peer_that_speaks_no_tls_is_said_in_the_words_of_tls() -> None:
+    ours, theirs = memory_stream_pair()
+    await theirs.send_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    secured = trio.SSLStream(ours, ssl.create_default_context(), server_hostname="registry")
+    with pytest.raises(RegistryUnavailableError, match="wrong version number"):
+        await shake_hands(secured, "wss://registry:4445")

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from plexus_registry import Discovered, NotFound, RegistryUnavailableError, UrlError, discover
+from plexus_registry import (
+    Backend,
+    Discovered,
+    NotFound,
+    RegistryClient,
+    RegistryUnavailableError,
+    UrlError,
+    discover,
+    discovery,
+)
 from plexus_registry.core.commands import Register
 from plexus_registry.discovery import ANSWER_SECONDS
 from tests.client.network import URL, Network, install, serving
@@ -49,6 +58,23 @@ async def test_a_frozen_registry_is_as_good_as_none(
         network.is_frozen = True
         with trio.fail_after(ANSWER_SECONDS + 0.1):
             assert (await find()).is_stale
+
+
+async def test_an_answer_that_came_in_time_counts_even_if_the_goodbye_takes_too_long(
+    tmp_path: Path, network: Network, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(discovery, "ANSWER_SECONDS", 0.5)
+    get = RegistryClient.get
+
+    async def get_and_freeze(client: RegistryClient, name: str) -> Backend | None:
+        backend = await get(client, name)
+        network.is_frozen = True
+        return backend
+
+    async with serving(tmp_path) as registry:
+        await registry.register(Register(name="hub", host="h", port=4))
+        monkeypatch.setattr(RegistryClient, "get", get_and_freeze)
+        assert not (await discover(URL, "hub", last_known={})).is_stale
 
 
 async def test_a_name_that_is_gone_is_forgotten(

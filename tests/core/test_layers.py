@@ -36,12 +36,14 @@ MAY_IMPORT: dict[str, str] = {
     "cli.session": "cli.display",
     "cli.display": "core.events core.model",
     "": (
-        "_version announcement app client discovery service settings core.commands core.errors"
-        " core.model"
+        "_version announcement app client client_events discovery service settings core.commands"
+        " core.errors core.model"
     ),
     "announcement": "client client_socket core.errors",
     "discovery": "client core.errors core.model",
-    "client": "client_events client_socket core.errors core.events core.model",
+    "client": "client_events client_feed client_replies client_socket core.errors core.model",
+    "client_feed": "client_events core.errors",
+    "client_replies": "core.errors core.model",
     "client_events": "core.errors core.model",
     "client_socket": "core.errors",
     "app": (
@@ -119,18 +121,9 @@ CORE_MAY_USE = {
 CORE_MAY_USE_MORE = {"core.export": {"tomli_w"}}
 MAY_USE_TRIO = {
     *("cli.calls", "cli.supervision", "cli.watch"),
-    *("announcement", "client", "client_socket", "discovery"),
-    *(
-        "app",
-        "bell",
-        "blocking",
-        "cli.serve",
-        "config_file",
-        "config_watch",
-        "conversation",
-        "drain",
-    ),
-    *("front_door", "group_commit", "service", "store", "sweeper", "teller", "wire"),
+    *("announcement", "client", "client_feed", "client_socket", "discovery"),
+    *("app", "bell", "blocking", "cli.serve", "config_file", "config_watch", "conversation"),
+    *("drain", "front_door", "group_commit", "service", "store", "sweeper", "teller", "wire"),
 }
 EDGE_LIBRARIES = {
     "sqlite_utils": {"store", "migrations"},
