@@ -26,6 +26,7 @@ from bench_scenarios import (
     measure_registers,
     measure_sizes,
     measure_start,
+    measure_verbs,
 )
 from picows import WSError
 
@@ -35,6 +36,7 @@ SCENARIOS: dict[str, Callable[[Bench], list[Figure]]] = {
     "sizes": measure_sizes,
     "memory": measure_memory,
     "start": measure_start,
+    "verbs": measure_verbs,
     "plexus": measure_plexus,
 }
 

@@ -6,7 +6,7 @@ a tenth faster or slower a minute later.
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
@@ -30,6 +30,8 @@ READERS = 16
 WRITERS = (1, 16, 64, 256)
 SETTLE_SECONDS = 0.5
 IMPORTS = "import trio_websocket, sqlite_utils"
+CLIENT_IMPORTS = "import trio_websocket"
+VERB_REPEATS = 3
 IMPORT_SECONDS = 60
 KILOBYTE = 1024
 MEGABYTE = 1024 * KILOBYTE
@@ -192,7 +194,7 @@ def measure_start(bench: Bench) -> list[Figure]:
         folder = new_folder(bench)
         new.append(time_to_answer(folder, bench.cores))
         existing.append(time_to_answer(folder, bench.cores))
-        imports.append(time_import(bench.cores))
+        imports.append(time_python(["-c", IMPORTS], bench.cores.server))
     # The first round filled the caches: files read, bytecode written.
     return [
         compare(
@@ -216,9 +218,42 @@ def time_to_answer(folder: Path, cores: Cores) -> float:
         return (time.perf_counter() - started) * 1e3
 
 
-def time_import(cores: Cores) -> float:
-    """Run Python for nothing but the imports and return the milliseconds until it ended."""
+def measure_verbs(bench: Bench) -> list[Figure]:
+    """Compare whole runs of client verbs with the import of the library that they do without."""
+    verb = ["-m", "plexus_registry"]
+    with open_filled_registry(bench, bench.plan.stored[0]) as server:
+        asking = {
+            "list": [*verb, "list", "--url", server.url],
+            "list --json": [*verb, "list", "--json", "--url", server.url],
+            "--help": [*verb, "--help"],
+        }
+        times: dict[str, list[float]] = {what: [] for what in asking}
+        imports: list[float] = []
+        for _ in range(bench.plan.rounds * VERB_REPEATS + 1):
+            imports.append(time_python(["-c", CLIENT_IMPORTS], bench.cores.load))
+            for what, arguments in asking.items():
+                times[what].append(time_python(arguments, bench.cores.load))
+    # The first round filled the caches: files read, bytecode written.
+    return [
+        compare(
+            "verbs",
+            what,
+            taken[1:],
+            "ms",
+            against=CLIENT_IMPORTS,
+            bases=imports[1:],
+            reach=Reach(at_most=0.5 if what == "--help" else 1.5),
+        )
+        for what, taken in times.items()
+    ]
+
+
+def time_python(arguments: Sequence[str], core: int | None) -> float:
+    """Run Python for nothing but this and return the milliseconds until it ended."""
     started = time.perf_counter()
-    with open_process([sys.executable, "-c", IMPORTS], cores.server) as process:
-        process.wait(IMPORT_SECONDS)
-        return (time.perf_counter() - started) * 1e3
+    with open_process([sys.executable, *arguments], core) as process:
+        status = process.wait(IMPORT_SECONDS)
+        taken = (time.perf_counter() - started) * 1e3
+    if status != 0:
+        raise RuntimeError(f"{arguments!r} ended with status {status}")
+    return taken

@@ -109,7 +109,7 @@ class Announcement:
             case Status.UNREACHABLE:
                 return "%s is not announced for now, trying on: %s", self.name, error
             case _:
-                return "%s is %s", self.name, status
+                return "%s is no longer announced at %s", self.name, self._url
 
 
 @asynccontextmanager

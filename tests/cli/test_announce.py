@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+from trio_websocket import WebSocketRequest, serve_websocket
 
 from tests.cli.running import Lines, on_own_terminal, run, running, terminal
 from tests.e2e.harness import (
@@ -188,6 +189,47 @@ async def test_what_nohup_ignores_stays_ignored(url: str, tmp_path: Path) -> Non
             env=clean_environment(REGISTRY_URL=url),
         )
     assert done.stdout == b"SIG_IGN\n"
+
+
+@pytest.mark.slow
+async def test_a_command_that_outlives_its_supervisor_is_inactive_after_a_while(
+    tmp_path: Path,
+) -> None:
+    """SIGKILL leaves no time to say goodbye: the command runs on, and nobody pings for it."""
+    options = ("--name=orphan", "--port=1", "--stale-after=0.6")
+    command = ("sh", "-c", "echo $$; read line")
+    with trio.fail_after(30):
+        async with running_registry(tmp_path, "--stale-after=1", "--sweep-interval=0.2") as server:
+            async with dial(server.url) as peer:
+                arguments = ("announce", *options, "--", *command)
+                async with running(server.url, tmp_path / "err", *arguments) as process:
+                    child = int(await Lines(process).next())
+                    await eventually(partial(is_pinged, peer, "orphan"))
+                    process.kill()
+                    assert await process.wait() == -signal.SIGKILL
+                    os.kill(child, 0)  # it runs on
+                    await eventually(partial(is_state, peer, "orphan", active=False))
+
+
+async def test_what_a_registry_says_steers_no_terminal(tmp_path: Path) -> None:
+    async def hang_up(request: WebSocketRequest) -> None:
+        ws = await request.accept()
+        await ws.get_message()
+        await ws.aclose(1001, "going\x1b[2J away")
+
+    async with trio.open_nursery() as nursery:
+        ready = await nursery.start(serve_websocket, hang_up, "127.0.0.1", 0, None)
+        url = f"ws://127.0.0.1:{ready.port}"
+        with trio.fail_after(30):
+            async with running(url, tmp_path / "err", *announce("x", *UNTIL_END)) as process:
+                assert await Lines(process).next() == "runs"
+                log = tmp_path / "err"
+                await eventually(lambda: r"going\x1b[2J away" in log.read_text())
+                assert process.stdin is not None
+                await process.stdin.aclose()
+                assert await process.wait() == 7
+        nursery.cancel_scope.cancel()
+    assert all(line.isprintable() for line in log.read_text().splitlines())
 
 
 @pytest.mark.slow

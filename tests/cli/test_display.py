@@ -7,12 +7,14 @@ import time
 import click
 import msgspec
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
 from plexus_registry.cli.display import ago, details, escaped, table
 from plexus_registry.core.model import Backend, Source
 from tests.cli.running import run_on_terminal, succeed
+from tests.e2e.harness import COMMAND, clean_environment
 
 BACKEND = Backend(
     id="i",
@@ -105,3 +107,27 @@ async def test_who_is_inactive_is_coloured_on_a_terminal_only(url: str) -> None:
         assert "\x1b" not in await run_on_terminal(url, "list", "--all", **env)
     assert "\x1b" not in (await succeed(url, "list", "--all")).out
     assert "\x1b" not in await run_on_terminal(url, "list", "--all", "--json")
+
+
+async def with_output_to(url: str, target: str, *arguments: str) -> tuple[int, str]:
+    """Run a verb with its output to where a shell says, and give status and errors."""
+    with trio.fail_after(30):
+        done = await trio.run_process(
+            ("sh", "-c", f'exec "$@" >{target}', "sh", *COMMAND, *arguments),
+            capture_stderr=True,
+            check=False,
+            env=clean_environment(REGISTRY_URL=url),
+        )
+    return done.returncode, done.stderr.decode()
+
+
+async def test_an_output_that_cannot_be_written_is_said_in_one_line(url: str) -> None:
+    await succeed(url, "register", "written", "h", "1")
+    said = "Error: cannot write the output: No space left on device\n"
+    assert await with_output_to(url, "/dev/full", "list") == (1, said)
+    assert await with_output_to(url, "/dev/full", "list", "--json") == (1, said)
+
+
+async def test_a_closed_output_is_no_trouble(url: str) -> None:
+    await succeed(url, "register", "unseen", "h", "1")
+    assert await with_output_to(url, "&-", "list") == (0, "")

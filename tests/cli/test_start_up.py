@@ -6,6 +6,7 @@ Source: issue of the verbs, "Start-up time".
 from __future__ import annotations
 
 import json
+import re
 import sys
 
 import pytest
@@ -14,10 +15,11 @@ import trio
 from plexus_registry.cli import VERBS
 from tests.e2e.harness import clean_environment
 
-SERVER = {
-    f"plexus_registry.{module}"
-    for module in ("app", "service", "store", "front_door", "conversation", "migrations")
-}
+# All that a verb may load of the package (settings are values alone); everything else is the server's.
+CLIENT = re.compile(
+    r"plexus_registry(\.(__main__|_version|cli(\.\w+)?|client(_\w+)?|announcement|core"
+    r"|core\.(call_parameters|commands|declarations|errors|events|export|limits|methods|model)|settings))?"
+)
 # Each takes long, and none is needed by a client.
 FOREIGN = {"trio_websocket", "sqlite_utils", "sqlite3", "tabulate", "asyncio", "importlib.metadata"}
 REPORT = """
@@ -47,6 +49,16 @@ async def loaded(*arguments: str, **env: str) -> tuple[int, set[str]]:
     return status, set(modules)
 
 
+def of_server(modules: set[str]) -> set[str]:
+    ours = {name for name in modules if name.split(".")[0] == "plexus_registry"}
+    return {name for name in ours if not CLIENT.fullmatch(name)} | (modules & FOREIGN)
+
+
+def test_what_belongs_to_the_server_is_known() -> None:
+    server = {"plexus_registry.app", "plexus_registry.core.catalog", "sqlite3"}
+    assert of_server(server | {"plexus_registry.client_feed", "json"}) == server
+
+
 async def test_client_verbs_load_nothing_of_the_server(url: str) -> None:
     for arguments in (
         ("register", "n", "h", "1"),
@@ -60,20 +72,20 @@ async def test_client_verbs_load_nothing_of_the_server(url: str) -> None:
         status, modules = await loaded(*arguments, REGISTRY_URL=url)
         assert status == 0
         assert "plexus_registry.client" in modules
-        assert modules & (FOREIGN | SERVER) == set()
+        assert of_server(modules) == set()
 
 
 async def test_a_watch_loads_nothing_of_the_server_either() -> None:
     status, modules = await loaded("watch", "--url=ws://127.0.0.1:1")
     assert status == 3
-    assert modules & (FOREIGN | SERVER) == set()
+    assert of_server(modules) == set()
 
 
 @pytest.mark.parametrize("verb", [None, *VERBS])
 async def test_help_loads_neither_trio_nor_sqlite(verb: str | None) -> None:
     status, modules = await loaded(*(() if verb is None else (verb,)), "--help")
     assert status == 0
-    assert modules & ({"trio", "plexus_registry.client"} | FOREIGN | SERVER) == set()
+    assert modules & {"trio", "plexus_registry.client"} == of_server(modules) == set()
     if verb is None:
         assert "msgspec" not in modules
         assert not any(f"plexus_registry.cli.{each.module}" in modules for each in VERBS.values())
@@ -88,4 +100,4 @@ async def test_completion_loads_neither_trio_nor_sqlite(words: str) -> None:
     }
     status, modules = await loaded(**env)
     assert status == 0
-    assert modules & ({"trio", "plexus_registry.client"} | FOREIGN | SERVER) == set()
+    assert modules & {"trio", "plexus_registry.client"} == of_server(modules) == set()

@@ -285,7 +285,7 @@ async def test_a_registry_that_stays_away_is_not_said_again_at_the_end(
     assert said == [
         "svc is announced at ws",
         "svc is not announced for now, trying on",
-        "svc is closed",
+        "svc is no longer announced at ws",
     ]
 
 

@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, str] = {
     "cli.verbs": "cli.calls cli.display cli.session",
     "cli.watch": "cli.calls cli.display cli.session client core.errors",
     "cli.announce": "cli.session cli.supervision client_socket core.errors core.model",
-    "cli.supervision": "announcement",
+    "cli.supervision": "announcement cli.display",
     "cli.calls": "cli.session client core.errors core.model",
     "cli.session": "cli.display",
     "cli.display": "core.events core.model",

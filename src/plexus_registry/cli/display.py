@@ -36,7 +36,16 @@ def escaped(text: str) -> str:
 def echo(text: str) -> None:
     """Print for people: click takes the colour out where no terminal reads; NO_COLOR always."""
     plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
-    click.echo(text, color=False if plain else None)
+    _write(text, color=False if plain else None)
+
+
+def _write(text: str, *, color: bool | None = None) -> None:
+    try:
+        click.echo(text, color=color)
+    except BrokenPipeError:
+        raise  # nobody reads on: click ends without a word
+    except OSError as error:
+        raise click.ClickException(f"cannot write the output: {error.strerror}") from error
 
 
 def echo_json(value: object) -> None:
@@ -46,7 +55,7 @@ def echo_json(value: object) -> None:
     text = encode_value(value)
     if not text.isprintable():
         text = "".join(c if c.isprintable() else _json_escape(c) for c in text)
-    click.echo(text)
+    _write(text)
 
 
 def _json_escape(character: str) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from plexus_registry.announcement import announce
+from plexus_registry.cli.display import escaped
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -49,9 +50,9 @@ def run_announced(
     Raises:
         OSError: The command cannot be run.
     """
-    logging.basicConfig(
-        level=logging.INFO, format="trio-registry announce: %(message)s", stream=sys.stderr
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Escaping("trio-registry announce: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
 
     async def keep_announced() -> None:
         try:
@@ -83,6 +84,13 @@ def run_announced(
         return status if status >= 0 else 128 - status
 
     return trio.run(supervise)
+
+
+class _Escaping(logging.Formatter):
+    """Keeps what a registry says from steering the terminal."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        return escaped(super().formatMessage(record))
 
 
 async def _forward(signals: AsyncIterator[int], process: trio.Process) -> None:
