@@ -153,11 +153,13 @@ async def announce(
 
     Raises:
         UrlError: The URL is none.
-        ValueError: The token is none that a header can hold.
+        ValueError: The token is none that a header can hold, or `stale_after` is not above 0.
         RegistryUnavailableError: Without `fail_open`: the registry does not answer.
         NameTaken: Without `fail_open`: a live backend elsewhere has the name; and likewise any
             other refusal.
     """
+    if not stale_after > 0:
+        raise ValueError(f"stale_after is {stale_after}: it must be a number of seconds above 0")
     parse_url(url)
     check_token(token)
     announcement = Announcement(name, url)

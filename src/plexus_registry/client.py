@@ -274,7 +274,8 @@ class RegistryClient:
         `RegistryUnavailableError` where the connection is lost.
 
         Args:
-            since: The last revision that is known already.
+            since: The last revision that is known already, from any event but `Compacted`, or
+                from a list.
             name: Only what happens to this backend.
             namespace: Only what happens to backends of this namespace.
         """

@@ -63,7 +63,10 @@ class ConfigReloaded(Change, frozen=True, tag="reloaded"):
 
 
 class Compacted(Change, frozen=True, tag="compacted"):
-    """The changes since the revision that was asked for are not kept; a snapshot follows."""
+    """The changes since the revision that was asked for are not kept; a snapshot follows.
+
+    Its revision is not one to resume from: that is the snapshot's.
+    """
 
 
 WatchEvent = (

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from plexus_registry.client_events import Compacted
 from plexus_registry.core.errors import RegistryUnavailableError, WatchEnded
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ class Feed:
             waiting = f"{BUFFERED_EVENTS} events wait to be read"
             self.end(WatchEnded(f"the watch is cut off: {waiting}", "too_slow", self._revision))
             return False
-        self._revision = event.revision
+        if not isinstance(event, Compacted):  # what it leaves out is in the snapshot after it
+            self._revision = event.revision
         return True
 
     def close(self) -> None:

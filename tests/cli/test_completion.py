@@ -82,6 +82,18 @@ async def test_bash_completes_with_the_script() -> None:
     assert done.stdout == b"announce\n"
 
 
+async def test_fish_completes_with_the_script(tmp_path: Path) -> None:
+    fish = shutil.which("fish")
+    if fish is None:
+        pytest.skip("there is no fish")
+    script = 'trio-registry completion fish | source; complete -C "trio-registry rel"'
+    env = clean_environment(XDG_CONFIG_HOME=str(tmp_path))
+    env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
+    with trio.fail_after(20):
+        done = await trio.run_process([fish, "-c", script], capture_stdout=True, env=env)
+    assert done.stdout.decode() == f"reload\t{VERBS['reload'].summary}\n"
+
+
 def test_what_is_known_of_a_verb_is_what_it_says_of_itself() -> None:
     with main.make_context("trio-registry", ["--version"], resilient_parsing=True) as ctx:
         assert main.list_commands(ctx) == [*VERBS]

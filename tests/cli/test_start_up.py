@@ -15,7 +15,7 @@ import trio
 from plexus_registry.cli import VERBS
 from tests.e2e.harness import clean_environment
 
-# All that a verb may load of the package (settings are values alone); everything else is the server's.
+# All that a verb may load of the package: the rest is the server's. Settings are plain values.
 CLIENT = re.compile(
     r"plexus_registry(\.(__main__|_version|cli(\.\w+)?|client(_\w+)?|announcement|core"
     r"|core\.(call_parameters|commands|declarations|errors|events|export|limits|methods|model)|settings))?"

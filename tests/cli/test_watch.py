@@ -134,6 +134,13 @@ async def test_a_watch_that_was_cut_off_says_why_and_how_to_go_on() -> None:
     assert (done.status, done.err) == (3, "Error: too slow; go on with --since 3\n")
 
 
+async def test_a_watch_that_ends_before_its_snapshot_goes_on_where_it_began() -> None:
+    """What was compacted was not seen: to go on behind it would be a gap."""
+    async with scripted([{"type": "compacted", "revision": 9}]) as url:
+        done = await run(url, "watch", "--since=3")
+    assert done.err.endswith("; go on with --since 3\n")
+
+
 async def test_a_reader_that_leaves_ends_it_without_a_word(tmp_path: Path) -> None:
     events = [{"type": "snapshot", "revision": n, "backends": [BACKEND]} for n in range(500)]
     async with scripted(events) as url:

@@ -206,6 +206,15 @@ async def test_a_url_that_is_none_is_raised_with_fail_open_too(
             raise AssertionError
 
 
+@pytest.mark.parametrize("seconds", [0, -1, float("nan")])
+async def test_a_term_that_would_mean_pings_without_end_is_refused(
+    network: Network, seconds: float
+) -> None:
+    with pytest.raises(ValueError, match="stale_after"):
+        async with announced(stale_after=seconds):
+            raise AssertionError
+
+
 async def test_it_is_registered_again_after_its_entry_was_deleted(
     tmp_path: Path, network: Network, autojump_clock: MockClock
 ) -> None:

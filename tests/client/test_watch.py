@@ -131,6 +131,19 @@ async def test_a_watch_that_is_cut_off_says_where_to_resume() -> None:
 
 
 @pytest.mark.slow
+async def test_a_reader_that_was_not_even_given_its_snapshot_has_nothing_to_resume_from() -> None:
+    compacted: dict[str, object] = {"type": "compacted", "revision": 9}
+    async with scripted() as (client, peer), watching(client, peer) as feed:
+        await peer.send(*[event_frame(9, compacted)] * (BUFFERED_EVENTS + 1))
+        assert (await peer.receive())["method"] == "registry.unwatch"
+        for _ in range(BUFFERED_EVENTS):
+            await anext(feed)
+        with pytest.raises(WatchEnded) as caught:
+            await anext(feed)
+        assert caught.value.revision is None
+
+
+@pytest.mark.slow
 async def test_a_reader_that_is_too_slow_is_cut_off_and_others_are_not() -> None:
     async with scripted() as (client, peer):
         async with watching(client, peer) as feed:

@@ -48,6 +48,20 @@ def exchanges(block: str) -> list[Exchange]:
     return found
 
 
+@dataclass(frozen=True)
+class Command:
+    """One command as it is typed at a shell, and what it prints."""
+
+    line: str
+    output: str
+
+
+def commands(block: str) -> list[Command]:
+    """Part a console block into commands and their output."""
+    parts = re.split(r"^\$ (.*)\n", block, flags=re.MULTILINE)[1:]
+    return [Command(*pair) for pair in zip(parts[::2], parts[1::2], strict=True)]
+
+
 def comparable(frame: str) -> object:
     """Decode a frame, with what differs from run to run replaced by its type."""
     return _stable(msgspec.json.decode(frame), is_backend=False)

@@ -11,11 +11,20 @@ import pytest
 import trio
 from trio_websocket import open_websocket_url
 
+from plexus_registry.cli import VERBS, completion, main, verbs
 from plexus_registry.cli.serve import serve
+from plexus_registry.cli.session import (
+    DEFAULT_URL,
+    EXIT_NO,
+    EXIT_NO_ANSWER,
+    EXIT_USAGE,
+    Session,
+)
 from plexus_registry.core import errors
 from plexus_registry.core.methods import METHODS, Method
-from tests.e2e.harness import clean_environment, running_registry
-from tests.e2e.readme import README, blocks, comparable, exchanges, sections
+from tests.cli.running import Lines
+from tests.e2e.harness import clean_environment, dial, running_registry
+from tests.e2e.readme import README, blocks, commands, comparable, exchanges, sections
 
 if TYPE_CHECKING:
     import click
@@ -121,19 +130,159 @@ def test_every_error_of_a_method_is_documented() -> None:
         assert f"| {kind.code} | `{kind.word}` |" in text
 
 
+def example(heading: str) -> str:
+    """The Python program below a heading."""
+    (program,) = blocks("python", sections()[heading])
+    return program
+
+
 async def test_the_library_example_runs(tmp_path: Path) -> None:
-    (example,) = blocks("python")
-    with trio.fail_after(30):
-        finished = await trio.run_process(
-            [sys.executable, "-c", example],
-            cwd=tmp_path,
-            capture_stdout=True,
-            env=clean_environment(),
-        )
-    lines = finished.stdout.decode().splitlines()
+    lines = await output_of(example("The registry inside a Python program"), tmp_path)
     assert lines[0].startswith("others may ask at ws://127.0.0.1:")
     assert lines[1].startswith("Name hub2 is taken by a live backend at ws://127.0.0.1:5001")
     assert lines[2] == "['hub2', 'plexus']"
+
+
+async def output_of(program: str, folder: Path, url: str = DEFAULT_URL) -> list[str]:
+    """Run a program that asks the default registry, with another one in its place."""
+    with trio.fail_after(30):
+        finished = await trio.run_process(
+            [sys.executable, "-c", program.replace(DEFAULT_URL, url)],
+            cwd=folder,
+            capture_stdout=True,
+            env=clean_environment(),
+        )
+    return finished.stdout.decode().splitlines()
+
+
+async def test_the_client_examples_run(tmp_path: Path) -> None:
+    async with running_registry(tmp_path) as server:
+        lines = await output_of(example("Python client"), tmp_path, server.url)
+        assert lines[0] == "ws://127.0.0.1:5001"
+        assert lines[1].startswith("Name hub2 is taken by a live backend at ws://127.0.0.1:5001")
+        assert lines[2:] == ["hub2 ws://127.0.0.1:5001", "plexus ws://127.0.0.1:4444"]
+        lines = await output_of(example("Announce a service"), tmp_path, server.url)
+        assert lines == ["registered", "ws://127.0.0.1:5002 False"]
+
+
+async def test_the_watch_example_runs(tmp_path: Path) -> None:
+    """It goes on until it is ended, over a restart of the registry, too."""
+    program = example("Watch in Python").replace("uniform(0, 5)", "uniform(0, 0)")
+    with trio.fail_after(60):
+        async with running_registry(tmp_path, "--no-auto-register") as server:
+            await require_watch(server.url)
+            async with trio.open_nursery() as nursery:
+                watcher: trio.Process = await nursery.start(_watcher, program, server.url)
+                assert watcher.stdout is not None
+                lines = Lines(watcher)
+                assert await lines.next() == "there is []"
+                async with dial(server.url) as peer:
+                    await peer.call("registry.register", name="hub2", host="h", port=1)
+                    assert await lines.next() == "changed: hub2 True"
+                assert await server.stop() == 0
+                assert "closed" in await lines.next()
+                async with running_registry(tmp_path, port=server.port) as again:
+                    async with dial(again.url) as peer:
+                        await peer.call("registry.delete", name="hub2")
+                    while (line := await lines.next()) != "gone: hub2":
+                        assert not line.startswith("there is"), "it resumes"
+                    watcher.kill()
+
+
+async def _watcher(
+    program: str,
+    url: str,
+    *,
+    task_status: trio.TaskStatus[trio.Process] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    await trio.run_process(
+        [sys.executable, "-u", "-c", program.replace(DEFAULT_URL, url)],
+        stdout=-1,
+        check=False,
+        env=clean_environment(),
+        task_status=task_status,
+    )
+
+
+async def require_watch(url: str) -> None:
+    """Skip the test where the registry cannot be watched."""
+    async with dial(url) as peer:
+        if "error" in await peer.ask("registry.watch", name="probe"):
+            pytest.skip("the registry has no registry.watch yet")
+
+
+async def test_the_watch_session_is_as_printed(tmp_path: Path) -> None:
+    """Whether the answer or the event of a change comes first is not promised."""
+    with trio.fail_after(30):
+        async with running_registry(tmp_path, "--no-auto-register") as server:
+            await require_watch(server.url)
+            async with open_websocket_url(server.url) as ws:
+                for block in blocks("json", sections()["Follow changes"]):
+                    for exchange in exchanges(block):
+                        await ws.send_message(exchange.request)
+                        left = [comparable(answer) for answer in exchange.answers]
+                        for _ in exchange.answers:
+                            answer = comparable(str(await ws.get_message()))
+                            assert answer in left
+                            left.remove(answer)
+
+
+async def test_the_console_session_works_as_printed(tmp_path: Path) -> None:
+    (session,) = blocks("console", sections()["Command line"])
+    folder = Path(sys.executable).parent
+    async with running_registry(tmp_path) as server:
+        env = clean_environment(REGISTRY_URL=server.url)
+        env["PATH"] = f"{folder}:{env['PATH']}"
+        for command in commands(session):
+            with trio.fail_after(30):
+                done = await trio.run_process(
+                    ["sh", "-c", command.line], capture_stdout=True, env=env
+                )
+            assert done.stdout.decode() == command.output
+
+
+def test_every_verb_is_documented() -> None:
+    rows = cells(sections()["Command line"])
+    documented = {row[0].strip("`").split()[0]: row for row in rows if len(row) == 2}
+    for name, verb in VERBS.items():
+        assert documented[name][1] == verb.summary
+        with main.make_context("trio-registry", ["--version"], resilient_parsing=True) as ctx:
+            command = main.get_command(ctx, name)
+        assert command is not None
+        arguments = (each for each in command.params if not hasattr(each, "is_flag"))
+        taken = [str(each.name).upper() for each in arguments if each.required]
+        usage = " ".join([name, *(["--"] if name == "announce" else []), *taken])
+        assert documented[name][0] == f"`{usage}`"
+    assert {row[0] for row in rows if row[0].isdigit()} == {
+        *map(str, (0, EXIT_NO, EXIT_USAGE, EXIT_NO_ANSWER))
+    }
+
+
+def test_every_option_of_all_verbs_that_ask_is_documented() -> None:
+    rows = {row[0]: row for row in cells(sections()["Command line"]) if len(row) == 4}
+    shared = [each for each in verbs.ping.params if "--help" not in each.opts]
+    options = [each for each in shared if hasattr(each, "is_flag")]
+    assert rows.keys() - {"option"} == {f"`{each.opts[0]}`" for each in options}
+    for each in options:
+        if each.envvar:
+            assert rows[f"`{each.opts[0]}`"][1] == f"`{each.envvar}`"
+    assert rows["`--url`"][2] == DEFAULT_URL
+    assert float(rows["`--timeout`"][2]) == Session().timeout
+
+
+def cells(text: str) -> list[list[str]]:
+    """The rows of the tables in a text."""
+    lines = [line.strip("|") for line in text.splitlines() if line.startswith("| ")]
+    rows = [[cell.strip() for cell in line.split("|")] for line in lines]
+    return [row for row in rows if row[0] != "---"]
+
+
+def test_the_lines_for_completion_are_those_of_its_help() -> None:
+    rows = [row for row in cells(sections()["Completion"].replace("\\|", "¦")) if "`" in row[1]]
+    assert [row[0] for row in rows] == ["bash", "zsh", "fish"]
+    for _, line, file in rows:
+        assert line.strip("`").replace("¦", "|") in completion.EPILOG
+        assert file.strip("`") in completion.EPILOG
 
 
 def test_the_scripts_that_it_names_exist() -> None:

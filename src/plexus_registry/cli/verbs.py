@@ -34,7 +34,7 @@ def _say(session: Session, text: str) -> None:
 
 
 @click.command(epilog="Example: trio-registry list --all")
-@click.option("--all", "everything", is_flag=True, help="Show inactive backends, too.")
+@click.option("--all", "everything", is_flag=True, help="Show inactive backends too.")
 @client_options
 @pass_session
 def list_backends(session: Session, *, everything: bool) -> None:

@@ -110,8 +110,9 @@ class _Follower:
             echo_json(event.raw)
         else:
             echo(in_words(event))
-        # Only what was printed was seen.
-        self.revision = event.revision if event.revision is not None else self.revision
+        # Only what was printed was seen; what was compacted is in the snapshot after it.
+        if event.revision is not None and event.type != "compacted":
+            self.revision = event.revision
 
 
 def in_words(event: Answer) -> str:
