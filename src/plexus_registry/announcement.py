@@ -91,9 +91,11 @@ class Announcement:
 
     def become(self, status: Status, error: Exception | None = None) -> None:
         """Change the status, and say so in the log where it is another one."""
-        changed = status is not self.status
+        is_known = status is self.status
+        # Where it was not announced, its end is no news.
+        is_known |= status is Status.CLOSED and self.status is not Status.REGISTERED
         level = logging.INFO if error is None else logging.WARNING
-        log.log(level if changed else logging.DEBUG, *self._in_words(status, error))
+        log.log(logging.DEBUG if is_known else level, *self._in_words(status, error))
         self.status = status
         self.error = error
         self._settled.set()

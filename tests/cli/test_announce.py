@@ -151,6 +151,11 @@ async def test_a_command_that_cannot_run_is_never_announced(url: str, tmp_path: 
     done = await run(url, *announce("never", "no-such-command"))
     assert done.failed(127) == "cannot run no-such-command: there is no such command"
     assert "Permission denied" in (await run(url, *announce("never", str(plain)))).failed(126)
+    plain.write_text("#!/no/such/interpreter\n")
+    plain.chmod(0o755)
+    assert "the interpreter that it names" in (
+        await run(url, *announce("never", str(plain)))
+    ).failed(126)
     async with dial(url) as peer:
         assert await peer.get("never") is None
 

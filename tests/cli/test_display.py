@@ -87,6 +87,28 @@ def test_long_texts_are_cut_in_the_table_and_whole_in_the_details() -> None:
     assert '{"a":1}' in shown
 
 
+@given(st.text(alphabet="a集\u0301\n", max_size=90), st.integers(60, 200))
+def test_a_table_fits_the_terminal_where_it_can(description: str, columns: int) -> None:
+    backend = msgspec.structs.replace(BACKEND, description=description)
+    for line in table([backend], columns=columns).split("\n"):
+        # No character of these tests takes more columns than bytes of this encoding.
+        wide = sum(len(each.encode("gb18030")) for each in line if each != "\u0301")
+        assert wide <= columns
+
+
+def test_a_narrow_terminal_still_shows_the_beginning_of_a_description() -> None:
+    backend = msgspec.structs.replace(BACKEND, description="x" * 99)
+    assert table([backend], columns=10).endswith(" " + "x" * 17 + "...")
+
+
+async def test_the_width_of_the_terminal_is_asked_for(url: str) -> None:
+    await succeed(url, "register", "broad", "h", "1", "--description", "x" * 99)
+    for columns in (79, 100):
+        shown = await run_on_terminal(url, "list", COLUMNS=str(columns))
+        (line,) = (each for each in shown.splitlines() if each.startswith("broad "))
+        assert len(line) == columns
+
+
 def test_details_say_how_long_ago() -> None:
     backend = msgspec.structs.replace(
         BACKEND, registered_at=int(time.time()) - 7300, is_active=False

@@ -116,7 +116,7 @@ async def test_a_missing_registry_holds_nothing_up_and_is_said_once(
             assert is_active(registry)
             await trio.sleep(600)
     levels = [record.levelname for record in caplog.records]
-    assert levels == ["WARNING", "INFO", "WARNING", "INFO"]
+    assert levels == ["WARNING", "INFO", "WARNING"], "gone, back, gone"
 
 
 async def test_pauses_are_drawn_up_to_a_bound_that_doubles(
@@ -291,11 +291,7 @@ async def test_a_registry_that_stays_away_is_not_said_again_at_the_end(
         await network.last.cut()
         await announcement.wait_for(Status.UNREACHABLE)
     said = [record.getMessage().partition(":")[0] for record in caplog.records]
-    assert said == [
-        "svc is announced at ws",
-        "svc is not announced for now, trying on",
-        "svc is no longer announced at ws",
-    ]
+    assert said == ["svc is announced at ws", "svc is not announced for now, trying on"]
 
 
 async def test_a_name_that_somebody_took_over_is_not_deregistered(

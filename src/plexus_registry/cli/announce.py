@@ -9,6 +9,7 @@ goes wrong with the announcement ends the command.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -114,6 +115,9 @@ def announce(
             service, command, url=session.url, token=session.token, stale_after=stale_after
         )
     except FileNotFoundError as error:
+        if Path(command[0]).is_file():
+            reason = "the interpreter that it names does not exist"
+            raise Failure(f"cannot run {command[0]}: {reason}", EXIT_CANNOT_RUN) from error
         raise Failure(
             f"cannot run {command[0]}: there is no such command", EXIT_NO_COMMAND
         ) from error

@@ -6,6 +6,8 @@ Names and descriptions come from anybody: no character of theirs may steer the t
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
 
 COLUMNS = ("NAME", "URL", "STATE", "SEEN", "SOURCE", "DESCRIPTION")
 MAX_CELL = 60
+MIN_DESCRIPTION = 20
 _GAP = "  "
+_CUT = "..."
 _UNITS = (("day", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 
@@ -79,9 +83,16 @@ def state(backend: Backend) -> str:
     return "active" if backend.is_active else click.style("inactive", fg="yellow")
 
 
-def table(backends: Iterable[Backend]) -> str:
-    """Write backends as a table, a line each below the heads of the columns."""
+def table(backends: Iterable[Backend], *, columns: int | None = None) -> str:
+    """Write backends as a table, a line each below the heads of the columns.
+
+    Args:
+        backends: The backends.
+        columns: How wide the terminal is; descriptions are cut to fit, where they can. None
+            where no terminal reads.
+    """
     now = time.time()
+    shown = [*backends]
     rows = [
         (
             _cell(backend.name),
@@ -89,11 +100,24 @@ def table(backends: Iterable[Backend]) -> str:
             state(backend),
             ago(backend.last_seen, now),
             escaped(backend.source),
-            _cell(backend.description or ""),
         )
-        for backend in backends
+        for backend in shown
     ]
-    return _aligned([COLUMNS, *rows])
+    taken = sum(width + len(_GAP) for width in _widths([COLUMNS[:-1], *rows]))
+    room = MAX_CELL if columns is None else min(MAX_CELL, max(MIN_DESCRIPTION, columns - taken))
+    described = [
+        (*row, _cell(backend.description or "", room))
+        for row, backend in zip(rows, shown, strict=True)
+    ]
+    return _aligned([COLUMNS, *described])
+
+
+def terminal_columns() -> int | None:
+    """Tell how wide the terminal is that reads the output; None where none does."""
+    stream = sys.stdout
+    if stream is None or not stream.isatty():
+        return None
+    return shutil.get_terminal_size().columns
 
 
 def details(backend: Backend) -> str:
@@ -120,20 +144,29 @@ def details(backend: Backend) -> str:
     return _aligned(known)
 
 
-def _cell(text: str) -> str:
+def _cell(text: str, columns: int = MAX_CELL) -> str:
     """Escape a text, and cut it where it would push the other columns away."""
-    shown = escaped(text[: MAX_CELL + 1])
-    return shown if len(shown) <= MAX_CELL else f"{shown[: MAX_CELL - 3]}..."
+    shown = escaped(text[: columns + 1])
+    if _width(shown) <= columns:
+        return shown
+    kept = shown[: columns - len(_CUT)]
+    while _width(kept) > columns - len(_CUT):
+        kept = kept[:-1]
+    return kept + _CUT
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
+    widths = _widths(rows)
     return "\n".join(
         _GAP.join(
             cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)
         ).rstrip()
         for row in rows
     )
+
+
+def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(_width, column)) for column in zip(*rows, strict=True)]
 
 
 def _width(text: str) -> int:

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from plexus_registry.cli.display import details, echo, echo_json, escaped, table
+from plexus_registry.cli.display import (
+    details,
+    echo,
+    echo_json,
+    escaped,
+    table,
+    terminal_columns,
+)
 from plexus_registry.cli.session import Failure, Session, client_options, pass_session
 
 if TYPE_CHECKING:
@@ -44,7 +51,7 @@ def list_backends(session: Session, *, everything: bool) -> None:
     """
     answer = _ask(session, "list", active_only=not everything)
     if answer.backends:
-        _say(session, table(answer.backends))
+        _say(session, table(answer.backends, columns=terminal_columns()))
     elif not session.as_json:
         hint = "" if everything else "; --all shows inactive ones, too"
         click.echo(f"No backends{hint}.", err=True)

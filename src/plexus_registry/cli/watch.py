@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from plexus_registry.cli.display import echo, echo_json, escaped, state, table
+from plexus_registry.cli.display import (
+    echo,
+    echo_json,
+    escaped,
+    state,
+    table,
+    terminal_columns,
+)
 from plexus_registry.cli.session import (
     EXIT_NO_ANSWER,
     Failure,
@@ -118,7 +125,9 @@ class _Follower:
 def in_words(event: Answer) -> str:
     """Write an event for people."""
     if event.type == "snapshot":
-        shown = table(event.backends) if event.backends else "No backends."
+        shown = (
+            table(event.backends, columns=terminal_columns()) if event.backends else "No backends."
+        )
         return f"{shown}\n\nThis is revision {event.revision}; the changes follow."
     if event.type == "compacted":
         return "Some changes are no longer known. What there is now:"
