@@ -7,7 +7,6 @@ import signal
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
-import pytest
 import trio
 from trio_websocket import (
     ConnectionClosed,
@@ -17,7 +16,7 @@ from trio_websocket import (
 )
 
 from tests.cli.running import Lines, run, running, succeed
-from tests.e2e.harness import dial, running_registry
+from tests.e2e.harness import running_registry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -178,9 +177,6 @@ async def test_ctrl_c_ends_it_without_a_word(tmp_path: Path) -> None:
 async def test_the_real_registry_is_followed(tmp_path: Path) -> None:
     with trio.fail_after(40):
         async with running_registry(tmp_path, "--no-auto-register") as server:
-            async with dial(server.url) as peer:
-                if "error" in await peer.ask("registry.watch", name="probe"):
-                    pytest.skip("the registry has no registry.watch yet")
             async with running(server.url, tmp_path / "err", "watch", "--json") as process:
                 lines = Lines(process)
                 snapshot = json.loads(await lines.next())

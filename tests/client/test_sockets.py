@@ -12,12 +12,17 @@ import pytest
 import trio
 
 from plexus_registry import (
+    Backend,
+    BackendDeleted,
+    BackendRegistered,
+    BackendUpdated,
     ConfigInvalid,
     InvalidParamsError,
     NameTaken,
     NotFound,
     RegistryUnavailableError,
     Settings,
+    Snapshot,
     Status,
     announce,
     connect,
@@ -89,6 +94,53 @@ async def test_every_refusal(tmp_path: Path) -> None:
             nested = [nested]
         with pytest.raises(Exception, match="Parse error"):
             await client.register("deep", "h", 1, metadata={"x": nested})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("begin", ["list", "snapshot"])
+async def test_following_on_misses_nothing_whatever_happens_meanwhile(
+    tmp_path: Path, begin: str
+) -> None:
+    """Not even where others make calls on the same connection."""
+    async with served(tmp_path) as url, connect(url) as client, trio.open_nursery() as nursery:
+
+        async def write() -> None:
+            for number in range(300):
+                name = f"hub-{number % 7}"
+                await client.register(name, "h", number + 1, replace=True)
+                if number % 5 == 0:
+                    await client.delete(name)
+            await client.register("end", "h", 1)
+
+        async def follow() -> None:
+            seen: dict[str, Backend] = {}
+            since = None
+            if begin == "list":
+                listed = await client.list(active_only=False)
+                seen = {backend.name: backend for backend in listed}
+                since = listed.revision
+            async with client.watch(since=since) as events:
+                revision = since or 0
+                while "end" not in seen:
+                    event = await anext(events)
+                    assert event.revision == revision + 1 or not revision
+                    revision = event.revision
+                    match event:
+                        case Snapshot():
+                            seen = {backend.name: backend for backend in event.backends}
+                        case BackendDeleted():
+                            del seen[event.name]
+                        case BackendRegistered() | BackendUpdated():
+                            seen[event.backend.name] = event.backend
+                        case _:
+                            raise AssertionError(event)
+            everyone = await client.list(active_only=False)
+            assert seen == {backend.name: backend for backend in everyone}
+
+        nursery.start_soon(write)
+        for _ in range(8):
+            nursery.start_soon(follow)
+            await client.ping("nobody")
 
 
 async def test_calls_at_once_on_one_connection(tmp_path: Path) -> None:

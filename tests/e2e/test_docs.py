@@ -170,7 +170,6 @@ async def test_the_watch_example_runs(tmp_path: Path) -> None:
     program = example("Watch in Python").replace("uniform(0, 5)", "uniform(0, 0)")
     with trio.fail_after(60):
         async with running_registry(tmp_path, "--no-auto-register") as server:
-            await require_watch(server.url)
             async with trio.open_nursery() as nursery:
                 watcher: trio.Process = await nursery.start(_watcher, program, server.url)
                 assert watcher.stdout is not None
@@ -204,18 +203,10 @@ async def _watcher(
     )
 
 
-async def require_watch(url: str) -> None:
-    """Skip the test where the registry cannot be watched."""
-    async with dial(url) as peer:
-        if "error" in await peer.ask("registry.watch", name="probe"):
-            pytest.skip("the registry has no registry.watch yet")
-
-
 async def test_the_watch_session_is_as_printed(tmp_path: Path) -> None:
     """Whether the answer or the event of a change comes first is not promised."""
     with trio.fail_after(30):
         async with running_registry(tmp_path, "--no-auto-register") as server:
-            await require_watch(server.url)
             async with open_websocket_url(server.url) as ws:
                 for block in blocks("json", sections()["Follow changes"]):
                     for exchange in exchanges(block):
