@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from plexus_registry.client import run_client, ungrouped
-from plexus_registry.client_socket import check_token, open_socket, parse_url
+from plexus_registry.client_socket import open_socket, parse_url
 from plexus_registry.core.errors import MethodError, ProtocolError, RegistryUnavailableError
 
 if TYPE_CHECKING:
@@ -163,7 +163,6 @@ async def announce(
     if not stale_after > 0:
         raise ValueError(f"stale_after is {stale_after}: it must be a number of seconds above 0")
     parse_url(url)
-    check_token(token)
     announcement = Announcement(name, url)
     keeper = _Keeper(
         announcement,

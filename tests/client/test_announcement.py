@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import pairwise
@@ -133,6 +134,22 @@ async def test_pauses_are_drawn_up_to_a_bound_that_doubles(
     assert max(late) > LONGEST_PAUSE * 3 / 4
 
 
+async def test_pauses_begin_anew_after_a_connection_that_lasted(
+    tmp_path: Path, network: Network, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(random, "uniform", lambda _least, most: most)
+    async with announced() as announcement:
+        await trio.sleep(600)
+        assert network.dialled[-1] - network.dialled[-2] == LONGEST_PAUSE
+        async with serving(tmp_path):
+            await announcement.wait_for(Status.REGISTERED)
+            await trio.sleep(60)
+        await announcement.wait_for(Status.UNREACHABLE)
+        lost, tried = trio.current_time(), len(network.dialled)
+        await trio.sleep(LONGEST_PAUSE)
+    assert network.dialled[tried] - lost == pytest.approx(FIRST_PAUSE)
+
+
 async def test_a_frozen_registry_holds_the_entry_up_for_two_seconds(
     network: Network, autojump_clock: MockClock
 ) -> None:
@@ -219,6 +236,7 @@ async def test_it_is_registered_again_after_its_entry_was_deleted(
     tmp_path: Path, network: Network, autojump_clock: MockClock
 ) -> None:
     async with serving(tmp_path) as registry, announced():
+        await trio.sleep(1)  # the first ping is over
         await registry.delete("svc")
         await trio.sleep(22.1)
         assert is_active(registry)
