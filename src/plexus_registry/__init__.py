@@ -16,17 +16,7 @@ if TYPE_CHECKING:
     from plexus_registry.announcement import Announcement, Status, announce
     from plexus_registry.app import open_registry, serve
     from plexus_registry.client import RegistryClient, connect
-    from plexus_registry.client_events import (
-        BackendActive,
-        BackendDeleted,
-        BackendRegistered,
-        BackendStale,
-        BackendUpdated,
-        Compacted,
-        ConfigReloaded,
-        Snapshot,
-        WatchEvent,
-    )
+    from plexus_registry.client_events import WatchEvent
     from plexus_registry.core.commands import Register, Update
     from plexus_registry.core.errors import (
         ConfigError,
@@ -42,6 +32,16 @@ if TYPE_CHECKING:
         StorageFailed,
         UrlError,
         WatchEnded,
+    )
+    from plexus_registry.core.events import (
+        BackendActive,
+        BackendDeleted,
+        BackendRegistered,
+        BackendStale,
+        BackendUpdated,
+        Compacted,
+        Reloaded,
+        Snapshot,
     )
     from plexus_registry.core.model import Backend, Source
     from plexus_registry.discovery import Discovered, discover
@@ -59,7 +59,6 @@ __all__ = [
     "Compacted",
     "ConfigError",
     "ConfigInvalid",
-    "ConfigReloaded",
     "Discovered",
     "InvalidParamsError",
     "MethodError",
@@ -71,6 +70,7 @@ __all__ = [
     "RegistryClient",
     "RegistryError",
     "RegistryUnavailableError",
+    "Reloaded",
     "Settings",
     "Snapshot",
     "Source",
@@ -95,17 +95,7 @@ _HOMES = {
     "announcement": ("Announcement", "Status", "announce"),
     "app": ("open_registry", "serve"),
     "client": ("RegistryClient", "connect"),
-    "client_events": (
-        "BackendActive",
-        "BackendDeleted",
-        "BackendRegistered",
-        "BackendStale",
-        "BackendUpdated",
-        "Compacted",
-        "ConfigReloaded",
-        "Snapshot",
-        "WatchEvent",
-    ),
+    "client_events": ("WatchEvent",),
     "core.commands": ("Register", "Update"),
     "core.errors": (
         "ConfigError",
@@ -121,6 +111,16 @@ _HOMES = {
         "StorageFailed",
         "UrlError",
         "WatchEnded",
+    ),
+    "core.events": (
+        "BackendActive",
+        "BackendDeleted",
+        "BackendRegistered",
+        "BackendStale",
+        "BackendUpdated",
+        "Compacted",
+        "Reloaded",
+        "Snapshot",
     ),
     "core.model": ("Backend", "Source"),
     "discovery": ("Discovered", "discover"),

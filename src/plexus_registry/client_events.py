@@ -8,66 +8,16 @@ from __future__ import annotations
 import msgspec
 
 from plexus_registry.core.errors import WatchEnded
-from plexus_registry.core.model import Backend
-
-
-class Change(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
-    """Something that a watch reports, with the revision after it."""
-
-    revision: int
-
-
-class Snapshot(Change, frozen=True, tag="snapshot"):
-    """All that there is; what follows happened after it."""
-
-    backends: tuple[Backend, ...]
-
-
-class BackendRegistered(Change, frozen=True, tag="backend_registered"):
-    """A backend was registered."""
-
-    backend: Backend
-
-
-class BackendUpdated(Change, frozen=True, tag="backend_updated"):
-    """A backend was updated."""
-
-    backend: Backend
-
-
-class BackendStale(Change, frozen=True, tag="backend_stale"):
-    """A backend gave no sign of life for too long."""
-
-    backend: Backend
-
-
-class BackendActive(Change, frozen=True, tag="backend_active"):
-    """A backend that was inactive gave a sign of life."""
-
-    backend: Backend
-
-
-class BackendDeleted(Change, frozen=True, tag="backend_deleted"):
-    """A backend was deleted."""
-
-    name: str
-
-
-class ConfigReloaded(Change, frozen=True, tag="reloaded"):
-    """The config file was read."""
-
-    count: int
-    added: tuple[str, ...] = ()
-    updated: tuple[str, ...] = ()
-    removed: tuple[str, ...] = ()
-
-
-class Compacted(Change, frozen=True, tag="compacted"):
-    """The changes since the revision that was asked for are not kept; a snapshot follows.
-
-    Its revision is not one to resume from: that is the snapshot's.
-    """
-
+from plexus_registry.core.events import (
+    BackendActive,
+    BackendDeleted,
+    BackendRegistered,
+    BackendStale,
+    BackendUpdated,
+    Compacted,
+    Reloaded,
+    Snapshot,
+)
 
 WatchEvent = (
     Snapshot
@@ -76,7 +26,7 @@ WatchEvent = (
     | BackendStale
     | BackendActive
     | BackendDeleted
-    | ConfigReloaded
+    | Reloaded
     | Compacted
 )
 

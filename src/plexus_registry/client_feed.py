@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from plexus_registry.client_events import Compacted
 from plexus_registry.core.errors import RegistryUnavailableError, WatchEnded
+from plexus_registry.core.events import Compacted
 
 if TYPE_CHECKING:
     from plexus_registry.client_events import WatchEvent

@@ -10,8 +10,8 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from plexus_registry import RegistryUnavailableError, WatchEnded
-from plexus_registry import client_events as events
 from plexus_registry.client_feed import BUFFERED_EVENTS
+from plexus_registry.core import events
 from plexus_registry.core.errors import MethodNotFoundError
 from tests.client.scripted import BACKEND, event_frame, response, scripted
 
@@ -66,7 +66,7 @@ async def test_every_kind_of_event_is_a_record() -> None:
     assert [type(event) for event in got] == [
         *(events.Snapshot, events.BackendRegistered, events.BackendUpdated),
         *(events.BackendStale, events.BackendActive, events.BackendDeleted),
-        *(events.ConfigReloaded, events.Compacted),
+        *(events.Reloaded, events.Compacted),
     ]
     assert isinstance(got[0], events.Snapshot)
     assert got[0].backends[0].url == "ws://h:1"

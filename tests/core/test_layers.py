@@ -37,14 +37,14 @@ MAY_IMPORT: dict[str, str] = {
     "cli.display": "core.events core.model",
     "": (
         "_version announcement app client client_events discovery service settings core.commands"
-        " core.errors core.model"
+        " core.errors core.events core.model"
     ),
     "announcement": "client client_socket core.errors",
     "discovery": "client core.errors core.model",
     "client": "client_events client_feed client_replies client_socket core.errors core.model",
-    "client_feed": "client_events core.errors",
+    "client_feed": "client_events core.errors core.events",
     "client_replies": "core.errors core.model",
-    "client_events": "core.errors core.model",
+    "client_events": "core.errors core.events",
     "client_socket": "core.errors",
     "app": (
         "_version blocking config_file config_watch conversation drain front_door service settings"

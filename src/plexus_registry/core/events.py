@@ -101,7 +101,10 @@ class Snapshot(Change, frozen=True, tag="snapshot"):
 
 
 class Compacted(Change, frozen=True, tag="compacted"):
-    """What changed since the revision that was asked for is not known; a snapshot follows."""
+    """What changed since the revision that was asked for is not known; a snapshot follows.
+
+    Its revision is not one to resume from: that is the snapshot's.
+    """
 
 
 class Failed(Event, frozen=True, tag="error"):
