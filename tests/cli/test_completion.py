@@ -64,10 +64,13 @@ async def test_a_shell_that_is_not_known_is_wrong_usage() -> None:
     assert "'tcsh' is not one of 'bash', 'zsh', 'fish'" in done.err
 
 
+def needs(shell: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(shutil.which(shell) is None, reason=f"there is no {shell} here")
+
+
+@needs("bash")
 async def test_bash_completes_with_the_script() -> None:
-    bash = shutil.which("bash")
-    if bash is None:
-        pytest.skip("there is no bash")
+    bash = str(shutil.which("bash"))
     script = """
         eval "$(trio-registry completion bash)"
         COMP_WORDS=(trio-registry ann) COMP_CWORD=1
@@ -82,10 +85,9 @@ async def test_bash_completes_with_the_script() -> None:
     assert done.stdout == b"announce\n"
 
 
+@needs("fish")
 async def test_fish_completes_with_the_script(tmp_path: Path) -> None:
-    fish = shutil.which("fish")
-    if fish is None:
-        pytest.skip("there is no fish")
+    fish = str(shutil.which("fish"))
     script = 'trio-registry completion fish | source; complete -C "trio-registry rel"'
     env = clean_environment(XDG_CONFIG_HOME=str(tmp_path))
     env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
