@@ -43,16 +43,17 @@ async def converse(registry: Registry, hub: Hub, wire: Wire, drain: Drain) -> No
                 seat.is_busy = True
                 answer = responder.answer(frame)
                 if isinstance(answer, list):
-                    if answer:
-                        await wire.send_one(answer[0])
+                    frames = answer
+                    if frames:
+                        await wire.send_one(frames[0])
                 else:
-                    answer = await answer
+                    frames = await answer
                     async with teller.silence():
-                        await wire.send(answer)
+                        await wire.send(frames)
                         if responder.note_sent():
                             teller.tell()
-                if sum(map(len, answer)) > KEPT_CHARACTERS:
-                    del answer
+                if sum(map(len, frames)) > KEPT_CHARACTERS:
+                    del answer, frames
                 seat.is_busy = False
         await teller.finish()
         await wire.close(GOING_AWAY, "the registry is stopping")
