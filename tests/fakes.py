@@ -10,6 +10,7 @@ import trio
 from trio_websocket import ConnectionClosed
 
 from plexus_registry.app import open_registry
+from plexus_registry.core.visitor import Visitor
 from plexus_registry.settings import Settings
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ class ScriptedWire:
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self.start_soon = nursery.start_soon
+        self.visitor = Visitor()
+        self.was_heard = False
         self.frames: list[str] = []
         self.gate: trio.Event | None = None
         self.say, self._heard = trio.open_memory_channel[str](100)

@@ -16,13 +16,21 @@ from plexus_registry.blocking import RunSync, run_in_thread
 from plexus_registry.config_file import ConfigFile
 from plexus_registry.config_watch import watch_config_forever, watch_config_once
 from plexus_registry.conversation import converse
+from plexus_registry.core.crowd import Crowd
 from plexus_registry.core.declarations import LOCAL_HUB, parse_environment
-from plexus_registry.core.errors import ConfigError, StartError, StorageFailed
+from plexus_registry.core.errors import ConfigError, MethodError, StartError, StorageFailed
 from plexus_registry.core.feed import KEPT_CHANGES
+from plexus_registry.core.gate import Gate, Rules
 from plexus_registry.core.model import Layer
 from plexus_registry.core.plexus import Hub
+from plexus_registry.door.acceptor import is_reachable, open_listeners, room_for, url_of
+from plexus_registry.door.complaints import Complaints
+from plexus_registry.door.keeper import Keeper
+from plexus_registry.door.pages import Pages, health, welcome
+from plexus_registry.door.tls import Certificate
 from plexus_registry.drain import Drain
-from plexus_registry.front_door import keep_door, open_listeners
+from plexus_registry.front_door import Door, keep_door
+from plexus_registry.health_report import reporter
 from plexus_registry.service import Registry, WallClock, wall_clock
 from plexus_registry.store import open_store
 from plexus_registry.sweeper import sweep_forever, write_pings_forever
@@ -30,6 +38,7 @@ from plexus_registry.sweeper import sweep_forever, write_pings_forever
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
+    from plexus_registry.front_door import Converse
     from plexus_registry.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -63,7 +72,7 @@ async def open_registry(
         raise StartError(str(error)) from error
     opening = open_store(settings.db_path, run_sync=run_sync, kept_changes=kept_changes)
     async with opening as store:
-        config = ConfigFile(settings.config_path, run_sync=run_sync)
+        config = ConfigFile(settings.config_path, run_sync=run_sync, now=now)
         registry = Registry(store, config, stale_after=settings.stale_after, now=now)
         try:
             await registry.declare(Layer.ENV, from_environment)
@@ -91,6 +100,7 @@ async def serve(
     settings: Settings,
     *,
     drain: Drain | None = None,
+    certificate: Certificate | None = None,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve a registry until it is cancelled or drained.
@@ -100,13 +110,16 @@ async def serve(
         settings: The same settings.
         drain: Begin it to stop gently; cancel to stop at once. Nothing acknowledged is lost
             either way.
+        certificate: What connections are secured with; the settings name its files if not given.
         task_status: Started with the URL once the port is bound and everything runs.
 
     Raises:
-        StartError: The port cannot be bound.
+        StartError: The port cannot be bound, or not as safely as the settings ask for.
     """
     drain = drain or Drain()
-    hub = Hub(settings.hub_namespace, limits=settings.limits)
+    certificate = certificate or open_certificate(settings)
+    mechanisms = ({"kind": "bearer", "header": "Authorization"},) if settings.door.token else ()
+    hub = Hub(settings.hub_namespace, limits=settings.limits, mechanisms=mechanisms)
     tasks: dict[str, Task] = {
         "config watch": partial(
             watch_config_forever, registry, registry.config, every=settings.poll_interval
@@ -115,18 +128,112 @@ async def serve(
         "ping writer": partial(write_pings_forever, registry),
     }
     listeners = await open_listeners(settings.host, settings.port)
+    if is_reachable(listeners) and not (settings.door.token or settings.door.insecure):
+        for listener in listeners:
+            await listener.aclose()
+        raise StartError(_EXPOSED.format(host=settings.host))
+    ready = trio.Event()
+    door = make_door(
+        registry,
+        settings,
+        converse=lambda wire: converse(registry, hub, wire, drain),
+        drain=drain,
+        url=url_of(listeners[0], is_secure=certificate is not None),
+        is_ready=ready.is_set,
+        certificate=certificate,
+    )
     async with trio.open_nursery() as nursery:
+
+        async def keep_door_to_the_end(task_status: trio.TaskStatus[str]) -> None:
+            with _fatal("acceptor"):
+                await keep_door(door, listeners, task_status=task_status)
+            nursery.cancel_scope.cancel()
+
+        # Who comes early is told to wait.
+        url = await nursery.start(keep_door_to_the_end)
         for name, task in tasks.items():
             await nursery.start(_supervised, name, task)
-        with _fatal("acceptor"):
-            await keep_door(
-                lambda wire: converse(registry, hub, wire, drain),
-                listeners,
-                drain,
-                max_message_bytes=settings.limits.message_bytes,
-                task_status=task_status,
-            )
-        nursery.cancel_scope.cancel()
+        ready.set()
+        task_status.started(url)
+
+
+_EXPOSED = (
+    "listening on {host} lets everybody who reaches it register and delete: set a token"
+    " (--token-file or REGISTRY_TOKEN), listen on 127.0.0.1, or say --insecure"
+)
+
+
+def make_door(
+    registry: Registry,
+    settings: Settings,
+    *,
+    converse: Converse,
+    drain: Drain,
+    url: str,
+    is_ready: Callable[[], bool],
+    certificate: Certificate | None,
+) -> Door:
+    """Put the front door together.
+
+    Args:
+        registry: What is behind it.
+        settings: All of them.
+        converse: Talks to one WebSocket.
+        drain: Says when to stop.
+        url: Where clients connect.
+        is_ready: Whether calls are answered yet.
+        certificate: What connections are secured with, where they are.
+    """
+    told = settings.door
+    refused: Counter[str] = Counter()
+    crowd = Crowd(most=told.max_connections, most_from_one=told.max_connections_per_address)
+    rules = Rules(
+        hosts=frozenset({settings.host, *told.allow_hosts}),
+        origins=frozenset(told.allow_origins),
+        token=told.token,
+        read_token=told.read_token,
+        allow_url_token=told.allow_url_token,
+    )
+    report = reporter(
+        registry, db_path=settings.db_path, connections=lambda: crowd.count, refused=refused
+    )
+    pages = Pages(
+        by_path={
+            "/": welcome(url),
+            "/healthz": health(
+                is_ready=lambda: is_ready() and not drain.begun.is_set(),
+                report=report,
+                tells_everybody=told.token is None,
+            ),
+        }
+    )
+    return Door(
+        converse=converse,
+        drain=drain,
+        gate=Gate(rules),
+        crowd=crowd,
+        pages=pages,
+        keeper=Keeper(
+            ping_interval=told.ping_interval,
+            unread_seconds=told.unread_seconds,
+            refused=refused,
+        ),
+        complaints=Complaints(),
+        refused=refused,
+        is_ready=is_ready,
+        certificate=certificate,
+        max_message_bytes=settings.limits.message_bytes,
+    )
+
+
+def open_certificate(settings: Settings) -> Certificate | None:
+    """Read the certificate that the settings name, if they do.
+
+    Raises:
+        StartError: It cannot be used.
+    """
+    cert = settings.door.tls_cert
+    return None if cert is None else Certificate(cert, settings.door.tls_key)
 
 
 class Task(Protocol):
@@ -166,24 +273,67 @@ async def run(settings: Settings, *, say: Callable[[str], None]) -> None:
         settings: All of them.
         say: Is given the line that says where everything is, once it is ready.
 
+    SIGHUP has it read the config file and the certificate again.
+
     Raises:
         StartError: It cannot start.
     """
     drain = Drain()
-    with lone_error(), trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    certificate = open_certificate(settings)
+    _make_room(settings.door.max_connections)
+    watched = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    with lone_error(), trio.open_signal_receiver(*watched) as signals:
         async with open_registry(settings) as registry, trio.open_nursery() as nursery:
 
             async def serve_to_the_end(task_status: trio.TaskStatus[str]) -> None:
-                await serve(registry, settings, drain=drain, task_status=task_status)
+                await serve(
+                    registry,
+                    settings,
+                    drain=drain,
+                    certificate=certificate,
+                    task_status=task_status,
+                )
                 nursery.cancel_scope.cancel()
 
             url = await nursery.start(serve_to_the_end)
             say(start_up_line(url, settings, registry))
-            async for _ in signals:
+            async for number in signals:
+                if number == signal.SIGHUP:
+                    nursery.start_soon(reload_files, registry, certificate)
+                    continue
                 if drain.begun.is_set():
                     nursery.cancel_scope.cancel()
                 log.info("stopping: running requests may finish")
                 drain.begin()
+
+
+def _make_room(connections: int) -> None:
+    room = room_for(connections)
+    if room < connections:
+        log.warning(
+            "there is room for %d connections, and --max-connections is %d: raise `ulimit -n`"
+            " (a hard limit is in the way), or say --max-connections %d",
+            room,
+            connections,
+            room,
+        )
+
+
+async def reload_files(registry: Registry, certificate: Certificate | None) -> None:
+    """Read config file and certificate again; what is invalid is logged, and what was stays."""
+    if certificate is not None:
+        try:
+            certificate.reload()
+        except StartError as error:
+            log.error("certificate kept as it was: %s", error)  # noqa: TRY400 - the cause is said
+        else:
+            log.info("certificate read again")
+    try:
+        report = await registry.reload()
+    except MethodError as error:
+        log.error("%s", error)  # noqa: TRY400 - the cause is said
+    else:
+        log.info("config file read again: %d backends", report.count)
 
 
 def start_up_line(url: str, settings: Settings, registry: Registry) -> str:

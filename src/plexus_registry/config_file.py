@@ -9,6 +9,7 @@ Source: design, "Config file".
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from plexus_registry.core.declarations import Declared, parse_toml
 from plexus_registry.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 Signature = tuple[int, ...] | None
@@ -33,10 +35,21 @@ class ConfigFile:
         lock: Held from a look at the file until what it declares is applied, so that an older
             content never overtakes a newer one.
         error: Why the content that was last read is invalid; None where it is valid.
+        invalid_since: When it was first found invalid, in Unix seconds; None where it is valid.
+        is_there: Whether there was content at the last look.
     """
 
-    def __init__(self, path: Path, *, run_sync: RunSync = run_in_thread) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        run_sync: RunSync = run_in_thread,
+        now: Callable[[], int] = lambda: int(time.time()),
+    ) -> None:
         self.path = path
+        self.invalid_since: int | None = None
+        self.is_there = False
+        self._now = now
         self.lock = trio.Lock()
         self.error: ConfigError | None = None
         self._run_sync = run_sync
@@ -81,6 +94,7 @@ class ConfigFile:
 
     async def _read(self, signature: Signature) -> Declared | None:
         text, error, reason = "", None, None
+        self.is_there = signature is not None
         if signature is not None:
             try:
                 text = await self._run_sync(partial(self.path.read_text, encoding="utf-8"))
@@ -101,8 +115,10 @@ class ConfigFile:
             declared = parse_toml(text, path=str(self.path))
         except ConfigError as invalid:
             self.error = invalid
+            if self.invalid_since is None:
+                self.invalid_since = self._now()
             raise
-        self.error = None
+        self.error = self.invalid_since = None
         return declared
 
     def _signature(self) -> Signature:

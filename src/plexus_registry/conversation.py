@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from trio_websocket import ConnectionClosed
 
+from plexus_registry.core.errors import shown
 from plexus_registry.rpc import Responder
 from plexus_registry.teller import Teller
 
@@ -32,12 +33,13 @@ async def converse(registry: Registry, hub: Hub, wire: Wire, drain: Drain) -> No
     The next frame is read only once the last one is answered: requests of one connection take
     effect in order, and a peer that does not read its answers is not read from.
     """
-    responder = Responder(registry, hub)
+    responder = Responder(registry, hub, wire.visitor)
     teller = Teller(registry, responder, wire)
     try:
         with drain.seat() as seat:
             while not seat.is_leaving():
                 frame = await wire.receive()
+                wire.was_heard = True
                 if seat.is_leaving():
                     break  # it came too late to be begun
                 seat.is_busy = True
@@ -58,4 +60,5 @@ async def converse(registry: Registry, hub: Hub, wire: Wire, drain: Drain) -> No
         await teller.finish()
         await wire.close(GOING_AWAY, "the registry is stopping")
     except ConnectionClosed as closed:
-        log.debug("peer left: %r", closed.reason)
+        reason = closed.reason
+        log.debug("peer left: %s", reason and f"{reason.code} {shown(reason.reason or '')}")

@@ -13,9 +13,14 @@ from typing import TYPE_CHECKING
 
 from plexus_registry.core import commands
 from plexus_registry.core.errors import (
+    AnswerLimitError,
+    BatchTooLargeError,
     InternalError,
     MethodError,
+    NestingLimitError,
     ProtocolError,
+    SubscriptionLimitError,
+    Unauthorized,
     WatchEnded,
     shown,
 )
@@ -30,9 +35,11 @@ from plexus_registry.core.jsonrpc import (
     read_frame,
     result_response,
 )
+from plexus_registry.core.methods import READS
 from plexus_registry.core.plexus import BUG, Hub
 from plexus_registry.core.routes import Route, Stream, Unsubscribe, command_of
 from plexus_registry.core.session import Finite, Following, Session
+from plexus_registry.core.visitor import Visitor
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -52,9 +59,11 @@ CHARACTERS_AT_ONCE = 256 * 1024
 class Responder:
     """Answers the frames of one connection, in the order in which they came."""
 
-    def __init__(self, registry: Registry, hub: Hub) -> None:
+    def __init__(self, registry: Registry, hub: Hub, visitor: Visitor | None = None) -> None:
         self._registry = registry
         self._hub = hub
+        self._visitor = visitor or Visitor()
+        self._unsent = 0
         self._session = Session(max_subscriptions=hub.limits.subscriptions)
 
     def answer(self, frame: str | bytes) -> list[str] | Awaitable[list[str]]:
@@ -70,11 +79,12 @@ class Responder:
             The frames to send back, in order, or the wait for them; none where there is nothing
             to answer.
         """
-        read = read_frame(frame, max_batch=self._hub.limits.batch_requests)
+        limits = self._hub.limits
+        read = read_frame(frame, max_batch=limits.batch_requests, max_nesting=limits.nesting)
         if isinstance(read, Batch):
             return self._answer_batch(read)
         if isinstance(read, Invalid):
-            return [error_response(read.id, read.error)]
+            return [self._refuse(read.id, read.error)]
         try:
             route = self._hub.route(read.method, read.params)
             found = look_up(self._registry, route)
@@ -88,10 +98,16 @@ class Responder:
 
     async def _answer_batch(self, batch: Batch) -> list[str]:
         responses = []
+        self._unsent = 0
         for each in batch.items:
             if isinstance(each, Invalid):
-                responses.append(error_response(each.id, each.error))
-            elif (response := await self._respond(each, None)) is not None:
+                response: str | None = self._refuse(each.id, each.error)
+            elif self._unsent > self._hub.limits.unread_bytes:
+                response = None if each.id is None else self._refuse(each.id, self._too_much())
+            else:
+                response = await self._respond(each, None)
+            if response is not None:
+                self._unsent += len(response)
                 responses.append(response)
         return [f"[{','.join(responses)}]", *self._session.flush()] if responses else []
 
@@ -111,14 +127,14 @@ class Responder:
             elif isinstance(route, Stream):
                 result = await self._begin(route, is_heard=request.id is not None)
             else:
-                result = await perform(self._registry, route)
+                result = await self._perform(route)
         except (ProtocolError, MethodError) as refusal:
             error = refusal
         except Exception as bug:  # noqa: BLE001 - it is logged, and answered
             error = _bug(request, bug)
         else:
             return None if request.id is None else result_response(request.id, result)
-        return None if request.id is None else error_response(request.id, error)
+        return None if request.id is None else self._refuse(request.id, error)
 
     async def _begin(self, stream: Stream, *, is_heard: bool) -> str:
         """Find out what a stream says, and give the number to acknowledge it with."""
@@ -128,13 +144,14 @@ class Responder:
         else:
             report = None if command is None else await self._report(command)
             items = self._hub.items(stream.topic, report, now=self._registry.now())
+            self._unsent += sum(map(len, items))
             live = Finite(stream, items)
         return str(self._session.begin(live)) if is_heard else ""
 
     async def _report(self, command: Command) -> str | Failure:
         """Carry out the command of a stream; whatever happens, there is something to say."""
         try:
-            return await perform(self._registry, command)
+            return await self._perform(command)
         except MethodError as error:
             return encode_failed(error)
         except Exception:
@@ -169,6 +186,36 @@ class Responder:
             items += self._hub.ending(stream.topic, now=now)
             self._session.unsubscribe(stream.method, number)
         return notifications(stream.notification, number, items)
+
+    async def _perform(self, command: Command) -> str:
+        if not self._visitor.may_write and type(command) not in READS:
+            self._visitor.refused[Unauthorized.word] += 1
+            raise Unauthorized
+        return await perform(self._registry, command)
+
+    def _refuse(self, request_id: str, error: ProtocolError | MethodError) -> str:
+        """Answer with an error; those of limits are counted."""
+        limit = _LIMITS.get(type(error))
+        if limit is not None:
+            self._visitor.refused[limit] += 1
+        return error_response(request_id, error)
+
+    def _too_much(self) -> AnswerLimitError:
+        most = self._hub.limits.unread_bytes
+        return AnswerLimitError(
+            "The answers of this batch are too large: this request was not carried out,"
+            " send it by itself",
+            reason=f"Exceeded max limit of {most}",
+        )
+
+
+_LIMITS: dict[type[ProtocolError | MethodError], str] = {
+    AnswerLimitError: "unread_bytes",
+    BatchTooLargeError: "batch_requests",
+    NestingLimitError: "nesting",
+    SubscriptionLimitError: "subscriptions",
+}
+"""The limit that an error is about."""
 
 
 def _bug(request: Request, error: Exception) -> InternalError:

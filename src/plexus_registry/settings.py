@@ -29,6 +29,39 @@ def default_db_path() -> Path:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DoorSettings:
+    """Who may come in, and how many.
+
+    Attributes:
+        allow_hosts: More names and addresses by which clients may call this registry.
+        allow_origins: More origins whose pages may connect, as `https://tools.example.com`.
+        token: Grants everything; without it everybody may do everything.
+        read_token: Grants looking.
+        allow_url_token: Whether a token may stand in the URL, as `?access_token=`.
+        insecure: Whether other machines may connect though there is no token.
+        tls_cert: The certificate, as a PEM file; None for plain connections.
+        tls_key: Its key; None where that is in the same file.
+        max_connections: Open connections; one more is answered with 503.
+        max_connections_per_address: The same from one address other than the loopback.
+        ping_interval: Seconds after which an idle connection is pinged.
+        unread_seconds: Seconds for which a peer may take nothing of what is sent to it.
+    """
+
+    allow_hosts: tuple[str, ...] = ()
+    allow_origins: tuple[str, ...] = ()
+    token: str | None = field(default=None, repr=False)
+    read_token: str | None = field(default=None, repr=False)
+    allow_url_token: bool = False
+    insecure: bool = False
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    max_connections: int = 10_000
+    max_connections_per_address: int = 1_000
+    ping_interval: float = 30.0
+    unread_seconds: float = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """All settings of one registry.
 
@@ -44,6 +77,7 @@ class Settings:
         sweep_interval: Seconds between two sweeps for stale backends.
         auto_register: Whether there is a built-in entry for the local hub.
         limits: How much one connection may ask for at a time.
+        door: Who may come in, and how many.
     """
 
     host: str = "127.0.0.1"
@@ -57,6 +91,7 @@ class Settings:
     sweep_interval: float = 5.0
     auto_register: bool = True
     limits: Limits = field(default_factory=Limits)
+    door: DoorSettings = field(default_factory=DoorSettings)
 
     @property
     def states_local_hub(self) -> bool:

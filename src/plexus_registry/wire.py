@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import trio
 from trio_websocket import CloseReason, WebSocketConnection, wrap_server_stream
 
+from plexus_registry.core.visitor import Visitor
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -16,14 +18,25 @@ class Wire:
     """An accepted WebSocket.
 
     Every method raises `trio_websocket.ConnectionClosed` once the peer is gone.
+
+    Attributes:
+        visitor: Who the peer is.
+        was_heard: Whether a message came since somebody last set it to false.
     """
 
     def __init__(
-        self, ws: WebSocketConnection, stream: HandedStream, nursery: trio.Nursery
+        self,
+        ws: WebSocketConnection,
+        stream: HandedStream,
+        nursery: trio.Nursery,
+        visitor: Visitor,
     ) -> None:
         self.start_soon = nursery.start_soon
         self.receive = ws.get_message
         self.send_one = ws.send_message
+        self.ping = ws.ping
+        self.visitor = visitor
+        self.was_heard = True
         stream.closed_by = lambda: ws.closed
         self._ws = ws
         self._stream = stream
@@ -43,9 +56,25 @@ class Wire:
         await self._ws.aclose(code, reason)
         await self._stream.say_why()
 
+    @property
+    def sends(self) -> int:
+        """Counts the begins and ends of sending: odd while something is being sent."""
+        return self._stream.sends
+
+    @property
+    def was_too_large(self) -> bool:
+        """Whether the connection ended because of a message that is too large."""
+        closed = self._ws.closed
+        return closed is not None and closed.code == _TOO_LARGE and bool(closed.reason)
+
 
 async def accept_websocket(
-    nursery: trio.Nursery, stream: trio.SocketStream, head: bytes, *, max_message_size: int
+    nursery: trio.Nursery,
+    stream: trio.abc.Stream,
+    head: bytes,
+    *,
+    max_message_size: int,
+    visitor: Visitor | None = None,
 ) -> Wire | None:
     """Finish the WebSocket handshake that a peer began.
 
@@ -54,6 +83,7 @@ async def accept_websocket(
         stream: The connection.
         head: What was read from it so far.
         max_message_size: The size of a message, in bytes, above which the peer is cut off.
+        visitor: Who the peer is.
 
     Returns:
         The WebSocket; None where the peer's part of the handshake was wrong or it left.
@@ -62,7 +92,7 @@ async def accept_websocket(
         handed = HandedStream(stream, head, handshake)
         request = await wrap_server_stream(nursery, handed, max_message_size=max_message_size)
         ws = await request.accept()
-        return Wire(ws, handed, nursery)
+        return Wire(ws, handed, nursery, visitor or Visitor())
     return None
 
 
@@ -71,17 +101,19 @@ class HandedStream(trio.abc.Stream):
 
     A handshake that fails only closes the stream, and its waiter would wait on: closing the
     stream ends the wait too.
+
+    Attributes:
+        sends: Counts the begins and ends of sending: odd while something is being sent.
     """
 
-    def __init__(
-        self, stream: trio.SocketStream, first: bytes, handshake: trio.CancelScope
-    ) -> None:
+    def __init__(self, stream: trio.abc.Stream, first: bytes, handshake: trio.CancelScope) -> None:
         self._stream = stream
         self._first = first
         self._handshake = handshake
         self._gathered = bytearray()
         self._is_gathering = False
         self._said_goodbye = False
+        self.sends = 0
         self.closed_by: Callable[[], CloseReason | None] = lambda: None
 
     @contextmanager
@@ -101,7 +133,21 @@ class HandedStream(trio.abc.Stream):
                 return
             data, self._gathered = self._gathered, bytearray()
         self._said_goodbye = data[:1] == _CLOSE
+        if len(data) > PIECE_BYTES:
+            data = await self._send_pieces(data)
+        self.sends += 1
         await self._stream.send_all(data)
+        self.sends += 1
+
+    async def _send_pieces(self, data: bytes | bytearray | memoryview) -> memoryview:
+        """Send all but the last piece, so that it shows whether the peer takes any."""
+        rest = memoryview(data)
+        while len(rest) > PIECE_BYTES:
+            self.sends += 1
+            await self._stream.send_all(rest[:PIECE_BYTES])
+            self.sends += 1
+            rest = rest[PIECE_BYTES:]
+        return rest
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until there is room to send."""
@@ -138,6 +184,9 @@ class HandedStream(trio.abc.Stream):
 # Busy: the peer reads nothing, and an answer to it is still on its way.
 _GONE = (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError)
 _CLOSE = b"\x88"
+_TOO_LARGE = 1009
+PIECE_BYTES = 64 * 1024
+"""How much of a long answer a peer must take for that to count as reading."""
 _OUR_COMPLAINTS = (1002, 1007)
 """Protocol error, and text that is not UTF-8."""
 

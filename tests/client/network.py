@@ -79,7 +79,7 @@ class Listener(trio.abc.Listener[trio.abc.Stream]):
         self.socket = self
 
     def getsockname(self) -> tuple[str, int]:
-        return "registry", 4445
+        return "127.0.0.1", 4445
 
     async def accept(self) -> trio.abc.Stream:
         return await self._streams.receive()
@@ -169,7 +169,9 @@ async def serve_until_killed(folder: Path, *, task_status: trio.TaskStatus[Serve
 async def serving(folder: Path) -> AsyncIterator[Registry]:
     """Serve the registry of a folder on the installed network; killed at the end."""
     folder.mkdir(exist_ok=True)  # noqa: ASYNC240 - a test's
-    settings = Settings(db_path=folder / "registry.db", config_path=folder / "backends.toml")
+    settings = Settings(
+        host="registry", db_path=folder / "registry.db", config_path=folder / "backends.toml"
+    )
     async with opened(folder) as registry, trio.open_nursery() as nursery:
         await nursery.start(serve, registry, settings)
         yield registry

@@ -36,7 +36,9 @@ KINDS = (
     errors.NameTaken,
     errors.ConfigInvalid,
     errors.StorageFailed,
+    errors.Unauthorized,
     errors.SubscriptionLimitError,
+    errors.AnswerLimitError,
     errors.BatchTooLargeError,
 )
 

@@ -23,7 +23,12 @@ ROOT = Path(plexus_registry.__file__).parent
 MAY_IMPORT: dict[str, str] = {
     "__main__": "cli",
     "cli": "_version cli.display core.methods",
-    "cli.serve": "app settings core.errors core.limits core.methods core.model",
+    "cli.serve": (
+        "app cli.door_options cli.log_lines settings core.errors core.limits core.methods"
+        " core.model"
+    ),
+    "cli.door_options": "settings token_file core.errors core.gate",
+    "cli.log_lines": "cli.display",
     "cli.config_files": (
         "cli.calls cli.session settings store core.errors core.export core.merge core.model"
     ),
@@ -47,15 +52,29 @@ MAY_IMPORT: dict[str, str] = {
     "client_events": "core.errors core.events",
     "client_socket": "core.errors",
     "app": (
-        "_version blocking config_file config_watch conversation drain front_door service settings"
-        " store sweeper core.declarations core.errors core.feed core.model core.plexus"
+        "_version blocking config_file config_watch conversation drain front_door health_report"
+        " service settings store sweeper door.acceptor door.complaints door.keeper door.pages"
+        " door.tls core.crowd core.declarations core.errors core.feed core.gate core.model"
+        " core.plexus"
     ),
-    "conversation": "drain rpc service teller wire core.plexus",
+    "conversation": "drain rpc service teller wire core.errors core.plexus",
     "teller": "bell rpc service wire",
-    "front_door": "drain wire core.errors",
+    "front_door": (
+        "drain wire door.acceptor door.complaints door.heads door.keeper door.pages door.tls"
+        " core.crowd core.gate core.visitor"
+    ),
+    "health_report": "_version config_file service",
+    "door": "",
+    "door.acceptor": "core.errors core.gate",
+    "door.complaints": "",
+    "door.keeper": "wire",
+    "door.pages": "door.heads core.errors core.gate",
+    "door.heads": "core.errors core.gate",
+    "door.tls": "core.errors",
+    "token_file": "core.errors",
     "rpc": (
         "service core.commands core.errors core.events core.feed core.items core.jsonrpc"
-        " core.plexus core.routes core.session"
+        " core.methods core.plexus core.routes core.session core.visitor"
     ),
     "config_watch": "config_file service core.errors core.model",
     "sweeper": "service core.errors",
@@ -71,7 +90,7 @@ MAY_IMPORT: dict[str, str] = {
     ),
     "migrations": "core.model",
     "lock_file": "core.errors",
-    "wire": "",
+    "wire": "core.visitor",
     "drain": "",
     "bell": "",
     "blocking": "",
@@ -81,6 +100,8 @@ MAY_IMPORT: dict[str, str] = {
         "_version core.call_parameters core.commands core.errors core.events core.items"
         " core.limits core.methods core.routes core.schema"
     ),
+    "core.crowd": "core.gate",
+    "core.gate": "core.errors",
     "core.call_parameters": "core.commands core.errors core.items core.methods",
     "core.schema": "core.commands core.events core.methods core.model",
     "core.session": "core.errors core.feed core.items core.routes",
@@ -103,6 +124,7 @@ MAY_IMPORT: dict[str, str] = {
     "core.errors": "",
     "_version": "",
     "core.limits": "",
+    "core.visitor": "",
 }
 # Pure: nothing here waits, reads a clock, draws a number, logs or touches a file or a socket.
 CORE_MAY_USE = {
@@ -116,25 +138,28 @@ CORE_MAY_USE = {
         "enum",
         "functools",
     ),
-    *("hashlib", "ipaddress", "json", "msgspec", "re", "tomllib", "typing"),
+    *("hashlib", "hmac", "ipaddress", "json", "msgspec", "re", "tomllib", "typing"),
+    "urllib.parse",
 }
 CORE_MAY_USE_MORE = {"core.export": {"tomli_w"}}
 MAY_USE_TRIO = {
     *("cli.calls", "cli.supervision", "cli.watch"),
     *("announcement", "client", "client_feed", "client_socket", "discovery"),
     *("app", "bell", "blocking", "cli.serve", "config_file", "config_watch", "conversation"),
-    *("drain", "front_door", "group_commit", "service", "store", "sweeper", "teller", "wire"),
+    *("door.acceptor", "door.complaints", "door.keeper", "door.tls", "drain", "front_door"),
+    *("group_commit", "health_report", "service", "store", "sweeper", "teller", "wire"),
 }
 EDGE_LIBRARIES = {
     "sqlite_utils": {"store", "migrations"},
     "sqlite3": {"store"},
     "click": {
         *("cli", "cli.announce", "cli.completion", "cli.config_files", "cli.display"),
-        *("cli.serve", "cli.session", "cli.verbs", "cli.watch"),
+        *("cli.door_options", "cli.serve", "cli.session", "cli.verbs", "cli.watch"),
     },
     "trio": MAY_USE_TRIO,
     "wsproto": {"client_socket"},
-    "trio_websocket": {"conversation", "front_door", "wire"},
+    "h11": {"door.heads"},
+    "trio_websocket": {"conversation", "door.keeper", "front_door", "wire"},
 }
 
 

@@ -227,7 +227,13 @@ def test_info_takes_any_parameters(params: object) -> None:
         "backend": "registry-hub",
         "version": pytest.importorskip("plexus_registry").__version__,
         "auth_capabilities": {"mechanisms": [{"kind": "anonymous"}]},
-        "limits": {"message_bytes": 1048576, "batch_requests": 1000, "subscriptions": 1024},
+        "limits": {
+            "message_bytes": 1048576,
+            "batch_requests": 1000,
+            "subscriptions": 1024,
+            "nesting": 64,
+            "unread_bytes": 16777216,
+        },
     }
 
 

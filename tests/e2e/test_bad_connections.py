@@ -52,39 +52,40 @@ def client_hello() -> bytes:
     return sent.read()
 
 
-@pytest.mark.parametrize(
-    "request_head",
-    [
-        b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
-        b"GET /metrics HTTP/1.0\r\n\r\n",
-        b"GET / HTTP/1.1\nHost: localhost\n\n",
-        b"GET / HTTP/1.1\r\nHost: h\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n",
-        b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%s" % (len(CALL), CALL),
-    ],
-    ids=["GET", "HTTP/1.0", "bare line feeds", "other upgrade", "POST"],
-)
-async def test_plain_http_is_told_what_this_is(url: str, port: int, request_head: bytes) -> None:
+PLAIN = {
+    "GET": (b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 200),
+    "HTTP/1.0": (b"GET / HTTP/1.0\r\n\r\n", 200),
+    "bare line feeds": (b"GET / HTTP/1.0\nHost: localhost\n\n", 200),
+    "other page": (b"GET /metrics HTTP/1.0\r\n\r\n", 404),
+    "other upgrade": (
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: h2c\r\nConnection: Upgrade, close\r\n\r\n",
+        200,
+    ),
+    "POST": (
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (len(CALL), CALL),
+        405,
+    ),
+    "large body": (
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n" + b"x" * 100_000,
+        405,
+    ),
+}
+
+
+@pytest.mark.parametrize(("sent", "status"), PLAIN.values(), ids=PLAIN)
+async def test_plain_http_is_told_what_this_is(
+    url: str, port: int, sent: bytes, status: int
+) -> None:
     with trio.fail_after(15):
         async with wire_to(port) as wire:
-            await wire.send(request_head)
+            await wire.send(sent)
             with trio.fail_after(2):
                 answer = await wire.read_to_the_end()
         head, _, body = answer.partition(b"\r\n\r\n")
-        status, *fields = head.split(b"\r\n")
-        assert status == b"HTTP/1.1 426 Upgrade Required"
-        assert b"Upgrade: websocket" in fields
+        first, *fields = head.split(b"\r\n")
+        assert first.startswith(b"HTTP/1.1 %d " % status)
         assert b"Content-Length: %d" % len(body) in fields
         assert b"WebSocket" in body
-        assert b"websocat ws://" in body
-        await still_serves(url)
-
-
-async def test_plain_http_with_a_large_body_is_told_too(url: str, port: int) -> None:
-    with trio.fail_after(15):
-        async with wire_to(port) as wire:
-            await wire.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\n")
-            await wire.send(b"x" * 100_000)
-            assert (await wire.read_to_the_end()).startswith(b"HTTP/1.1 426 ")
         await still_serves(url)
 
 
@@ -124,22 +125,25 @@ async def send_on_and_on(stream: trio.SocketStream) -> None:
         await trio.sleep(0.05)
 
 
-async def wait_for_the_end(port: int, sent: bytes) -> None:
+async def wait_for_the_end(port: int, sent: bytes, answer: bytes) -> None:
     async with wire_to(port) as wire:
         await wire.send(sent)
-        assert await wire.read_to_the_end() == b""
+        received = await wire.read_to_the_end()
+        assert received.startswith(answer)
+        assert bool(received) == bool(answer)
 
 
 async def test_what_never_becomes_a_request_is_cut_off(tmp_path: Path) -> None:
     hasty = with_prelude("import plexus_registry.front_door as d; d.HEAD_SECONDS = 1.5")
     garbage = bytes(number * 7919 % 256 for number in range(8000)).replace(b"\n", b" ")
-    heads = b"", b"\x00", b"GET / HTTP/1.1\r\n", garbage, client_hello(), HEAD[:-2]
+    slow = b"HTTP/1.1 408 "
+    heads = {b"": b"", b"GET / HTTP/1.1\r\n": slow, garbage[1:]: slow, HEAD[:-2]: slow}
     with trio.fail_after(20):
         async with running_registry(tmp_path, "--no-auto-register", command=hasty) as server:
             with trio.fail_after(3.5):
                 async with trio.open_nursery() as nursery:
-                    for head in heads:
-                        nursery.start_soon(wait_for_the_end, server.port, head)
+                    for head, answer in heads.items():
+                        nursery.start_soon(wait_for_the_end, server.port, head, answer)
                     nursery.start_soon(trickle, server.port)
                     await still_serves(server.url)
             await still_serves(server.url)
@@ -147,11 +151,45 @@ async def test_what_never_becomes_a_request_is_cut_off(tmp_path: Path) -> None:
         assert "Traceback" not in server.log
 
 
-async def test_a_head_that_is_too_large_is_cut_off_at_once(url: str, port: int) -> None:
+NO_REQUESTS = {
+    "zero": (b"\x00", 400),
+    "TLS": (b"\x16\x03\x01", 400),
+    "HTTP/0.9": (b"GET /\r\n", 400),
+    "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
+    "another protocol": (b"SSH-2.0-OpenSSH_9.2\r\n", 400),
+    "garbage with a line end": (bytes(range(33, 256)) + b"\n", 400),
+    "no host": (b"GET / HTTP/1.1\r\n\r\n", 400),
+    "two hosts": (b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n", 400),
+    "space before a colon": (b"GET / HTTP/1.1\r\nHost : localhost\r\n\r\n", 400),
+    "another server's target": (b"GET http://h/ HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+    "long head": (
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"Cookie: a=b\r\n" * 2000 + b"\r\n",
+        431,
+    ),
+    "endless head": (b"GET / HTTP/1.1\r\n" + b"Cookie: a=b\r\n" * 3000, 431),
+    "long first line": (b"GET /" + b"a" * 20_000, 431),
+}
+
+
+@pytest.mark.parametrize(("sent", "status"), NO_REQUESTS.values(), ids=NO_REQUESTS)
+async def test_what_is_no_request_is_answered_at_once(
+    url: str, port: int, sent: bytes, status: int
+) -> None:
     with trio.fail_after(10):
         async with wire_to(port) as wire:
-            with trio.fail_after(3), pytest.raises(trio.BrokenResourceError):
-                await wire.send(b"GET / HTTP/1.1\r\n" + b"Cookie: a=b\r\n" * 1_000_000)
+            await wire.send(sent)
+            with trio.fail_after(2):
+                answer = await wire.read_to_the_end()
+        assert answer.startswith(b"HTTP/1.1 %d " % status)
+        await still_serves(url)
+
+
+async def test_tls_on_the_plain_port_is_told_at_once(url: str, port: int) -> None:
+    with trio.fail_after(10):
+        async with wire_to(port) as wire:
+            await wire.send(client_hello())
+            with trio.fail_after(2):
+                assert b"speaks plain HTTP" in await wire.read_to_the_end()
         await still_serves(url)
 
 

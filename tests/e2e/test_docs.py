@@ -124,7 +124,9 @@ def test_every_error_of_a_method_is_documented() -> None:
         errors.NameTaken,
         errors.ConfigInvalid,
         errors.StorageFailed,
+        errors.Unauthorized,
         errors.SubscriptionLimitError,
+        errors.AnswerLimitError,
         errors.BatchTooLargeError,
     ):
         assert f"| {kind.code} | `{kind.word}` |" in text

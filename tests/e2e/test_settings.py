@@ -160,16 +160,21 @@ def test_the_tests_are_not_told_anything_by_their_own_environment(
 
 
 async def test_the_limits_are_settings_and_the_server_shows_them(tmp_path: Path) -> None:
-    limits = ("--max-message-bytes=2048", "--max-batch=2", "--max-subscriptions=1")
+    limits = (
+        *("--max-message-bytes=2048", "--max-batch=2", "--max-subscriptions=1"),
+        *("--max-nesting=8", "--max-unread-bytes=4096"),
+    )
     call = '{"jsonrpc":"2.0","id":1,"method":"_info"}'
     with trio.fail_after(30):
         async with running_registry(tmp_path, *limits) as server:
             async with dial(server.url) as peer:
                 await peer.exchange(call)
                 shown = msgspec.convert(await peer.receive(), dict[str, object])
-                assert '"limits":{"message_bytes":2048,"batch_requests":2,"subscriptions":1}' in (
-                    msgspec.json.encode(shown).decode()
+                told = (
+                    '"limits":{"message_bytes":2048,"batch_requests":2,"subscriptions":1,'
+                    '"nesting":8,"unread_bytes":4096}'
                 )
+                assert told in msgspec.json.encode(shown).decode()
                 await peer.receive()
                 refused = await peer.exchange(f"[{call},{call},{call}]")
                 assert '"code":-32010' in msgspec.json.encode(refused).decode()

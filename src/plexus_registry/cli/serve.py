@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from plexus_registry.cli.door_options import door_options, door_settings
+from plexus_registry.cli.log_lines import LineFormatter
 from plexus_registry.core.errors import RegistryError
 from plexus_registry.core.limits import Limits
 from plexus_registry.core.methods import NAMESPACE
@@ -25,6 +27,7 @@ LEVELS = {
 }
 _PACKAGE = "plexus_registry"
 MAX_SECONDS = 1e9
+MAX_NESTING_LIMIT = 256
 EXIT_BUG = 70
 
 
@@ -61,11 +64,9 @@ def _hub_namespace(_ctx: click.Context, _param: click.Parameter, name: str) -> s
 
 
 def _set_up_logging(levels: dict[str, int]) -> None:
-    logging.basicConfig(
-        level=levels.get("", logging.INFO),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=levels.get("", logging.INFO), handlers=[handler])
     for name, level in levels.items():
         if name:
             logging.getLogger(name).setLevel(level)
@@ -172,6 +173,21 @@ def _set_up_logging(levels: dict[str, int]) -> None:
     help="Live streams of one connection.",
 )
 @click.option(
+    "--max-nesting",
+    type=click.IntRange(8, MAX_NESTING_LIMIT),
+    default=Limits().nesting,
+    show_default=True,
+    help="Levels of JSON in a request.",
+)
+@click.option(
+    "--max-unread-bytes",
+    type=click.IntRange(1024),
+    default=Limits().unread_bytes,
+    show_default=True,
+    help="What may wait for one client to read it.",
+)
+@door_options
+@click.option(
     "--no-auto-register",
     is_flag=True,
     help="Leave out the built-in entry for the local hub, plexus at ws://127.0.0.1:4444.",
@@ -184,7 +200,9 @@ def _set_up_logging(levels: dict[str, int]) -> None:
     show_envvar=True,
     help="Backends to state: dev=ws://192.168.1.100:4444,prod=wss://plexus.example.com:4444",
 )
+@click.pass_context
 def serve(
+    ctx: click.Context,
     *,
     port: int,
     host: str,
@@ -198,13 +216,15 @@ def serve(
     max_message_bytes: int,
     max_batch: int,
     max_subscriptions: int,
+    max_nesting: int,
+    max_unread_bytes: int,
     no_auto_register: bool,
     env_backends: str,
 ) -> None:
     """Serve the registry (what `trio-registry` does without a verb).
 
     It stops at Ctrl-C or SIGTERM: requests that are running finish, and nothing that was
-    acknowledged is lost.
+    acknowledged is lost. At SIGHUP it reads the config file and the certificate again.
     """
     _set_up_logging(log_level)
     settings = Settings(
@@ -222,7 +242,10 @@ def serve(
             message_bytes=max_message_bytes,
             batch_requests=max_batch,
             subscriptions=max_subscriptions,
+            nesting=max_nesting,
+            unread_bytes=max_unread_bytes,
         ),
+        door=door_settings(ctx),
     )
     import trio
 

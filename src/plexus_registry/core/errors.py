@@ -55,6 +55,10 @@ class StartError(RegistryError):
     """The registry cannot start; the message says why and what to do, on one line."""
 
 
+class TokenError(RegistryError):
+    """A file or variable holds no token that can be used; the message does not show it."""
+
+
 class ConfigError(RegistryError):
     """A declaration of backends (config file or environment) that breaks a rule.
 
@@ -124,6 +128,16 @@ class BatchTooLargeError(ProtocolError):
     code, word = -32010, "batch_too_large"
 
 
+class NestingLimitError(ParseError):
+    """JSON that is nested more deeply than the server reads."""
+
+
+class AnswerLimitError(ProtocolError):
+    """A batch whose answers would be more than the server keeps for one reader."""
+
+    code, word = -32008, "response_too_large"
+
+
 class SubscriptionLimitError(ProtocolError):
     """More live streams on one connection than the server keeps."""
 
@@ -191,6 +205,15 @@ class StorageFailed(MethodError):
         return str(self.data.get("reason", self.message))
 
 
+class Unauthorized(MethodError):
+    """The token allows looking only."""
+
+    code, word = -32005, "unauthorized"
+
+    def __init__(self) -> None:
+        super().__init__("This token allows looking only: use the one that allows changes")
+
+
 class RegistryUnavailableError(RegistryError):
     """No answer: the registry cannot be reached, or the connection was lost.
 
@@ -231,6 +254,8 @@ _BY_CODE: Mapping[int, type[ProtocolError | MethodError]] = {
         NameTaken,
         ConfigInvalid,
         StorageFailed,
+        Unauthorized,
+        AnswerLimitError,
         SubscriptionLimitError,
         BatchTooLargeError,
     )

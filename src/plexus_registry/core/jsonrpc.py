@@ -19,6 +19,7 @@ from plexus_registry.core.errors import (
     BatchTooLargeError,
     InvalidRequestError,
     MethodError,
+    NestingLimitError,
     ParseError,
     ProtocolError,
     shown,
@@ -86,12 +87,13 @@ _decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
 _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
-def read_frame(frame: str | bytes, *, max_batch: int) -> Frame:
+def read_frame(frame: str | bytes, *, max_batch: int, max_nesting: int = MAX_NESTING) -> Frame:
     """Read one frame, whatever is in it.
 
     Args:
         frame: A text frame, or a binary frame that should hold UTF-8 JSON.
         max_batch: The number of requests that a batch may hold.
+        max_nesting: The levels of JSON that the parameters of a request may have.
 
     Returns:
         The request, the batch, or the error to answer with.
@@ -104,8 +106,8 @@ def read_frame(frame: str | bytes, *, max_batch: int) -> Frame:
     elif not frame.isascii() and _has_lone_surrogate(frame):
         return Invalid(NULL_ID, _parse_error("not Unicode: a lone surrogate"))
     if frame[:1] != "{" and frame.lstrip(" \t\r\n").startswith("["):
-        return _read_batch(frame, max_batch)
-    return _read_request(frame)
+        return _read_batch(frame, max_batch, max_nesting)
+    return _read_request(frame, max_nesting)
 
 
 def _has_lone_surrogate(text: str) -> bool:
@@ -116,19 +118,19 @@ def _has_lone_surrogate(text: str) -> bool:
     return False
 
 
-def _read_batch(text: str, max_batch: int) -> Batch | Invalid:
+def _read_batch(text: str, max_batch: int, max_nesting: int) -> Batch | Invalid:
     try:
         members = _decode_array(text)
     except msgspec.DecodeError as error:
         return Invalid(NULL_ID, _parse_error(str(error)))
     except RecursionError:
-        return Invalid(NULL_ID, _parse_error(_TOO_DEEP))
+        return _too_deep(max_nesting)
     if not members:
         return Invalid(NULL_ID, InvalidRequestError("Invalid request", reason="empty batch"))
     if len(members) > max_batch:
         reason = f"{len(members)} requests in a batch, at most {max_batch} are allowed"
         return Invalid(NULL_ID, BatchTooLargeError("Batch is too large", reason=reason))
-    items = tuple(_read_request(bytes(member).decode()) for member in members)
+    items = tuple(_read_request(bytes(member).decode(), max_nesting) for member in members)
     # The members were only skipped over so far: one of them may still be no JSON.
     for item in items:
         if isinstance(item, Invalid) and isinstance(item.error, ParseError):
@@ -136,29 +138,33 @@ def _read_batch(text: str, max_batch: int) -> Batch | Invalid:
     return Batch(items)
 
 
-def _read_request(text: str) -> Request | Invalid:
+def _read_request(text: str, max_nesting: int) -> Request | Invalid:
     try:
         envelope = _decode_envelope(text)
         if not _is_plain(text, envelope):
-            if _is_too_deep(envelope.params):
-                return Invalid(NULL_ID, _parse_error(_TOO_DEEP))
+            if _is_too_deep(envelope.params, max_nesting):
+                return _too_deep(max_nesting)
             repeated = _repeated_key(text)
             if repeated is not None:
-                return _refuse(text, f"member {shown(repeated)} is given twice")
+                return _refuse(text, f"member {shown(repeated)} is given twice", max_nesting)
     except msgspec.ValidationError as error:
-        return _refuse(text, str(error))
+        return _refuse(text, str(error), max_nesting)
     except msgspec.DecodeError as error:
         return Invalid(NULL_ID, _parse_error(str(error)))
     except RecursionError:
-        return Invalid(NULL_ID, _parse_error(_TOO_DEEP))
+        return _too_deep(max_nesting)
     request_id = _id_text(envelope.id)
     if request_id == _BAD_ID:
-        return _refuse(text, "id must be a string, a number or null")
+        return _refuse(text, "id must be a string, a number or null", max_nesting)
     params = None if envelope.params is msgspec.UNSET else envelope.params
     return Request(envelope.method, params, request_id)
 
 
-_TOO_DEEP = f"nested too deeply: at most {MAX_NESTING} levels"
+def _too_deep(max_nesting: int) -> Invalid:
+    reason = f"nested too deeply: at most {max_nesting} levels"
+    return Invalid(NULL_ID, NestingLimitError("Parse error", reason=reason))
+
+
 _BAD_ID = ""
 
 
@@ -169,14 +175,14 @@ def _id_text(raw: msgspec.Raw | msgspec.UnsetType) -> str | None:
     return text if text[0] in '"-0123456789' or text == NULL_ID else _BAD_ID
 
 
-def _refuse(text: str, reason: str) -> Invalid:
+def _refuse(text: str, reason: str, max_nesting: int) -> Invalid:
     """Say what is wrong with JSON that is no request, under its id where it has a usable one."""
     try:
         _decode_raw(text)  # a wrong type may have been found before a wrong syntax
     except msgspec.DecodeError as error:
         return Invalid(NULL_ID, _parse_error(str(error)))
     except RecursionError:
-        return Invalid(NULL_ID, _parse_error(_TOO_DEEP))
+        return _too_deep(max_nesting)
     try:
         request_id = _id_text(_decode_loose(text).id) or NULL_ID
     except msgspec.ValidationError:
@@ -201,9 +207,9 @@ def _is_plain(text: str, envelope: _Envelope) -> bool:
     return text.count(":") == members and "[" not in text
 
 
-def _is_too_deep(params: object) -> bool:
+def _is_too_deep(params: object, most: int) -> bool:
     level = [params]
-    for _ in range(MAX_NESTING):
+    for _ in range(most):
         level = [inner for each in level for inner in _members(each)]
     return bool(level)
 

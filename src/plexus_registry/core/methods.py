@@ -29,18 +29,20 @@ class Method:
         doc: What it does, in a sentence.
         command: Its command; the command's parameters are the method's.
         streaming: Whether its reports go on until the caller has had enough.
+        writes: Whether it changes something, and so is not for those who may only look.
     """
 
     name: str
     doc: str
     command: type[Command]
     streaming: bool = False
+    writes: bool = True
 
 
 METHODS: tuple[Method, ...] = (
     Method("register", "Register a backend under a name.", commands.Register),
-    Method("list", "List the backends, newest first.", commands.List),
-    Method("get", "Find one backend by name.", commands.Get),
+    Method("list", "List the backends, newest first.", commands.List, writes=False),
+    Method("get", "Find one backend by name.", commands.Get, writes=False),
     Method("update", "Change the fields that are given.", commands.Update),
     Method("delete", "Make a name not exist until it is registered again.", commands.Delete),
     Method(
@@ -50,9 +52,10 @@ METHODS: tuple[Method, ...] = (
     ),
     Method("ping", "Give a sign of life.", commands.Ping),
     Method("reload", "Read the config file now.", commands.Reload),
-    Method("watch", "Follow the changes.", commands.Watch, streaming=True),
+    Method("watch", "Follow the changes.", commands.Watch, streaming=True, writes=False),
 )
 BY_NAME: dict[str, Method] = {method.name: method for method in METHODS}
+READS = frozenset(method.command for method in METHODS if not method.writes)
 
 
 def nearest(word: str, known: Iterable[str], *, least: float = 0.0) -> str | None:

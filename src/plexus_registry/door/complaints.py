@@ -1,0 +1,41 @@
+"""What the log says of refused peers: enough to help, and too little to fill a disk."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import trio
+
+log = logging.getLogger(__name__)
+
+WINDOW_SECONDS = 60.0
+LINES_IN_WINDOW = 10
+
+
+@dataclass(slots=True)
+class _Window:
+    began: float
+    said: int = 0
+    kept_back: int = 0
+
+
+class Complaints:
+    """Logs refusals, of each kind only so many in a minute."""
+
+    def __init__(self) -> None:
+        self._windows: dict[str, _Window] = {}
+
+    def say(self, kind: str, text: str) -> None:
+        """Log a refusal as a warning, or count it where its kind was said often enough."""
+        now = trio.current_time()
+        window = self._windows.get(kind)
+        if window is None or now - window.began >= WINDOW_SECONDS:
+            if window is not None and window.kept_back:
+                log.warning("%d more like the next were not logged", window.kept_back)
+            window = self._windows[kind] = _Window(now)
+        if window.said >= LINES_IN_WINDOW:
+            window.kept_back += 1
+            return
+        window.said += 1
+        log.warning("%s", text)

@@ -1,0 +1,148 @@
+"""The task that looks after all open WebSockets: it pings the idle and cuts off who is stuck.
+
+One task for all of them, on a grid: a connection costs nothing while it is quiet. Each is
+looked at every tick for whether its peer reads, and in its own one of the `turns` ticks of a
+ping interval for whether its peer is there; so the pings of many connections are spread evenly.
+"""
+
+from __future__ import annotations
+
+import logging
+from itertools import count
+from typing import TYPE_CHECKING
+
+import trio
+from trio_websocket import ConnectionClosed
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Callable
+
+    from plexus_registry.wire import Wire
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS = 1.0
+MISSED_PONGS = 2
+NO_PONG = 1011
+"""Close code. Source: RFC 6455, section 7.4.1."""
+
+
+class Watched:
+    """One connection, as the keeper sees it."""
+
+    __slots__ = ("cut", "name", "sends", "stuck_ticks", "turn", "unanswered", "wire")
+
+    def __init__(self, wire: Wire, name: str, cut: Callable[[], None], turn: int) -> None:
+        self.wire = wire
+        self.cut = cut
+        self.name = name
+        self.turn = turn
+        self.sends = 0
+        self.stuck_ticks = 0
+        self.unanswered = 0
+
+
+class Keeper:
+    """Knows all open WebSockets."""
+
+    def __init__(
+        self, *, ping_interval: float, unread_seconds: float, refused: Counter[str]
+    ) -> None:
+        """Prepare to look after connections.
+
+        Args:
+            ping_interval: Seconds after which an idle connection is pinged.
+            unread_seconds: Seconds for which a peer may take nothing of what is sent to it.
+            refused: Counts who is cut off, as `pings` and `unread_seconds`.
+        """
+        self.tick = min(TICK_SECONDS, ping_interval, unread_seconds / 2)
+        self._turns = max(1, round(ping_interval / self.tick))
+        self._patience = max(1, round(unread_seconds / self.tick))
+        self._unread_seconds = unread_seconds
+        self._ping_interval = ping_interval
+        self._refused = refused
+        self._watched: set[Watched] = set()
+        self._numbers = count()
+
+    def add(self, wire: Wire, name: str, cut: Callable[[], None]) -> Watched:
+        """Look after a connection.
+
+        Args:
+            wire: The connection.
+            name: What the log calls it.
+            cut: Ends it at once.
+        """
+        watched = Watched(wire, name, cut, next(self._numbers) % self._turns)
+        self._watched.add(watched)
+        return watched
+
+    def remove(self, watched: Watched) -> None:
+        """Look after it no more."""
+        self._watched.discard(watched)
+
+    async def keep_forever(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Look after the connections until cancelled."""
+        async with trio.open_nursery() as nursery:
+            task_status.started()
+            wake = trio.current_time()
+            for number in count():
+                # Time that this process itself was stopped for is nobody's silence.
+                wake = max(wake + self.tick, trio.current_time())
+                await trio.sleep_until(wake)
+                self.look_once(number % self._turns, nursery)
+
+    def look_once(self, turn: int, nursery: trio.Nursery) -> None:
+        """Look at all connections; those of this turn are pinged where they are idle."""
+        for watched in [*self._watched]:
+            sends = watched.wire.sends
+            if sends % 2 and sends == watched.sends:
+                watched.stuck_ticks += 1
+                if watched.stuck_ticks >= self._patience:
+                    self._cut_off(watched)
+                    continue
+            else:
+                watched.sends = sends
+                watched.stuck_ticks = 0
+            if watched.turn == turn:
+                self._check_life(watched, nursery)
+
+    def _cut_off(self, watched: Watched) -> None:
+        self._refused["unread_seconds"] += 1
+        log.info("cut off %s: it read nothing for %g s", watched.name, self._unread_seconds)
+        self.remove(watched)
+        watched.cut()
+
+    def _check_life(self, watched: Watched, nursery: trio.Nursery) -> None:
+        if watched.wire.was_heard:
+            watched.wire.was_heard = False
+            watched.unanswered = 0
+        elif watched.unanswered < MISSED_PONGS:
+            watched.unanswered += 1
+            nursery.start_soon(self._ping, watched)
+        else:
+            self._refused["pings"] += 1
+            log.info(
+                "closed %s: it answered no ping for %g s",
+                watched.name,
+                MISSED_PONGS * self._ping_interval,
+            )
+            self.remove(watched)
+            nursery.start_soon(_say_goodbye, watched)
+
+    async def _ping(self, watched: Watched) -> None:
+        # Where the connection ends first, nothing would end the wait for the pong.
+        with trio.move_on_after((MISSED_PONGS + 1) * self._ping_interval):
+            try:
+                await watched.wire.ping()
+            except ConnectionClosed:
+                return
+            watched.unanswered = 0
+
+
+async def _say_goodbye(watched: Watched) -> None:
+    with trio.move_on_after(1):
+        await watched.wire.close(NO_PONG, "no answer to a ping")
+    watched.cut()

@@ -1,0 +1,57 @@
+"""How the registry is, for health checks: what `/healthz` tells."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from plexus_registry._version import VERSION
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from plexus_registry.config_file import ConfigFile
+    from plexus_registry.service import Registry
+
+
+def reporter(
+    registry: Registry, *, db_path: Path, connections: Callable[[], int], refused: Counter[str]
+) -> Callable[[], dict[str, object]]:
+    """Prepare to report on a registry; its uptime counts from now.
+
+    Args:
+        registry: The registry.
+        db_path: Its database, of which only the file name is told.
+        connections: How many connections are open.
+        refused: What was refused, by the name of the limit or check.
+    """
+    start = trio.current_time()
+
+    def report() -> dict[str, object]:
+        known = registry.list(active_only=False)
+        active = sum(backend.is_active for backend in known)
+        return {
+            "version": VERSION,
+            "uptime_seconds": round(trio.current_time() - start, 3),
+            "backends": {"active": active, "inactive": len(known) - active},
+            "database": db_path.name,
+            "config": _config(registry.config),
+            "connections": connections(),
+            "refused": dict(sorted(refused.items())),
+        }
+
+    return report
+
+
+def _config(config: ConfigFile) -> dict[str, object]:
+    if config.error is not None:
+        return {
+            "state": "invalid",
+            "since": config.invalid_since,
+            "line": config.error.line,
+            "reason": config.error.reason,
+        }
+    return {"state": "loaded", "exists": config.is_there}

@@ -1,0 +1,58 @@
+"""Tokens, from files that only their owner reads, or from the environment."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from plexus_registry.core.errors import TokenError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_FOR_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+MAX_TOKEN = 4096
+
+
+def read_token(path: Path) -> str:
+    """Read the token in a file.
+
+    Raises:
+        TokenError: It cannot be read, holds no token, or others may read it.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if mode & _FOR_OTHERS:
+                raise TokenError(
+                    f"cannot use the token in {path}: others may read it, its mode is"
+                    f" {stat.S_IMODE(mode):04o}; say: chmod 600 {path}"
+                )
+            text = file.read(MAX_TOKEN + 2)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise TokenError(f"cannot read the token in {path}: {reason}") from error
+    return checked(text, origin=str(path))
+
+
+def checked(text: str, *, origin: str) -> str:
+    """Give the token in a text.
+
+    Raises:
+        TokenError: There is none; the message does not show the text.
+    """
+    token = text.strip()
+    if not token or len(token) > MAX_TOKEN or not (token.isascii() and token.isprintable()):
+        raise TokenError(f"{origin} holds no token: one line of ASCII is one")
+    return token
+
+
+def token_in_environment(variable: str) -> str | None:
+    """Give the token in an environment variable; None where it is unset or empty.
+
+    Raises:
+        TokenError: It holds something else.
+    """
+    text = os.environ.get(variable, "").strip()
+    return checked(text, origin=variable) if text else None
