@@ -98,6 +98,7 @@ async def test_a_token_comes_from_the_environment_or_a_file(tmp_path: Path) -> N
 
     path = tmp_path / "token"
     path.write_text("s3cret\n")
+    path.chmod(0o600)
     async with server(want_token) as url:
         refused = (await run(url, "list")).failed(3)
         assert refused.endswith("; give the token in REGISTRY_TOKEN or with --token-file")
@@ -113,6 +114,11 @@ async def test_a_token_that_is_none_is_said_before_anybody_is_asked(tmp_path: Pa
     path = tmp_path / "token"
     said = (await run(NOWHERE, "list", f"--token-file={path}")).failed(2)
     assert said == f"cannot read the token in {path}: No such file or directory"
+    path.write_bytes(b"s3cret")
+    path.chmod(0o640)
+    said = (await run(NOWHERE, "list", f"--token-file={path}")).failed(2)
+    assert "mode is 0640; say: chmod 600" in said
+    path.chmod(0o600)
     path.write_bytes(b"")
     assert "holds no token" in (await run(NOWHERE, "list", f"--token-file={path}")).failed(2)
     path.write_bytes(b"\xff")

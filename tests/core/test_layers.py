@@ -38,7 +38,7 @@ MAY_IMPORT: dict[str, str] = {
     "cli.announce": "cli.session cli.supervision client_socket core.errors core.model",
     "cli.supervision": "announcement cli.display",
     "cli.calls": "cli.session client core.errors core.model",
-    "cli.session": "cli.display",
+    "cli.session": "cli.display token_file core.errors",
     "cli.display": "core.events core.model",
     "": (
         "_version announcement app client client_events discovery service settings core.commands"

@@ -21,13 +21,14 @@ import trio
 from trio_websocket import WebSocketConnection, wrap_client_stream
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
     from pathlib import Path
 
 COMMAND = (sys.executable, "-m", "plexus_registry")
 START_SECONDS = 15
 POLL_SECONDS = 0.02
-_URL = re.compile(r"ws://[^\s,)]+")
+_URL = re.compile(r"wss?://[^\s,)]+")
 
 
 def clean_environment(**extra: str) -> dict[str, str]:
@@ -277,13 +278,24 @@ class Peer:
 
 
 @asynccontextmanager
-async def dial(url: str) -> AsyncIterator[Peer]:
-    """Open a WebSocket to a registry, and close it whoever closed first."""
+async def dial(
+    url: str, *, tls: ssl.SSLContext | None = None, path: str = "/", **fields: str
+) -> AsyncIterator[Peer]:
+    """Open a WebSocket to a registry, and close it whoever closed first.
+
+    Args:
+        url: Where it is.
+        tls: What to trust, for `wss`.
+        path: The target of the request.
+        fields: Header fields to send, with `_` for `-`.
+    """
     address = urlsplit(url)
-    stream = await trio.open_tcp_stream(address.hostname or "", address.port or 0)
+    plain = await trio.open_tcp_stream(address.hostname or "", address.port or 0)
+    stream = plain if tls is None else trio.SSLStream(plain, tls, server_hostname=address.hostname)
+    sent = [(name.replace("_", "-").encode(), value.encode()) for name, value in fields.items()]
     try:
         async with trio.open_nursery() as nursery:
-            ws = await wrap_client_stream(nursery, stream, address.netloc, "/")
+            ws = await wrap_client_stream(nursery, stream, address.netloc, path, extra_headers=sent)
             yield Peer(ws)
             with trio.move_on_after(2):
                 await ws.aclose()

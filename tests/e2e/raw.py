@@ -52,6 +52,15 @@ def frame(
     return head + bytes(4 * masked) + payload
 
 
+@dataclass(frozen=True)
+class Reply:
+    """One HTTP answer; the header fields are in lower case."""
+
+    status: int
+    fields: dict[str, str]
+    body: str
+
+
 @dataclass
 class Wire:
     """One TCP connection to a registry."""
@@ -71,6 +80,28 @@ class Wire:
             answer += data
         assert answer.startswith(b"HTTP/1.1 101"), answer
 
+    async def ask(self, target: str = "/", *, method: str = "GET", **fields: str) -> Reply:
+        """Send a plain request that keeps the connection open, and give its answer."""
+        lines = [f"{method} {target} HTTP/1.1"]
+        lines += [f"{n.replace('_', '-')}: {v}" for n, v in {"Host": "localhost", **fields}.items()]
+        await self.send("".join(f"{line}\r\n" for line in [*lines, ""]).encode("latin-1"))
+        return await self.reply(has_body=method != "HEAD")
+
+    async def reply(self, *, has_body: bool = True) -> Reply:
+        """Read one answer, and not a byte more than it has."""
+        received = b""
+        while b"\r\n\r\n" not in received:
+            data = await self.stream.receive_some(1)
+            assert data, received
+            received += data
+        status, *lines = received.decode().splitlines()[:-1]
+        fields = dict(line.lower().split(": ", 1) for line in lines)
+        length = int(fields.get("content-length", 0)) if has_body else 0
+        body = b""
+        while len(body) < length:
+            body += await self.stream.receive_some(length - len(body))
+        return Reply(int(status.split()[1]), fields, body.decode())
+
     async def read_to_the_end(self) -> bytes:
         """Give everything that the server sends until it closes."""
         received = b""
@@ -80,15 +111,18 @@ class Wire:
 
 
 @asynccontextmanager
-async def wire_to(port: int, *, receive_buffer: int | None = None) -> AsyncIterator[Wire]:
+async def wire_to(
+    port: int, *, host: str = "127.0.0.1", receive_buffer: int | None = None
+) -> AsyncIterator[Wire]:
     """Connect to a port of this machine; at the end the connection is cut, not closed.
 
     Args:
         port: The port.
+        host: The address.
         receive_buffer: The bytes that the kernel may take in for us while we do not read.
     """
     with trio.socket.socket(socket.AF_INET, socket.SOCK_STREAM) as plain:
         if receive_buffer is not None:
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        await plain.connect(("127.0.0.1", port))
+        await plain.connect((host, port))
         yield Wire(trio.SocketStream(plain))

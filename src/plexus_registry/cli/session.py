@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec
@@ -53,24 +52,15 @@ class Session:
     @property
     def token(self) -> str | None:
         """What proves who is asking; it is never taken from the command line, which `ps` shows."""
-        if self.token_file is None:
-            origin, text = TOKEN_VARIABLE, os.environ.get(TOKEN_VARIABLE, "")
-        else:
-            origin, text = str(self.token_file), _read(self.token_file)
-        token = text.strip()
-        if not token and self.token_file is None:
-            return None
-        if not token or not (token.isascii() and token.isprintable()):
-            raise Failure(f"{origin} holds no token: one line of ASCII is one", EXIT_USAGE)
-        return token
+        from plexus_registry.core.errors import TokenError
+        from plexus_registry.token_file import read_token, token_in_environment
 
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise Failure(f"cannot read the token in {path}: {reason}", EXIT_USAGE) from error
+        try:
+            if self.token_file is None:
+                return token_in_environment(TOKEN_VARIABLE)
+            return read_token(self.token_file)
+        except TokenError as error:
+            raise Failure(str(error), EXIT_USAGE) from error
 
 
 pass_session = click.make_pass_decorator(Session, ensure=True)
