@@ -322,6 +322,7 @@ async def _hold(door: Door, stream: trio.abc.Stream, admitted: Admitted, ends: E
                 nursery,
                 stream,
                 admitted.request.raw,
+                admitted.request.rest,
                 max_message_size=door.max_message_bytes,
                 visitor=visitor,
             )

@@ -72,6 +72,7 @@ async def accept_websocket(
     nursery: trio.Nursery,
     stream: trio.abc.Stream,
     head: bytes,
+    rest: bytes = b"",
     *,
     max_message_size: int,
     visitor: Visitor | None = None,
@@ -81,7 +82,8 @@ async def accept_websocket(
     Args:
         nursery: Where the WebSocket's own task runs.
         stream: The connection.
-        head: What was read from it so far.
+        head: The head of the peer's request, which was read from it.
+        rest: What was read after that.
         max_message_size: The size of a message, in bytes, above which the peer is cut off.
         visitor: Who the peer is.
 
@@ -89,9 +91,10 @@ async def accept_websocket(
         The WebSocket; None where the peer's part of the handshake was wrong or it left.
     """
     with trio.CancelScope() as handshake:
-        handed = HandedStream(stream, head, handshake)
+        handed = HandedStream(stream, head, rest, handshake)
         request = await wrap_server_stream(nursery, handed, max_message_size=max_message_size)
         ws = await request.accept()
+        handed.is_open.set()
         return Wire(ws, handed, nursery, visitor or Visitor())
     return None
 
@@ -104,16 +107,21 @@ class HandedStream(trio.abc.Stream):
 
     Attributes:
         sends: Counts the begins and ends of sending: odd while something is being sent.
+        is_open: Set once the handshake is done.
     """
 
-    def __init__(self, stream: trio.abc.Stream, first: bytes, handshake: trio.CancelScope) -> None:
+    def __init__(
+        self, stream: trio.abc.Stream, head: bytes, rest: bytes, handshake: trio.CancelScope
+    ) -> None:
         self._stream = stream
-        self._first = first
+        self._head = head
+        self._rest = rest
         self._handshake = handshake
         self._gathered = bytearray()
         self._is_gathering = False
         self._said_goodbye = False
         self.sends = 0
+        self.is_open = trio.Event()
         self.closed_by: Callable[[], CloseReason | None] = lambda: None
 
     @contextmanager
@@ -155,9 +163,14 @@ class HandedStream(trio.abc.Stream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         """Give the bytes that were read already, and from then on the stream's own."""
-        if self._first:
-            first, self._first = self._first, b""
-            return first
+        if self._head:
+            head, self._head = self._head, b""
+            return head
+        if self._rest:
+            # The library looks at frames only when more comes after the handshake is done.
+            await self.is_open.wait()
+            rest, self._rest = self._rest, b""
+            return rest
         # Every message passes here: without this, a call deeper than it needs to be.
         self.receive_some = self._stream.receive_some  # type: ignore[method-assign]  # the same
         return await self._stream.receive_some(max_bytes)

@@ -126,7 +126,9 @@ async def running_command(
 
 
 @contextmanager
-def shared_registry(folder: Path, *options: str) -> Iterator[str]:
+def shared_registry(
+    folder: Path, *options: str, command: tuple[str, ...] = COMMAND
+) -> Iterator[str]:
     """A registry for all tests of a module, where one of their own would take too long.
 
     Gives its URL; its log is `folder/server.log`. It must end well, and without a trace.
@@ -134,7 +136,7 @@ def shared_registry(folder: Path, *options: str) -> Iterator[str]:
     paths = (f"--db-path={folder / 'registry.db'}", f"--config={folder / 'backends.toml'}")
     with (folder / "server.log").open("ab") as log:
         process = subprocess.Popen(
-            (*COMMAND, "--port=0", *paths, *options),
+            (*command, "--port=0", *paths, *options),
             stdout=subprocess.PIPE,
             stderr=log,
             env=clean_environment(),

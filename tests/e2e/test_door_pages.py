@@ -10,7 +10,7 @@ import trio
 
 from plexus_registry import __version__
 from tests.e2e.harness import dial, eventually, running_registry, shared_registry
-from tests.e2e.raw import HEAD, Wire, wire_to
+from tests.e2e.raw import HEAD, TEXT, Wire, frame, wire_to
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,10 +103,13 @@ async def test_one_connection_carries_many_requests_and_then_a_websocket(port: i
             assert (bare.status, bare.body) == (200, "")
             assert bare.fields["content-length"] == str(len(whole.body))
             get = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
-            await wire.send(get + get.replace(b"/healthz", b"/") + HEAD)
+            call = b'{"jsonrpc":"2.0","id":1,"method":"registry.list"}'
+            ahead = HEAD + frame(TEXT, call)
+            await wire.send(get + get.replace(b"/healthz", b"/") + ahead)
             assert (await wire.reply()).fields["content-type"] == "application/json"
             assert (await wire.reply()).body == whole.body
             assert (await wire.reply()).status == 101
+            assert b'"backends"' in await wire.stream.receive_some()
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "CONNECT"])

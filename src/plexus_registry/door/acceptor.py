@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Stream = TypeVar("Stream", bound=trio.abc.AsyncResource)
 
 PAUSE_SECONDS = 0.25
-OTHER_FILES = 64
+OTHER_FILES = 32
 """What a registry has open beside its connections: database, config file, Trio's own, and some."""
 
 _NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}

@@ -26,13 +26,15 @@ class Request:
 
     Attributes:
         head: What it says.
-        raw: Its bytes, and all that came after them so far.
+        raw: Its bytes.
+        rest: All that came after them so far.
         has_body: Whether more of the request follows.
         is_last: Whether its connection ends with its answer.
     """
 
     head: Head
     raw: bytes
+    rest: bytes
     has_body: bool
     is_last: bool
 
@@ -79,8 +81,8 @@ class HeadReader:
             if error.error_status_hint == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE:
                 return TOO_LARGE
             return bad_request(f"This is no HTTP request that can be read: {shown(str(error))}.")
-        raw = bytes(self._raw)
-        if len(raw) - len(rest) > HEAD_BYTES:
+        raw = bytes(self._raw[: len(self._raw) - len(rest)])
+        if len(raw) > HEAD_BYTES:
             return TOO_LARGE
         head = Head(
             method=event.method.decode("latin-1"),
@@ -93,7 +95,7 @@ class HeadReader:
         )
         is_last = has_body or head.version == "1.0" or "close" in head.words(b"connection")
         self._begin(rest)
-        return Request(head=head, raw=raw, has_body=has_body, is_last=is_last)
+        return Request(head=head, raw=raw, rest=rest, has_body=has_body, is_last=is_last)
 
     def _wrong_first_line(self) -> Refusal | None:
         """Tell at once what no further byte can make a request."""
