@@ -16,6 +16,24 @@ find_python() {
   return 1
 }
 
+install_chromium() {
+  local as_root=
+  if command -v chromium >/dev/null || command -v chromium-browser >/dev/null; then
+    return
+  fi
+  if ! command -v apt-get >/dev/null; then
+    echo "Chromium is not installed, and there is no apt-get to install it with." >&2
+    return 1
+  fi
+  if [ "$(id -u)" != 0 ]; then
+    as_root=sudo
+  fi
+  echo "Installing Chromium ..." >&2
+  $as_root apt-get update -qq
+  $as_root env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -qq -y --no-install-recommends chromium >/dev/null
+}
+
 # install EXTRAS: installs the project with extras ("" for none) unless that is done already.
 install() {
   local extras=$1 python stamp wanted

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CONNECTIONS = 10_000
-AT_ONCE = 200
+AT_ONCE = 101
 MIB = 1024 * 1024
 
 
