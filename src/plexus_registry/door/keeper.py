@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Callable
 
+    from plexus_registry.door.complaints import Complaints
     from plexus_registry.wire import Wire
-
-log = logging.getLogger(__name__)
 
 TICK_SECONDS = 1.0
 MISSED_PONGS = 2
@@ -47,7 +46,12 @@ class Keeper:
     """Knows all open WebSockets."""
 
     def __init__(
-        self, *, ping_interval: float, unread_seconds: float, refused: Counter[str]
+        self,
+        *,
+        ping_interval: float,
+        unread_seconds: float,
+        refused: Counter[str],
+        complaints: Complaints,
     ) -> None:
         """Prepare to look after connections.
 
@@ -55,6 +59,7 @@ class Keeper:
             ping_interval: Seconds after which an idle connection is pinged.
             unread_seconds: Seconds for which a peer may take nothing of what is sent to it.
             refused: Counts who is cut off, as `pings` and `unread_seconds`.
+            complaints: Logs it.
         """
         self.tick = min(TICK_SECONDS, ping_interval, unread_seconds / 2)
         self._turns = max(1, round(ping_interval / self.tick))
@@ -62,6 +67,7 @@ class Keeper:
         self._unread_seconds = unread_seconds
         self._ping_interval = ping_interval
         self._refused = refused
+        self._complaints = complaints
         self._watched: set[Watched] = set()
         self._numbers = count()
 
@@ -110,8 +116,8 @@ class Keeper:
                 self._check_life(watched, nursery)
 
     def _cut_off(self, watched: Watched) -> None:
-        self._refused["unread_seconds"] += 1
-        log.info("cut off %s: it read nothing for %g s", watched.name, self._unread_seconds)
+        text = f"cut off {watched.name}: it read nothing for {self._unread_seconds:g} s"
+        self._refuse("unread_seconds", text)
         self.remove(watched)
         watched.cut()
 
@@ -123,14 +129,14 @@ class Keeper:
             watched.unanswered += 1
             nursery.start_soon(self._ping, watched)
         else:
-            self._refused["pings"] += 1
-            log.info(
-                "closed %s: it answered no ping for %g s",
-                watched.name,
-                MISSED_PONGS * self._ping_interval,
-            )
+            silence = MISSED_PONGS * self._ping_interval
+            self._refuse("pings", f"closed {watched.name}: it answered no ping for {silence:g} s")
             self.remove(watched)
             nursery.start_soon(_say_goodbye, watched)
+
+    def _refuse(self, word: str, text: str) -> None:
+        self._refused[word] += 1
+        self._complaints.say(word, text, level=logging.INFO)
 
     async def _ping(self, watched: Watched) -> None:
         # Where the connection ends first, nothing would end the wait for the pong.
