@@ -94,7 +94,7 @@ async def accept_websocket(
         handed = HandedStream(stream, head, rest, handshake)
         request = await wrap_server_stream(nursery, handed, max_message_size=max_message_size)
         ws = await request.accept()
-        handed.is_open.set()
+        handed.open()
         return Wire(ws, handed, nursery, visitor or Visitor())
     return None
 
@@ -107,7 +107,6 @@ class HandedStream(trio.abc.Stream):
 
     Attributes:
         sends: Counts the begins and ends of sending: odd while something is being sent.
-        is_open: Set once the handshake is done.
     """
 
     def __init__(
@@ -121,8 +120,13 @@ class HandedStream(trio.abc.Stream):
         self._is_gathering = False
         self._said_goodbye = False
         self.sends = 0
-        self.is_open = trio.Event()
+        self._is_open = trio.Event() if rest else None
         self.closed_by: Callable[[], CloseReason | None] = lambda: None
+
+    def open(self) -> None:
+        """Let what came with the handshake through: it is done."""
+        if self._is_open is not None:
+            self._is_open.set()
 
     @contextmanager
     def gathering(self) -> Iterator[None]:
@@ -166,9 +170,10 @@ class HandedStream(trio.abc.Stream):
         if self._head:
             head, self._head = self._head, b""
             return head
-        if self._rest:
+        if self._is_open is not None:
             # The library looks at frames only when more comes after the handshake is done.
-            await self.is_open.wait()
+            await self._is_open.wait()
+            self._is_open = None
             rest, self._rest = self._rest, b""
             return rest
         # Every message passes here: without this, a call deeper than it needs to be.
