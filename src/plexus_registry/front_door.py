@@ -355,9 +355,12 @@ _NO_LINGER = struct.pack("ii", 1, 0)
 async def _hang_up(stream: trio.abc.Stream, answer: bytes) -> None:
     """Answer and close so that the answer arrives: what is still coming is read first."""
     await stream.send_all(answer)
-    if isinstance(stream, trio.SocketStream):
-        await stream.send_eof()
     with trio.move_on_after(HANG_UP_SECONDS):
+        if isinstance(stream, trio.SSLStream):
+            await stream.unwrap()
+            return
+        if isinstance(stream, trio.SocketStream):
+            await stream.send_eof()
         read = 0
         while read < HANG_UP_BYTES and (data := await stream.receive_some(RECEIVE_BYTES)):
             read += len(data)

@@ -88,6 +88,7 @@ def test_whatever_comes_is_a_request_or_refused_or_not_complete(pieces: list[byt
 
 
 FAULTS = {
+    b"HTTP/1.1": (b"HTTP/1.0", 400),
     b"Connection: Upgrade": (b"Connection: keep-alive", 400),
     b"Version: 13": (b"Version: 8", 426),
     b"Sec-WebSocket-Key": (b"Sec-WebSocket-Kay", 400),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -9,7 +10,13 @@ import pytest
 import trio
 
 from plexus_registry import __version__
-from tests.e2e.harness import dial, eventually, running_registry, shared_registry
+from tests.e2e.harness import (
+    dial,
+    eventually,
+    running_registry,
+    shared_registry,
+    with_prelude,
+)
 from tests.e2e.raw import HEAD, TEXT, Wire, frame, wire_to
 
 if TYPE_CHECKING:
@@ -83,6 +90,55 @@ async def test_health_tells_strangers_little_where_there_is_a_token(tmp_path: Pa
                 assert await health(wire) == {"status": "ok"}
                 told = await health(wire, X_Plexus_API_Key=TOKEN)
                 assert told["version"] == __version__
+
+
+LATE = """
+import pathlib, trio, plexus_registry.app as app
+real = app.watch_config_forever
+async def late(*args, **options):
+    while not pathlib.Path({path!r}).exists():
+        await trio.sleep(0.02)
+    await real(*args, **options)
+app.watch_config_forever = late
+"""
+
+
+async def test_who_comes_too_early_is_told_to_wait(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    go = tmp_path / "go"
+    seen: list[int] = []
+
+    async def come_early() -> None:
+        async def is_bound() -> bool:
+            try:
+                async with wire_to(port) as wire:
+                    reply = await wire.ask("/healthz")
+            except OSError:
+                return False
+            assert (reply.status, reply.body) == (503, '{"status":"unavailable"}\n')
+            return True
+
+        await eventually(is_bound)
+        async with wire_to(port) as wire:
+            await wire.send(HEAD)
+            reply = await wire.reply()
+            seen.append(reply.status)
+            assert "retry-after" in reply.fields
+        go.touch()
+
+    command = with_prelude(LATE.format(path=str(go)))
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(come_early)
+            async with running_registry(tmp_path, port=port, command=command) as server:
+                async with wire_to(port) as wire:
+                    assert (await wire.ask("/healthz")).status == 200
+                    # It is idle, and holds nothing up.
+                    with trio.fail_after(2):
+                        assert await server.stop() == 0
+    assert seen == [503]
 
 
 async def test_the_page_says_how_to_connect(port: int) -> None:

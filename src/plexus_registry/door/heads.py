@@ -121,6 +121,8 @@ def handshake_fault(request: Request) -> Refusal | None:
     Source: RFC 6455, section 4.2.1.
     """
     head = request.head
+    if head.version != "1.1":
+        return bad_request("A WebSocket handshake needs HTTP/1.1.")
     if "upgrade" not in head.words(b"connection"):
         return bad_request("A WebSocket handshake needs `Connection: Upgrade`.")
     if head.values(b"sec-websocket-version") != ["13"]:
