@@ -18,7 +18,8 @@ from tests.e2e.harness import clean_environment
 # All that a verb may load of the package: the rest is the server's. Settings are plain values.
 CLIENT = re.compile(
     r"plexus_registry(\.(__main__|_version|cli(\.\w+)?|client(_\w+)?|announcement|core"
-    r"|core\.(call_parameters|commands|declarations|errors|events|export|limits|methods|model)|settings))?"
+    r"|core\.(call_parameters|commands|declarations|errors|events|export|gate|limits|methods|model)"
+    r"|settings|token_file))?"
 )
 # Each takes long, and none is needed by a client.
 FOREIGN = {"trio_websocket", "sqlite_utils", "sqlite3", "tabulate", "asyncio", "importlib.metadata"}
