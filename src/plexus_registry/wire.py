@@ -57,9 +57,9 @@ class Wire:
         await self._stream.say_why()
 
     @property
-    def sends(self) -> int:
-        """Counts the begins and ends of sending: odd while something is being sent."""
-        return self._stream.sends
+    def sending(self) -> int | None:
+        """The number of the piece that is being sent; None while nothing is."""
+        return self._stream.sent if self._stream.is_sending else None
 
     @property
     def was_too_large(self) -> bool:
@@ -106,7 +106,8 @@ class HandedStream(trio.abc.Stream):
     stream ends the wait too.
 
     Attributes:
-        sends: Counts the begins and ends of sending: odd while something is being sent.
+        is_sending: Whether the peer did not take all of it yet.
+        sent: How many pieces were sent, or begun to be.
     """
 
     def __init__(
@@ -119,7 +120,8 @@ class HandedStream(trio.abc.Stream):
         self._gathered = bytearray()
         self._is_gathering = False
         self._said_goodbye = False
-        self.sends = 0
+        self.is_sending = False
+        self.sent = 0
         self._is_open = trio.Event() if rest else None
         self.closed_by: Callable[[], CloseReason | None] = lambda: None
 
@@ -147,17 +149,18 @@ class HandedStream(trio.abc.Stream):
         self._said_goodbye = data[:1] == _CLOSE
         if len(data) > PIECE_BYTES:
             data = await self._send_pieces(data)
-        self.sends += 1
+        self.sent += 1
+        self.is_sending = True
         await self._stream.send_all(data)
-        self.sends += 1
+        self.is_sending = False
 
     async def _send_pieces(self, data: bytes | bytearray | memoryview) -> memoryview:
         """Send all but the last piece, so that it shows whether the peer takes any."""
         rest = memoryview(data)
+        self.is_sending = True
         while len(rest) > PIECE_BYTES:
-            self.sends += 1
+            self.sent += 1
             await self._stream.send_all(rest[:PIECE_BYTES])
-            self.sends += 1
             rest = rest[PIECE_BYTES:]
         return rest
 

@@ -150,6 +150,25 @@ async def test_a_reader_that_never_reads_is_cut_off(tmp_path: Path) -> None:
     assert slowest < 1
 
 
+@pytest.mark.slow
+async def test_a_watcher_that_never_reads_is_cut_off(tmp_path: Path) -> None:
+    options = ("--unread-seconds=1", "--no-auto-register")
+    with trio.fail_after(60):
+        async with running_registry(tmp_path, *options) as server:
+            async with dial(server.url) as peer, wire_to(server.port, receive_buffer=4096) as wire:
+                await peer.call("registry.register", name="a", host="h", port=1)
+                await wire.open_websocket()
+                await wire.send(frame(TEXT, LIST.replace(b"list", b"watch")))
+                number = 0
+                while "cut off" not in server.log:
+                    number += 1
+                    text = f"{number:04}" * 1000
+                    await peer.call("registry.update", name="a", description=text)
+                assert (await refused(server))["unread_seconds"] == 1
+                assert await peer.names() == ["a"]
+        assert "Traceback" not in server.log
+
+
 async def test_a_batch_ends_where_its_answers_are_too_much(tmp_path: Path) -> None:
     with trio.fail_after(30):
         async with running_registry(

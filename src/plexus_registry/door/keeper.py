@@ -30,14 +30,14 @@ NO_PONG = 1011
 class Watched:
     """One connection, as the keeper sees it."""
 
-    __slots__ = ("cut", "name", "sends", "stuck_ticks", "turn", "unanswered", "wire")
+    __slots__ = ("cut", "name", "sending", "stuck_ticks", "turn", "unanswered", "wire")
 
     def __init__(self, wire: Wire, name: str, cut: Callable[[], None], turn: int) -> None:
         self.wire = wire
         self.cut = cut
         self.name = name
         self.turn = turn
-        self.sends = 0
+        self.sending: int | None = None
         self.stuck_ticks = 0
         self.unanswered = 0
 
@@ -103,14 +103,14 @@ class Keeper:
     def look_once(self, turn: int, nursery: trio.Nursery) -> None:
         """Look at all connections; those of this turn are pinged where they are idle."""
         for watched in [*self._watched]:
-            sends = watched.wire.sends
-            if sends % 2 and sends == watched.sends:
+            sending = watched.wire.sending
+            if sending is not None and sending == watched.sending:
                 watched.stuck_ticks += 1
                 if watched.stuck_ticks >= self._patience:
                     self._cut_off(watched)
                     continue
             else:
-                watched.sends = sends
+                watched.sending = sending
                 watched.stuck_ticks = 0
             if watched.turn == turn:
                 self._check_life(watched, nursery)
