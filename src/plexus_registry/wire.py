@@ -147,22 +147,28 @@ class HandedStream(trio.abc.Stream):
                 return
             data, self._gathered = self._gathered, bytearray()
         self._said_goodbye = data[:1] == _CLOSE
-        if len(data) > PIECE_BYTES:
-            data = await self._send_pieces(data)
         self.sent += 1
         self.is_sending = True
-        await self._stream.send_all(data)
+        if len(data) <= PIECE_BYTES:
+            await self._stream.send_all(data)
+        else:
+            await self._send_pieces(memoryview(data))
         self.is_sending = False
 
-    async def _send_pieces(self, data: bytes | bytearray | memoryview) -> memoryview:
-        """Send all but the last piece, so that it shows whether the peer takes any."""
-        rest = memoryview(data)
-        self.is_sending = True
-        while len(rest) > PIECE_BYTES:
+    async def _send_pieces(self, rest: memoryview) -> None:
+        """Send a long answer so that it shows whether the peer takes any of it."""
+        while rest:
+            if isinstance(self._stream, trio.SocketStream):
+                # As much as the system takes at a time: most often that is all.
+                try:
+                    taken = await self._stream.socket.send(rest)
+                except OSError as error:
+                    raise trio.BrokenResourceError from error
+            else:
+                taken = min(PIECE_BYTES, len(rest))
+                await self._stream.send_all(rest[:taken])
             self.sent += 1
-            await self._stream.send_all(rest[:PIECE_BYTES])
-            rest = rest[PIECE_BYTES:]
-        return rest
+            rest = rest[taken:]
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until there is room to send."""
@@ -195,7 +201,8 @@ class HandedStream(trio.abc.Stream):
         Source: RFC 6455, section 7.1.7.
         """
         reason = self.closed_by()
-        if reason is None or reason.code not in _OUR_COMPLAINTS or self._said_goodbye:
+        is_late = self.is_sending or self._said_goodbye
+        if reason is None or reason.code not in _OUR_COMPLAINTS or is_late:
             return
         self._said_goodbye = True
         with trio.move_on_after(1, shield=True), suppress(*_GONE):
@@ -207,7 +214,7 @@ _GONE = (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceEr
 _CLOSE = b"\x88"
 _TOO_LARGE = 1009
 PIECE_BYTES = 64 * 1024
-"""How much of a long answer a peer must take for that to count as reading."""
+"""What is longer is sent so that it shows whether the peer takes any of it."""
 _OUR_COMPLAINTS = (1002, 1007)
 """Protocol error, and text that is not UTF-8."""
 
