@@ -334,8 +334,10 @@ async def _hold(door: Door, stream: trio.abc.Stream, admitted: Admitted, ends: E
             finally:
                 if wire.was_too_large:
                     door.refused["message_bytes"] += 1
-                with trio.move_on_after(CLOSE_SECONDS, shield=True):
-                    await wire.close()
+                # Where a frame was cut in the middle, a goodbye would be taken for its rest.
+                if wire.sending is None:
+                    with trio.move_on_after(CLOSE_SECONDS, shield=True):
+                        await wire.close()
                 door.keeper.remove(watched)
         nursery.cancel_scope.cancel()
 

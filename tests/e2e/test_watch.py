@@ -253,8 +253,9 @@ async def test_a_batch_of_watches_is_answered_before_any_event(tmp_path: Path) -
 async def test_a_reader_that_stops_hinders_nobody_and_is_cut_off(tmp_path: Path) -> None:
     """Its socket fills, then its watch falls out of what is kept, and it can go on from there."""
     text = "x" * 4000
+    patience = f"--unread-seconds={3 * LIMIT_SECONDS}"
     with trio.fail_after(3 * LIMIT_SECONDS):
-        async with running_registry(tmp_path, NO_HUB) as server:
+        async with running_registry(tmp_path, NO_HUB, patience) as server:
             async with dial(server.url) as slow, dial(server.url) as peer:
                 number = await watched(slow)
                 first = await event(slow, number)
