@@ -16,21 +16,15 @@ from plexus_registry.blocking import RunSync, run_in_thread
 from plexus_registry.config_file import ConfigFile
 from plexus_registry.config_watch import watch_config_forever, watch_config_once
 from plexus_registry.conversation import converse
-from plexus_registry.core.crowd import Crowd
 from plexus_registry.core.declarations import LOCAL_HUB, parse_environment
 from plexus_registry.core.errors import ConfigError, MethodError, StartError, StorageFailed
 from plexus_registry.core.feed import KEPT_CHANGES
-from plexus_registry.core.gate import Gate, Rules
 from plexus_registry.core.model import Layer
 from plexus_registry.core.plexus import Hub
-from plexus_registry.door.acceptor import is_reachable, open_listeners, room_for, url_of
-from plexus_registry.door.complaints import Complaints
-from plexus_registry.door.keeper import Keeper
-from plexus_registry.door.pages import Pages, health, welcome
-from plexus_registry.door.tls import Certificate
+from plexus_registry.door.acceptor import is_reachable, open_listeners, url_of
+from plexus_registry.door_making import make_door, make_room, open_certificate
 from plexus_registry.drain import Drain
-from plexus_registry.front_door import Door, keep_door
-from plexus_registry.health_report import reporter
+from plexus_registry.front_door import keep_door
 from plexus_registry.service import Registry, WallClock, wall_clock
 from plexus_registry.store import open_store
 from plexus_registry.sweeper import sweep_forever, write_pings_forever
@@ -38,7 +32,7 @@ from plexus_registry.sweeper import sweep_forever, write_pings_forever
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
-    from plexus_registry.front_door import Converse
+    from plexus_registry.door.tls import Certificate
     from plexus_registry.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -163,81 +157,6 @@ _EXPOSED = (
 )
 
 
-def make_door(
-    registry: Registry,
-    settings: Settings,
-    *,
-    converse: Converse,
-    drain: Drain,
-    url: str,
-    is_ready: Callable[[], bool],
-    certificate: Certificate | None,
-) -> Door:
-    """Put the front door together.
-
-    Args:
-        registry: What is behind it.
-        settings: All of them.
-        converse: Talks to one WebSocket.
-        drain: Says when to stop.
-        url: Where clients connect.
-        is_ready: Whether calls are answered yet.
-        certificate: What connections are secured with, where they are.
-    """
-    told = settings.door
-    refused: Counter[str] = Counter()
-    complaints = Complaints()
-    crowd = Crowd(most=told.max_connections, most_from_one=told.max_connections_per_address)
-    rules = Rules(
-        hosts=frozenset({settings.host, *told.allow_hosts}),
-        origins=frozenset(told.allow_origins),
-        token=told.token,
-        read_token=told.read_token,
-        allow_url_token=told.allow_url_token,
-    )
-    report = reporter(
-        registry, db_path=settings.db_path, connections=lambda: crowd.count, refused=refused
-    )
-    pages = Pages(
-        by_path={
-            "/": welcome(url),
-            "/healthz": health(
-                is_ready=lambda: is_ready() and not drain.begun.is_set(),
-                report=report,
-                tells_everybody=told.token is None,
-            ),
-        }
-    )
-    return Door(
-        converse=converse,
-        drain=drain,
-        gate=Gate(rules),
-        crowd=crowd,
-        pages=pages,
-        keeper=Keeper(
-            ping_interval=told.ping_interval,
-            unread_seconds=told.unread_seconds,
-            refused=refused,
-            complaints=complaints,
-        ),
-        complaints=complaints,
-        refused=refused,
-        is_ready=is_ready,
-        certificate=certificate,
-        max_message_bytes=settings.limits.message_bytes,
-    )
-
-
-def open_certificate(settings: Settings) -> Certificate | None:
-    """Read the certificate that the settings name, if they do.
-
-    Raises:
-        StartError: It cannot be used.
-    """
-    cert = settings.door.tls_cert
-    return None if cert is None else Certificate(cert, settings.door.tls_key)
-
-
 class Task(Protocol):
     """A task that says when its promise holds, and then runs until it is cancelled."""
 
@@ -282,7 +201,7 @@ async def run(settings: Settings, *, say: Callable[[str], None]) -> None:
     """
     drain = Drain()
     certificate = open_certificate(settings)
-    _make_room(settings.door.max_connections)
+    make_room(settings.door.max_connections)
     watched = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     with lone_error(), trio.open_signal_receiver(*watched) as signals:
         async with open_registry(settings) as registry, trio.open_nursery() as nursery:
@@ -307,18 +226,6 @@ async def run(settings: Settings, *, say: Callable[[str], None]) -> None:
                     nursery.cancel_scope.cancel()
                 log.info("stopping: running requests may finish")
                 drain.begin()
-
-
-def _make_room(connections: int) -> None:
-    room = room_for(connections)
-    if room < connections:
-        log.warning(
-            "there is room for %d connections, and --max-connections is %d: raise `ulimit -n`"
-            " (a hard limit is in the way), or say --max-connections %d",
-            room,
-            connections,
-            room,
-        )
 
 
 async def reload_files(registry: Registry, certificate: Certificate | None) -> None:

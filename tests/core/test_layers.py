@@ -52,10 +52,13 @@ MAY_IMPORT: dict[str, str] = {
     "client_events": "core.errors core.events",
     "client_socket": "core.errors",
     "app": (
-        "_version blocking config_file config_watch conversation drain front_door health_report"
-        " service settings store sweeper door.acceptor door.complaints door.keeper door.pages"
-        " door.tls core.crowd core.declarations core.errors core.feed core.gate core.model"
-        " core.plexus"
+        "_version blocking config_file config_watch conversation door_making drain front_door"
+        " service settings store sweeper door.acceptor door.tls core.declarations core.errors"
+        " core.feed core.model core.plexus"
+    ),
+    "door_making": (
+        "drain front_door health_report service settings door.acceptor door.complaints"
+        " door.keeper door.pages door.tls core.crowd core.gate"
     ),
     "conversation": "drain rpc service teller wire core.errors core.plexus",
     "teller": "bell rpc service wire",

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from plexus_registry.door.complaints import Complaints
     from plexus_registry.wire import Wire
 
+log = logging.getLogger(__name__)
+
 TICK_SECONDS = 1.0
 MISSED_PONGS = 2
 NO_PONG = 1011
@@ -145,10 +147,17 @@ class Keeper:
                 await watched.wire.ping()
             except ConnectionClosed:
                 return
+            except Exception:
+                log.exception("a ping failed")  # a bug; nobody else pays for it
+                return
             watched.unanswered = 0
 
 
 async def _say_goodbye(watched: Watched) -> None:
-    with trio.move_on_after(1):
-        await watched.wire.close(NO_PONG, "no answer to a ping")
-    watched.cut()
+    try:
+        with trio.move_on_after(1):
+            await watched.wire.close(NO_PONG, "no answer to a ping")
+    except Exception:
+        log.exception("a goodbye failed")  # a bug; nobody else pays for it
+    finally:
+        watched.cut()

@@ -1,0 +1,115 @@
+"""How the settings become the front door."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from plexus_registry.core.crowd import Crowd
+from plexus_registry.core.gate import Gate, Rules
+from plexus_registry.door.acceptor import room_for
+from plexus_registry.door.complaints import Complaints
+from plexus_registry.door.keeper import Keeper
+from plexus_registry.door.pages import Pages, health, welcome
+from plexus_registry.door.tls import Certificate
+from plexus_registry.front_door import Door
+from plexus_registry.health_report import reporter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from plexus_registry.drain import Drain
+    from plexus_registry.front_door import Converse
+    from plexus_registry.service import Registry
+    from plexus_registry.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def make_door(
+    registry: Registry,
+    settings: Settings,
+    *,
+    converse: Converse,
+    drain: Drain,
+    url: str,
+    is_ready: Callable[[], bool],
+    certificate: Certificate | None,
+) -> Door:
+    """Put the front door together.
+
+    Args:
+        registry: What is behind it.
+        settings: All of them.
+        converse: Talks to one WebSocket.
+        drain: Says when to stop.
+        url: Where clients connect.
+        is_ready: Whether calls are answered yet.
+        certificate: What connections are secured with, where they are.
+    """
+    told = settings.door
+    refused: Counter[str] = Counter()
+    complaints = Complaints()
+    crowd = Crowd(most=told.max_connections, most_from_one=told.max_connections_per_address)
+    rules = Rules(
+        hosts=frozenset({settings.host, *told.allow_hosts}),
+        origins=frozenset(told.allow_origins),
+        token=told.token,
+        read_token=told.read_token,
+        allow_url_token=told.allow_url_token,
+    )
+    report = reporter(
+        registry, db_path=settings.db_path, connections=lambda: crowd.count, refused=refused
+    )
+    pages = Pages(
+        by_path={
+            "/": welcome(url),
+            "/healthz": health(
+                is_ready=lambda: is_ready() and not drain.begun.is_set(),
+                report=report,
+                tells_everybody=told.token is None,
+            ),
+        }
+    )
+    return Door(
+        converse=converse,
+        drain=drain,
+        gate=Gate(rules),
+        crowd=crowd,
+        pages=pages,
+        keeper=Keeper(
+            ping_interval=told.ping_interval,
+            unread_seconds=told.unread_seconds,
+            refused=refused,
+            complaints=complaints,
+        ),
+        complaints=complaints,
+        refused=refused,
+        is_ready=is_ready,
+        certificate=certificate,
+        max_message_bytes=settings.limits.message_bytes,
+    )
+
+
+def open_certificate(settings: Settings) -> Certificate | None:
+    """Read the certificate that the settings name, if they do.
+
+    Raises:
+        StartError: It cannot be used.
+    """
+    cert = settings.door.tls_cert
+    return None if cert is None else Certificate(cert, settings.door.tls_key)
+
+
+def make_room(connections: int) -> None:
+    """Raise the limit of open files as far as needed; says so where it does not go that far."""
+    room = room_for(connections)
+    if room < connections:
+        log.warning(
+            "there is room for %d connections, and --max-connections is %d: raise `ulimit -n`"
+            " (a hard limit is in the way), or say --max-connections %d",
+            room,
+            connections,
+            room,
+        )
