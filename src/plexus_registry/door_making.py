@@ -12,15 +12,15 @@ from plexus_registry.door.acceptor import room_for
 from plexus_registry.door.complaints import Complaints
 from plexus_registry.door.keeper import Keeper
 from plexus_registry.door.pages import Pages, health, welcome
+from plexus_registry.door.reception import Door
 from plexus_registry.door.tls import Certificate
-from plexus_registry.front_door import Door
 from plexus_registry.health_report import reporter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from plexus_registry.door.reception import Converse
     from plexus_registry.drain import Drain
-    from plexus_registry.front_door import Converse
     from plexus_registry.service import Registry
     from plexus_registry.settings import Settings
 

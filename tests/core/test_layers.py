@@ -57,17 +57,17 @@ MAY_IMPORT: dict[str, str] = {
         " core.feed core.model core.plexus"
     ),
     "door_making": (
-        "drain front_door health_report service settings door.acceptor door.complaints"
-        " door.keeper door.pages door.tls core.crowd core.gate"
+        "drain health_report service settings door.acceptor door.complaints door.keeper"
+        " door.pages door.reception door.tls core.crowd core.gate"
     ),
     "conversation": "drain rpc service teller wire core.errors core.plexus",
     "teller": "bell rpc service wire",
-    "front_door": (
-        "drain wire door.acceptor door.complaints door.heads door.keeper door.pages door.tls"
-        " core.crowd core.gate core.visitor"
-    ),
+    "front_door": "wire door.acceptor door.heads door.reception core.gate core.visitor",
     "health_report": "_version config_file service",
     "door": "",
+    "door.reception": (
+        "drain wire door.complaints door.heads door.keeper door.pages door.tls core.crowd core.gate"
+    ),
     "door.acceptor": "core.errors core.gate",
     "door.keeper": "door.complaints wire",
     "door.complaints": "",
@@ -149,8 +149,17 @@ MAY_USE_TRIO = {
     *("cli.calls", "cli.supervision", "cli.watch"),
     *("announcement", "client", "client_feed", "client_socket", "discovery"),
     *("app", "bell", "blocking", "cli.serve", "config_file", "config_watch", "conversation"),
-    *("door.acceptor", "door.complaints", "door.keeper", "door.tls", "drain", "front_door"),
-    *("group_commit", "health_report", "service", "store", "sweeper", "teller", "wire"),
+    *(
+        "door.acceptor",
+        "door.complaints",
+        "door.keeper",
+        "door.reception",
+        "door.tls",
+        "drain",
+        "front_door",
+    ),
+    *("front_door", "group_commit", "health_report", "service", "store", "sweeper", "teller"),
+    "wire",
 }
 EDGE_LIBRARIES = {
     "sqlite_utils": {"store", "migrations"},

@@ -15,7 +15,7 @@ from tests.e2e.raw import HEAD, TEXT, frame, wire_to
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-HASTY = with_prelude("import plexus_registry.front_door as d; d.HEAD_SECONDS = 0.2")
+HASTY = with_prelude("import plexus_registry.door.reception as d; d.HEAD_SECONDS = 0.2")
 LIMIT_SECONDS = 5
 
 PIECES = [

@@ -101,7 +101,7 @@ async def test_what_speaks_no_tls_is_told_at_once(tmp_path: Path, authority: Aut
 async def test_a_peer_that_stops_in_the_handshake_is_cut_off(
     tmp_path: Path, authority: Authority
 ) -> None:
-    hasty = "import plexus_registry.front_door as d; d.HEAD_SECONDS = 1"
+    hasty = "import plexus_registry.door.reception as d; d.HEAD_SECONDS = 1"
     run = "from plexus_registry.cli import main; main(prog_name='trio-registry')"
     command = (sys.executable, "-c", f"{hasty}\n{run}")
     with trio.fail_after(30):
