@@ -34,12 +34,14 @@ class Disk:
 
     Attributes:
         is_full: Whether work fails as on a full disk.
+        is_lying: Whether work is said to fail though it was done.
         gate: While it is set to an event, work waits for that event first.
         saves: How many pieces of work were run.
     """
 
     def __init__(self) -> None:
         self.is_full = False
+        self.is_lying = False
         self.gate: trio.Event | None = None
         self.reached_gate = trio.Event()
         self.saves = 0
@@ -52,7 +54,10 @@ class Disk:
         if self.is_full:
             raise sqlite3.OperationalError("database or disk is full")
         self.saves += 1
-        return sync_fn()
+        done = sync_fn()
+        if self.is_lying:
+            raise sqlite3.OperationalError("disk I/O error")
+        return done
 
 
 class Clock:

@@ -12,7 +12,7 @@ Source: design, "Data flow".
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import trio
@@ -23,6 +23,7 @@ from plexus_registry.core.errors import StorageFailed
 if TYPE_CHECKING:
     from plexus_registry.core.catalog import Catalog
     from plexus_registry.core.claims import Records
+    from plexus_registry.core.feed import Entry
     from plexus_registry.store import Store
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,9 @@ class GroupCommit:
         self._queue: list[_Turn] = []
         self._committing: Mapping[str, Records] = {}
         self._committed = trio.Event()
+        # A commit that is said to have failed may be on the disk all the same.
+        self._is_in_doubt = False
+        self._doubtful: set[str] = set()
 
     async def settled(self, name: str) -> None:
         """Wait until no commit in hand is about a name; most often that is at once."""
@@ -116,6 +120,19 @@ class GroupCommit:
         if self._queue:
             self._queue[0].call.set()
 
+    async def _save(self, changes: Mapping[str, Records], entries: Sequence[Entry]) -> None:
+        """Save changes, and with them whatever a save that failed may have left behind."""
+        restored = {name: self._catalog.records(name) for name in self._doubtful}
+        after = self._catalog.revision if self._is_in_doubt else None
+        try:
+            await self._store.save({**restored, **changes}, entries, after=after)
+        except BaseException:
+            self._is_in_doubt = True
+            self._doubtful |= changes.keys()
+            raise
+        self._is_in_doubt = False
+        self._doubtful.clear()
+
     async def _commit_queue(self) -> None:
         turns, self._queue = self._queue, []
         draft = Draft(self._catalog)
@@ -123,15 +140,15 @@ class GroupCommit:
             turn.taken = True
             try:
                 turn.change(draft)
+                turn.revision = draft.end_change()
             except Exception as error:  # noqa: BLE001 - its caller gets it, not its neighbours
                 turn.error = error
                 draft.abandon_change()
-            turn.revision = draft.end_change()
         changes = draft.changes()
         self._committing = changes
         try:
             if changes or draft.entries:
-                await self._store.save(changes, draft.entries)
+                await self._save(changes, draft.entries)
         except Exception as error:
             reason = "internal error, see the log"
             if isinstance(error, StorageFailed):

@@ -51,7 +51,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EVENTS_AT_ONCE = 256
-"""How many events one watch gets at a time, so that those beside it get theirs."""
+"""How many changes one watch goes through at a time, so that those beside it have their turn."""
+LOOKS_AT_ONCE = 2_000
+"""How many changes or backends the watches of a connection go through at a time, about."""
 CHARACTERS_AT_ONCE = 256 * 1024
 """About how much the watches of a connection get at a time: a thousand snapshots are a lot."""
 
@@ -162,21 +164,32 @@ class Responder:
         """Take the frames so far to be sent, and tell whether there is news for `due`."""
         return self._session.note_sent()
 
+    def is_behind(self) -> bool:
+        """Whether there may be more for the watches."""
+        feed = self._registry.feed
+        return any(each.watch.is_behind(feed) for each in self._session.followings.values())
+
     def due(self) -> list[str]:
-        """Give the next frames of the watches; none where there are none for now."""
+        """Give the next frames of the watches: as many as may be made at a time."""
         frames: list[str] = []
+        looks = 0
         for number in self._session.in_turn():
-            frames += self._due_of(number)
-            if sum(map(len, frames)) > CHARACTERS_AT_ONCE:
+            made, looked = self._due_of(number)
+            frames += made
+            looks += looked
+            if looks > LOOKS_AT_ONCE or sum(map(len, frames)) > CHARACTERS_AT_ONCE:
                 break
         return frames
 
-    def _due_of(self, number: int) -> list[str]:
+    def _due_of(self, number: int) -> tuple[list[str], int]:
         stream, watch = self._session.followings[number]
         now = self._registry.now()
         is_over = False
+        looks = 0
         try:
-            events = watch.due(self._registry.feed, self._registry.catalog, most=EVENTS_AT_ONCE)
+            events, looks = watch.due(
+                self._registry.feed, self._registry.catalog, most=EVENTS_AT_ONCE
+            )
         except WatchEnded as error:
             events, is_over = [encode_ended(error)], True
         items = [
@@ -185,7 +198,7 @@ class Responder:
         if is_over:
             items += self._hub.ending(stream.topic, now=now)
             self._session.unsubscribe(stream.method, number)
-        return notifications(stream.notification, number, items)
+        return notifications(stream.notification, number, items), looks
 
     async def _perform(self, command: Command) -> str:
         if not self._visitor.may_write and type(command) not in READS:

@@ -80,27 +80,39 @@ class Store:
         self._own_files = (path, path.with_name(path.name + "-wal"), lock_path(path))
         self._files = self._identities()
 
-    async def save(self, changes: Mapping[str, Records], entries: Sequence[Entry]) -> None:
+    async def save(
+        self,
+        changes: Mapping[str, Records],
+        entries: Sequence[Entry],
+        *,
+        after: int | None = None,
+    ) -> None:
         """Make changes durable, all or none.
 
         Args:
             changes: The names that changed, with all that the layers state about each now.
             entries: What is told of the changes.
+            after: The revision above which the file may hold entries that count for nothing,
+                since a save failed; they go.
 
         Raises:
             StorageFailed: Nothing was saved; the message says why.
         """
         try:
-            await self._run_sync(partial(self._save, changes, entries))
+            await self._run_sync(partial(self._save, changes, entries, after))
         except (sqlite3.Error, OSError) as error:
             raise StorageFailed(f"{self.path.name}: {error}") from error
 
-    def _save(self, changes: Mapping[str, Records], entries: Sequence[Entry]) -> None:
+    def _save(
+        self, changes: Mapping[str, Records], entries: Sequence[Entry], after: int | None
+    ) -> None:
         self._check_files()
         rows = [_row(record) for records in changes.values() for record in records]
         with self._db.atomic():
             self._db.conn.executemany(_DELETE, [(name,) for name in changes])
             self._db.conn.executemany(_INSERT, rows)
+            if after is not None:
+                self._db.conn.execute(_TAKE_BACK, [after])
             if entries:
                 self._db.conn.executemany(_INSERT_CHANGE, map(_change_row, entries))
                 self._db.conn.execute(_FORGET, [entries[-1].revision - self.kept_changes])
@@ -260,6 +272,7 @@ _INSERT_CHANGE = (
     f"INSERT INTO {CHANGES_TABLE} (revision, name, namespaces, event)"  # noqa: S608 - as above
     " VALUES (?, ?, ?, ?)"
 )
+_TAKE_BACK = f"DELETE FROM {CHANGES_TABLE} WHERE revision > ?"  # noqa: S608 - as above
 _FORGET = f"DELETE FROM {CHANGES_TABLE} WHERE revision <= ?"  # noqa: S608 - as above
 _OF_BACKEND = tuple(COLUMNS)[2:]
 

@@ -6,10 +6,11 @@ makes it wait, and nobody else; what is told is taken from the feed only when it
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import trio
+from trio_websocket import ConnectionClosed
 
 from plexus_registry.bell import Bell
 
@@ -58,16 +59,15 @@ class Teller:
             await self._ended.wait()
 
     async def _tell_forever(self) -> None:
-        with self._registry.telling(self._bell):
+        # Where the peer leaves, the conversation hears of it, and the goodbye is under way.
+        with self._registry.telling(self._bell), suppress(ConnectionClosed):
             while not self._is_over:
                 await self._bell.wait()
                 await self._tell_all()
         self._ended.set()
 
     async def _tell_all(self) -> None:
-        while not self._is_over:
+        while not self._is_over and self._responder.is_behind():
+            # The lock is a checkpoint: whatever this connection watches, others have their turn.
             async with self._sending:
-                frames = self._responder.due()
-                if not frames:
-                    return
-                await self._wire.send(frames)
+                await self._wire.send(self._responder.due())

@@ -90,9 +90,10 @@ def test_a_watch_is_told_all_that_it_wants_however_few_at_a_time(
     feed, catalog = Feed(entries(11, 20)), Catalog(revision=20)
     watch = Watch(Command(since=since, name=name, namespace=namespace))
     told: list[str] = []
-    while due := watch.due(feed, catalog, most=most):
-        assert len(due) <= most
-        told += due
+    while watch.is_behind(feed):
+        due = watch.due(feed, catalog, most=most)
+        assert len(due.events) <= due.looks <= most
+        told += due.events
     assert told == [
         each.event
         for each in entries(since + 1, 20)
@@ -104,16 +105,16 @@ def test_a_watch_is_told_all_that_it_wants_however_few_at_a_time(
 def test_a_report_on_no_backend_is_for_those_who_filter_nothing() -> None:
     feed = Feed([Entry(1, None, (), "reloaded")])
     for command in (Command(since=0, name="a"), Command(since=0, namespace="n")):
-        assert Watch(command).due(feed, Catalog(revision=1), most=9) == []
-    assert Watch(Command(since=0)).due(feed, Catalog(revision=1), most=9) == ["reloaded"]
+        assert Watch(command).due(feed, Catalog(revision=1), most=9) == ([], 1)
+    assert Watch(Command(since=0)).due(feed, Catalog(revision=1), most=9) == (["reloaded"], 1)
 
 
 def test_a_watch_that_is_too_slow_ends_where_it_can_be_resumed() -> None:
     feed = Feed(entries(1, 3), kept=3)
     watch = Watch(Command(since=0))
-    assert watch.due(feed, Catalog(), most=2) == ["event 1", "event 2"]
+    assert watch.due(feed, Catalog(), most=2).events == ["event 1", "event 2"]
     feed.append(entries(4, 5))
-    assert watch.due(feed, Catalog(), most=2) == ["event 3", "event 4"]
+    assert watch.due(feed, Catalog(), most=2).events == ["event 3", "event 4"]
     feed.append(entries(6, 8))
     with pytest.raises(WatchEnded) as raised:
         watch.due(feed, Catalog(), most=2)
@@ -125,10 +126,10 @@ def test_a_watch_that_is_too_slow_ends_where_it_can_be_resumed() -> None:
 def test_a_watch_from_an_unknown_revision_begins_anew(since: int) -> None:
     catalog = Catalog([Record(name="a", layer=Layer.AUTO, backend=FULL)], revision=8)
     watch = Watch(Command(since=since))
-    compacted, snapshot = watch.due(Feed(entries(6, 8)), catalog, most=2)
+    compacted, snapshot = watch.due(Feed(entries(6, 8)), catalog, most=2).events
     assert compacted == '{"type":"compacted","revision":8}'
     assert snapshot == events.encode_event(events.Snapshot(revision=8, backends=(FULL,)))
-    assert watch.due(Feed(entries(6, 8)), catalog, most=2) == []
+    assert not watch.is_behind(Feed(entries(6, 8)))
 
 
 def test_a_change_that_is_abandoned_leaves_nothing() -> None:
@@ -163,3 +164,23 @@ def test_a_report_follows_what_became_of_the_backends() -> None:
     kinds = [msgspec.json.decode(each.event)["type"] for each in draft.entries]
     assert kinds == ["backend_registered", "reloaded"]
     assert msgspec.json.decode(draft.entries[1].event)["revision"] == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "names"),
+    [
+        (Command(), ["a", "b"]),
+        (Command(name="a"), ["a"]),
+        (Command(name="z"), []),
+        (Command(namespace="n"), ["b"]),
+        (Command(name="a", namespace="n"), []),
+        (Command(name="b", namespace="n"), ["b"]),
+    ],
+)
+def test_a_snapshot_holds_what_passes_the_filters(command: Command, names: list[str]) -> None:
+    backends = [
+        msgspec.structs.replace(FULL, name=n, namespace=s) for n, s in (("a", None), ("b", "n"))
+    ]
+    records = [Record(name=each.name, layer=Layer.AUTO, backend=each) for each in backends]
+    (snapshot,) = Watch(command).due(Feed(), Catalog(records), most=2).events
+    assert [each["name"] for each in msgspec.json.decode(snapshot)["backends"]] == names

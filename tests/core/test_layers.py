@@ -86,7 +86,7 @@ MAY_IMPORT: dict[str, str] = {
         " core.declarations core.draft core.errors core.events core.feed core.health core.model"
         " core.reconciliation"
     ),
-    "group_commit": "store core.catalog core.claims core.draft core.errors",
+    "group_commit": "store core.catalog core.claims core.draft core.errors core.feed",
     "config_file": "blocking core.declarations core.errors",
     "store": (
         "blocking lock_file migrations core.claims core.errors core.events core.feed core.model"
@@ -141,7 +141,7 @@ CORE_MAY_USE = {
         "enum",
         "functools",
     ),
-    *("hashlib", "hmac", "ipaddress", "json", "msgspec", "re", "tomllib", "typing"),
+    *("hashlib", "hmac", "ipaddress", "itertools", "json", "msgspec", "re", "tomllib", "typing"),
     "urllib.parse",
 }
 CORE_MAY_USE_MORE = {"core.export": {"tomli_w"}}
@@ -171,7 +171,7 @@ EDGE_LIBRARIES = {
     "trio": MAY_USE_TRIO,
     "wsproto": {"client_socket"},
     "h11": {"door.heads"},
-    "trio_websocket": {"conversation", "door.keeper", "front_door", "wire"},
+    "trio_websocket": {"conversation", "door.keeper", "front_door", "teller", "wire"},
 }
 
 

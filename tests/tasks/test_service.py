@@ -165,6 +165,24 @@ async def test_a_ping_for_a_name_that_is_being_committed_is_not_lost(tmp_path: P
         assert record.backend.last_seen is not None
 
 
+async def test_what_is_said_to_have_failed_is_taken_back_with_the_next_commit(
+    tmp_path: Path,
+) -> None:
+    disk = Disk()
+    async with opened(tmp_path, disk) as registry:
+        await registry.register(claim("kept"))
+        disk.is_lying = True
+        for change in (registry.register(claim("refused")), registry.delete("kept")):
+            with pytest.raises(StorageFailed):
+                await change
+        disk.is_lying = False
+        assert (await registry.register(claim("next"))).revision == 2
+        shown = registry.list(active_only=False)
+    async with opened(tmp_path) as registry:
+        assert registry.list(active_only=False) == shown
+        assert [each.revision for each in registry.feed.after(0)] == [1, 2]
+
+
 async def test_what_does_not_exist_is_refused(tmp_path: Path) -> None:
     async with opened(tmp_path) as registry:
         assert not (await registry.ping("nobody")).success

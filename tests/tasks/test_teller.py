@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 from trio.testing import wait_all_tasks_blocked
+from trio_websocket import ConnectionClosed
 
 from plexus_registry.conversation import converse
 from plexus_registry.core.commands import Register
 from plexus_registry.core.plexus import Hub
 from plexus_registry.drain import Drain
-from plexus_registry.rpc import CHARACTERS_AT_ONCE, Responder
+from plexus_registry.rpc import CHARACTERS_AT_ONCE, LOOKS_AT_ONCE, Responder
 from tests.fakes import ScriptedWire, answered, opened
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from plexus_registry.service import Registry
@@ -115,7 +117,50 @@ async def test_many_snapshots_are_made_a_few_at_a_time_and_each_watch_has_its_tu
             await answered(responder, '{"jsonrpc":"2.0","id":1,"method":"registry.watch"}')
         assert responder.note_sent()
         told: list[int] = []
-        while frames := responder.due():
+        while responder.is_behind():
+            frames = responder.due()
             assert sum(map(len, frames[:-1])) <= CHARACTERS_AT_ONCE
             told += [msgspec.json.decode(each)["params"]["subscription"] for each in frames]
         assert sorted(told) == [*range(1, watches + 1)]
+
+
+async def test_watches_that_are_told_nothing_hold_nobody_up(tmp_path: Path) -> None:
+    """However much there is to go through for them, others have their turn in between."""
+    async with opened(tmp_path) as registry:
+        for number in range(100):
+            await registry.register(Register(name=f"a{number}", host="h", port=1))
+        responder = Responder(registry, HUB)
+        filters = '{"namespace":"no","since":0}'
+        request = f'{{"jsonrpc":"2.0","id":1,"method":"registry.watch","params":{filters}}}'
+        for _ in range(100):
+            await answered(responder, request)
+        responder.note_sent()
+        rounds = 0
+        while responder.is_behind():
+            assert responder.due() == []
+            rounds += 1
+        assert rounds == 100 * 100 // LOOKS_AT_ONCE
+
+
+class LeftWire(ScriptedWire):
+    """A WebSocket whose peer leaves while it is told something."""
+
+    async def send(self, frames: Sequence[str]) -> None:
+        await super().send(frames)
+        if any("backend_registered" in frame for frame in frames):
+            raise ConnectionClosed(None)
+
+
+async def test_a_peer_that_leaves_while_it_is_told_something_ends_nothing_else(
+    tmp_path: Path,
+) -> None:
+    """Its goodbye is answered by another task, in the same nursery."""
+    async with opened(tmp_path) as registry, trio.open_nursery() as nursery:
+        wire = LeftWire(nursery)
+        nursery.start_soon(partial(converse, registry, HUB, wire, Drain()))  # type: ignore[arg-type]  # a script
+        await wire.say.send(WATCH)
+        await registry.register(Register(name="a", host="h", port=1))
+        await wait_all_tasks_blocked()
+        assert kinds(wire) == [1, "backend_registered"]
+        assert not nursery.cancel_scope.cancel_called
+        await wire.say.aclose()

@@ -19,7 +19,7 @@ from plexus_registry.core.merge import effective
 from plexus_registry.core.model import RANK, Backend, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from collections.abc import Set as AbstractSet
 
     from plexus_registry.core.claims import Records
@@ -85,16 +85,15 @@ class Catalog:
             self._listed[active_only] = encoded
         return encoded
 
-    def snapshot(self, is_wanted: Callable[[Backend], bool] | None = None) -> str:
-        """The event that begins a watch of all backends, or of some, encoded."""
-        if is_wanted is None and self._snapshot is not None:
-            return self._snapshot
-        backends = self._in_order(active_only=False)
-        encoded = [self._encode(each) for each in backends if not is_wanted or is_wanted(each)]
-        snapshot = encode_snapshot(encoded, self.revision)
-        if is_wanted is None:
-            self._snapshot = snapshot
-        return snapshot
+    def snapshot(self) -> str:
+        """The event that begins a watch of all backends, encoded."""
+        if self._snapshot is None:
+            self._snapshot = self.snapshot_of(self._in_order(active_only=False))
+        return self._snapshot
+
+    def snapshot_of(self, backends: Iterable[Backend]) -> str:
+        """The event that begins a watch of some of the backends, encoded."""
+        return encode_snapshot([self._encode(each) for each in backends], self.revision)
 
     def _encode(self, backend: Backend) -> str:
         encoded = self._encoded.get(backend.name)

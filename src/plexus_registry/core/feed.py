@@ -8,6 +8,7 @@ costs nothing, and is cut off once what he would need next is no longer kept.
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -96,6 +97,18 @@ class Feed:
         return (self._entries[index] for index in range(first, len(self._entries)))
 
 
+class Due(NamedTuple):
+    """What a watch is told next.
+
+    Attributes:
+        events: As JSON texts.
+        looks: How many changes or backends were gone through for it.
+    """
+
+    events: list[str]
+    looks: int
+
+
 class Watch:
     """How far one watcher has come.
 
@@ -108,55 +121,56 @@ class Watch:
         self._command = command
         self._has_begun = False
 
-    def due(self, feed: Feed, catalog: Catalog, *, most: int) -> list[str]:
-        """Give the next events, as JSON texts; they count as told.
+    def is_behind(self, feed: Feed) -> bool:
+        """Whether there may be more to tell."""
+        return not self._has_begun or self.revision != feed.revision
+
+    def due(self, feed: Feed, catalog: Catalog, *, most: int) -> Due:
+        """Give the next events; they count as told.
 
         Args:
             feed: The changes.
             catalog: What they led to.
-            most: How many events at most, from 2 up. None come only where all were told.
+            most: How many changes to go through at most.
 
         Raises:
             WatchEnded: The next change is no longer kept.
         """
         if not self._has_begun:
             self._has_begun = True
-            first = self._first(feed, catalog)
-            if first:
-                return first
+            since = self._command.since
+            if since is None or not feed.can_resume(since):
+                return self._begin_anew(feed, catalog)
+            self.revision = since
         if not feed.can_resume(self.revision):
             raise WatchEnded(
-                f"The watch is cut off: too many changes were waiting to be read;"
+                "The watch is cut off: too many changes were waiting to be read;"
                 f" watch again with since={self.revision}",
                 code="too_slow",
                 revision=self.revision,
             )
-        events: list[str] = []
-        for entry in feed.after(self.revision):
-            if len(events) == most:
-                break
-            self.revision = entry.revision
-            if self._wants(entry.name, entry.namespaces):
-                events.append(entry.event)
-        return events
+        looked_at = [*islice(feed.after(self.revision), most)]
+        if looked_at:
+            self.revision = looked_at[-1].revision
+        events = [each.event for each in looked_at if self._wants(each.name, each.namespaces)]
+        return Due(events, len(looked_at))
 
-    def _first(self, feed: Feed, catalog: Catalog) -> list[str]:
-        since = self._command.since
-        if since is not None and feed.can_resume(since):
-            self.revision = since
-            return []
+    def _begin_anew(self, feed: Feed, catalog: Catalog) -> Due:
         self.revision = feed.revision
-        snapshot = catalog.snapshot(self._wants_backend if self._is_filtered else None)
-        if since is None:
-            return [snapshot]
-        return [encode_event(Compacted(revision=feed.revision)), snapshot]
-
-    @property
-    def _is_filtered(self) -> bool:
-        return self._command.name is not None or self._command.namespace is not None
-
-    def _wants_backend(self, backend: Backend) -> bool:
-        return self._wants(backend.name, (backend.namespace,))
+        name, namespace = self._command.name, self._command.namespace
+        looks = len(catalog)
+        if name is not None:
+            backend = catalog.get(name)
+            is_wanted = backend is not None and self._wants(name, (backend.namespace,))
+            snapshot = catalog.snapshot_of([backend] if backend and is_wanted else [])
+            looks = 1
+        elif namespace is not None:
+            backends = catalog.list(active_only=False)
+            snapshot = catalog.snapshot_of([e for e in backends if e.namespace == namespace])
+        else:
+            snapshot = catalog.snapshot()
+        compacted = encode_event(Compacted(revision=feed.revision))
+        return Due([snapshot] if self._command.since is None else [compacted, snapshot], looks)
 
     def _wants(self, name: str | None, namespaces: Iterable[str | None]) -> bool:
         """Tell whether a backend passes the filters; in the namespace it may be before or after."""
