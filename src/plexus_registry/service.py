@@ -32,9 +32,9 @@ from plexus_registry.core.events import (
     pinged,
 )
 from plexus_registry.core.feed import Feed
-from plexus_registry.core.health import Deadlines
 from plexus_registry.core.model import Backend, Layer
 from plexus_registry.core.reconciliation import declare
+from plexus_registry.core.silence import Deadlines
 from plexus_registry.group_commit import GroupCommit
 
 if TYPE_CHECKING:

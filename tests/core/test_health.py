@@ -1,170 +1,115 @@
-"""Who is silent for too long: terms, renewals and pauses. Source: design, "Health"."""
+"""The rule table: what a sign makes of a state. Source: README, "Health"."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from plexus_registry.core.health import Deadlines
+from plexus_registry.core.health import RULES, Sign, differs, durable, judged
+from plexus_registry.core.model import ACTIVE_STATES, Backend, Health, State
 from tests import strategies as sts
 
 if TYPE_CHECKING:
-    from plexus_registry.core.model import Backend
+    from collections.abc import Iterable
 
-TERM = 60.0
-
-moments = st.integers(0, 1000).map(float)
-pauses = st.integers(0, 200).map(float)
+signs = st.sampled_from(Sign)
+times = st.integers(1, 10**6)
 
 
-def at_address(backend: Backend, host: str) -> Backend:
-    return msgspec.structs.replace(backend, host=host)
+@st.composite
+def known_backends(draw: st.DrawFn) -> Backend:
+    state = draw(st.sampled_from(State))
+    health = Health(state=state, since=draw(times), failures=draw(st.integers(0, 9)))
+    backend = draw(sts.backends(name="a"))
+    return msgspec.structs.replace(backend, health=health, is_active=state in ACTIVE_STATES)
 
 
-@given(st.lists(st.tuples(sts.backends(name="a", pings=False), moments)), moments)
-def test_who_never_pinged_never_goes_stale(
-    history: list[tuple[Backend, float]], later: float
+def after(backend: Backend, signs: Iterable[Sign]) -> State:
+    for now, sign in enumerate(signs, start=1):
+        backend = judged(backend, sign, now=now)
+    return backend.state
+
+
+@given(known_backends(), st.lists(signs))
+def test_active_is_who_is_up_or_unknown(backend: Backend, history: list[Sign]) -> None:
+    for now, sign in enumerate(history):
+        backend = judged(backend, sign, now=now)
+        assert backend.is_active == (backend.state in {State.UP, State.UNKNOWN})
+
+
+@given(known_backends(), signs, times)
+def test_since_changes_with_the_state_and_only_then(backend: Backend, sign: Sign, now: int) -> None:
+    then = judged(backend, sign, now=now)
+    assert backend.health is not None
+    assert then.health is not None
+    stays = then.state is backend.state
+    assert then.health.since == (backend.health.since if stays else now)
+
+
+@given(known_backends(), st.lists(signs))
+def test_one_answer_revives_whatever_happened(backend: Backend, history: list[Sign]) -> None:
+    assert after(backend, [*history, Sign.ANSWER]) is State.UP
+
+
+@given(known_backends(), signs)
+def test_a_ping_revives_all_but_who_leads_to_another_hub(backend: Backend, sign: Sign) -> None:
+    backend = judged(backend, sign, now=1)
+    expected = State.WRONG_HUB if backend.state is State.WRONG_HUB else State.UP
+    assert after(backend, [Sign.PING]) is expected
+
+
+@given(known_backends(), st.lists(signs))
+def test_a_goodbye_and_another_name_hold_at_once(backend: Backend, history: list[Sign]) -> None:
+    assert after(backend, [*history, Sign.GOODBYE]) is State.DEREGISTERED
+    assert after(backend, [*history, Sign.OTHER_NAME]) is State.WRONG_HUB
+
+
+@pytest.mark.parametrize("sign", Sign)
+def test_a_sign_twice_is_no_more_than_once(sign: Sign) -> None:
+    for state in State:
+        once = RULES[sign].get(state, state)
+        assert RULES[sign].get(once, once) is once
+
+
+def test_no_lack_of_evidence_revives_anybody() -> None:
+    for sign in (Sign.NO_ANSWER, Sign.SILENCE, Sign.GOODBYE, Sign.FAREWELL, Sign.OTHER_NAME):
+        assert not ACTIVE_STATES.intersection(RULES[sign].values())
+
+
+@given(sts.backends(name="a"), signs)
+def test_who_was_never_judged_starts_from_what_an_older_version_noted(
+    backend: Backend, sign: Sign
 ) -> None:
-    deadlines = Deadlines(stale_after=TERM)
-    before = None
-    for backend, moment in history:
-        deadlines.follow("a", before, backend, moment=moment)
-        before = backend
-    assert not deadlines.is_over("a", moment=later + 10**9)
-    assert list(deadlines.over(moment=later + 10**9)) == []
+    state = State.UNKNOWN if backend.is_active else State.DEREGISTERED
+    if not backend.is_active and backend.pings:
+        state = State.STALE
+    assert backend.state is state
+    assert judged(backend, None, now=5).state is state
+    assert judged(backend, sign, now=5).state is RULES[sign].get(state, state)
 
 
-@given(moments, st.lists(moments))
-def test_a_sign_of_life_gives_a_full_term(moment: float, earlier: list[float]) -> None:
-    deadlines = Deadlines(stale_after=TERM)
-    for each in (*sorted(earlier), moment):
-        deadlines.renew("a", moment=each)
-    assert not deadlines.is_over("a", moment=moment + TERM - 0.5)
-    assert deadlines.is_over("a", moment=moment + TERM)
+@given(known_backends(), times)
+def test_what_a_probe_brings_is_no_lasting_difference(backend: Backend, now: int) -> None:
+    seen = {"last_probe": now, "latency_ms": 1.5, "failures": 1}
+    probed = judged(backend, None, now=now, reason="refused", seen=seen)
+    assert not differs(backend, probed)
+    kept, former = durable(probed.health), durable(backend.health)
+    assert kept is not None
+    assert former is not None
+    assert msgspec.structs.replace(kept, reason=None) == msgspec.structs.replace(
+        former, reason=None
+    )
 
 
-@given(sts.backends(name="a", pings=True, is_active=True), moments, pauses)
-def test_news_of_the_same_backend_give_no_new_term(
-    backend: Backend, moment: float, passed: float
-) -> None:
-    deadlines = Deadlines(stale_after=TERM)
-    deadlines.follow("a", None, backend, moment=moment)
-    renamed = msgspec.structs.replace(backend, description="new", updated_at=9999)
-    deadlines.follow("a", backend, renamed, moment=moment + passed)
-    assert deadlines.is_over("a", moment=moment + TERM)
+@given(known_backends())
+def test_a_new_surface_is_a_lasting_difference(backend: Backend) -> None:
+    seen = {"schema_hash": "0f1e2d3c4b5a6978"}
+    assert differs(backend, judged(backend, None, now=1, seen=seen))
 
 
-@pytest.mark.parametrize("change", [{"host": "elsewhere"}, {"port": 2}, {"protocol": "other"}])
-@given(backend=sts.backends(name="a", pings=True, is_active=True), moment=moments, passed=pauses)
-def test_a_backend_at_a_new_address_gets_a_full_term(
-    change: dict[str, object], backend: Backend, moment: float, passed: float
-) -> None:
-    deadlines = Deadlines(stale_after=TERM)
-    deadlines.follow("a", None, backend, moment=moment)
-    moved = msgspec.structs.replace(backend, **change)
-    deadlines.follow("a", backend, moved, moment=moment + passed)
-    assert not deadlines.is_over("a", moment=moment + passed + TERM - 0.5)
-    assert deadlines.is_over("a", moment=moment + passed + TERM)
-
-
-@given(sts.backends(name="a", pings=True, is_active=True), moments)
-def test_whoever_is_gone_or_inactive_is_watched_no_more(backend: Backend, moment: float) -> None:
-    inactive = msgspec.structs.replace(backend, is_active=False)
-    for after in (None, inactive):
-        deadlines = Deadlines(stale_after=TERM)
-        deadlines.follow("a", None, backend, moment=moment)
-        deadlines.follow("a", backend, after, moment=moment)
-        assert not deadlines.is_over("a", moment=moment + 10**9)
-        deadlines.follow("a", after, backend, moment=moment + 30)
-        assert not deadlines.is_over("a", moment=moment + 30 + TERM - 0.5)
-        assert deadlines.is_over("a", moment=moment + 30 + TERM)
-
-
-@given(moments, pauses, pauses)
-def test_a_pause_never_shortens_a_term_nor_makes_it_longer_than_a_full_one(
-    moment: float, passed: float, pause: float
-) -> None:
-    deadlines = Deadlines(stale_after=TERM)
-    deadlines.renew("a", moment=moment)
-    now = moment + passed
-    deadlines.postpone(pause, moment=now)
-    expected = min(moment + TERM + pause, now + TERM)
-    assert expected >= moment + TERM
-    assert not deadlines.is_over("a", moment=expected - 0.5)
-    assert deadlines.is_over("a", moment=expected)
-
-
-@dataclass
-class Heard:
-    """What the naive model keeps of one backend: when it was heard, and the pauses since."""
-
-    moment: float
-    paused: float = 0.0
-
-
-class DeadlinesMachine(RuleBasedStateMachine):
-    """Any history of three names, against one list of what was heard when."""
-
-    @initialize()
-    def start(self) -> None:
-        self.deadlines = Deadlines(stale_after=TERM)
-        self.now = 0.0
-        self.meant: dict[str, Backend] = {}
-        self.heard: dict[str, Heard] = {}
-
-    @rule(seconds=st.integers(0, 40))
-    def wait(self, seconds: int) -> None:
-        self.now += seconds
-
-    @rule(seconds=st.integers(0, 100))
-    def pause(self, seconds: int) -> None:
-        self.now += seconds
-        self.deadlines.postpone(seconds, moment=self.now)
-        for heard in self.heard.values():
-            # Of a pause counts only what leaves no more than a full term from now on.
-            heard.paused = min(heard.paused + seconds, self.now - heard.moment)
-
-    @rule(backend=sts.backends())
-    def publish(self, backend: Backend) -> None:
-        name = backend.name
-        before = self.meant.get(name)
-        self.deadlines.follow(name, before, backend, moment=self.now)
-        self.meant[name] = backend
-        if not backend.is_active or backend.last_seen is None:
-            self.heard.pop(name, None)
-        elif before is None or name not in self.heard or before.address != backend.address:
-            self.heard[name] = Heard(self.now)
-
-    @rule(name=sts.names())
-    def remove(self, name: str) -> None:
-        self.deadlines.follow(name, self.meant.pop(name, None), None, moment=self.now)
-        self.heard.pop(name, None)
-
-    @rule(name=sts.names())
-    def ping(self, name: str) -> None:
-        if name in self.meant:
-            self.deadlines.renew(name, moment=self.now)
-            self.heard[name] = Heard(self.now)
-
-    @invariant()
-    def the_silent_are_those_of_the_model(self) -> None:
-        if not hasattr(self, "heard"):
-            return
-        for later in (0.0, 1.0, TERM - 1, TERM):
-            silent = {
-                name
-                for name, heard in self.heard.items()
-                if self.now + later - heard.moment - heard.paused >= TERM
-            }
-            assert set(self.deadlines.over(moment=self.now + later)) == silent
-            over = {n for n in sts.NAMES if self.deadlines.is_over(n, moment=self.now + later)}
-            assert over == silent
-
-
-TestDeadlines = pytest.mark.slow(DeadlinesMachine.TestCase)
+def test_nothing_known_is_nothing_to_keep() -> None:
+    assert durable(None) is None

@@ -83,8 +83,8 @@ MAY_IMPORT: dict[str, str] = {
     "sweeper": "service core.errors",
     "service": (
         "bell config_file group_commit store core.catalog core.claims core.commands"
-        " core.declarations core.draft core.errors core.events core.feed core.health core.model"
-        " core.reconciliation"
+        " core.declarations core.draft core.errors core.events core.feed core.model"
+        " core.reconciliation core.silence"
     ),
     "group_commit": "store core.catalog core.claims core.draft core.errors core.feed",
     "config_file": "blocking core.declarations core.errors",
@@ -122,7 +122,14 @@ MAY_IMPORT: dict[str, str] = {
     "core.declarations": "core.errors core.model",
     "core.commands": "core.errors core.model",
     "core.merge": "core.model",
+    "core.vitals": (
+        "core.damping core.errors core.health core.model core.reports core.silence core.suspicion"
+    ),
     "core.health": "core.model",
+    "core.reports": "",
+    "core.damping": "",
+    "core.suspicion": "",
+    "core.silence": "core.model",
     "core.model": "",
     "core.errors": "",
     "_version": "",

@@ -1,60 +1,111 @@
-"""Who is silent for too long.
+"""Who is alive: what each piece of evidence makes of a backend.
 
-A backend can go stale once it has pinged; each sign of life gives it a full term again.
-Moments are seconds of a monotonic clock that the caller reads: a jump of the wall clock makes
-nobody stale, and neither does a pause of the whole process, which `postpone` gives back.
+Theory of operation. A backend is in one of six states; `unknown` and `up` are active, the others
+inactive. Evidence of life is a ping or an answered probe, and each speaks for a backend until it
+lapses: pings by silence, probes by failing several times in a row. `vitals` weighs what comes in
+and boils it down to a sign; this table says what the sign makes of the state. Two states are not
+left by a ping alone or by failing probes: an address that leads to another hub has to be mended
+first, and a goodbye is more than a failure.
 
-Source: design, "Health".
+Source: design, "Health"; README, "Health".
 """
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from plexus_registry.core.model import ACTIVE_STATES, Backend, Health, State
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from plexus_registry.core.model import Backend
+    from collections.abc import Mapping
 
 
-class Deadlines:
-    """Until when each pinging backend must give its next sign of life."""
+class Sign(StrEnum):
+    """What the evidence says, all kinds of it taken together."""
 
-    def __init__(self, *, stale_after: float) -> None:
-        self._stale_after = stale_after
-        self._deadlines: dict[str, float] = {}
+    PING = "a ping"
+    ANSWER = "a probe is answered with the right name"
+    OTHER_NAME = "a probe is answered with another name"
+    NO_ANSWER = "probes in a row fail, and no ping speaks for it"
+    SILENCE = "no ping in time, and no probe speaks for it"
+    GOODBYE = "`deregister`"
+    FAREWELL = "the first probe after an early goodbye fails"
+    NO_CHECK = "it cannot be probed"
 
-    def renew(self, name: str, *, moment: float) -> None:
-        """Give a backend a full term from a moment on."""
-        self._deadlines[name] = moment + self._stale_after
 
-    def follow(
-        self, name: str, before: Backend | None, after: Backend | None, *, moment: float
-    ) -> None:
-        """Take note of what a name means now; a backend that is new to the name gets a full term.
+RULES: dict[Sign, dict[State, State]] = {
+    Sign.PING: {
+        State.UNKNOWN: State.UP,
+        State.DOWN: State.UP,
+        State.DEREGISTERED: State.UP,
+        State.STALE: State.UP,
+    },
+    Sign.ANSWER: dict.fromkeys(State, State.UP),
+    Sign.OTHER_NAME: dict.fromkeys(State, State.WRONG_HUB),
+    Sign.NO_ANSWER: {
+        State.UNKNOWN: State.DOWN,
+        State.UP: State.DOWN,
+        State.WRONG_HUB: State.DOWN,
+    },
+    Sign.SILENCE: {State.UNKNOWN: State.STALE, State.UP: State.STALE},
+    Sign.GOODBYE: dict.fromkeys(State, State.DEREGISTERED),
+    Sign.FAREWELL: {State.UP: State.DEREGISTERED},
+    Sign.NO_CHECK: {State.DOWN: State.UNKNOWN, State.WRONG_HUB: State.UNKNOWN},
+}
+"""What a sign makes of a state; a state that is not named stays as it is."""
 
-        Args:
-            name: The name.
-            before: The effective backend that it meant so far, if any.
-            after: The effective backend that it means now, if any.
-            moment: Now.
-        """
-        if after is None or not after.is_active or not after.pings:
-            self._deadlines.pop(name, None)
-        elif name not in self._deadlines or before is None or before.address != after.address:
-            self.renew(name, moment=moment)
 
-    def postpone(self, seconds: float, *, moment: float) -> None:
-        """Give back a pause in which nobody could be heard; no term gets longer than a full one."""
-        latest = moment + self._stale_after
-        for name, deadline in self._deadlines.items():
-            self._deadlines[name] = min(deadline + seconds, latest)
+def judged(
+    backend: Backend,
+    sign: Sign | None,
+    *,
+    now: int,
+    reason: str | None = None,
+    seen: Mapping[str, object] | None = None,
+) -> Backend:
+    """Say how a backend is after a sign.
 
-    def is_over(self, name: str, *, moment: float) -> bool:
-        """Whether a backend's term is over."""
-        deadline = self._deadlines.get(name)
-        return deadline is not None and deadline <= moment
+    Args:
+        backend: As it was so far.
+        sign: What the evidence says; None where it decides nothing.
+        now: Unix seconds.
+        reason: Why, where the sign has a reason.
+        seen: Members of `Health` that are known anew, by name.
 
-    def over(self, *, moment: float) -> Iterator[str]:
-        """Name the backends whose term is over."""
-        return (name for name, deadline in self._deadlines.items() if deadline <= moment)
+    Returns:
+        The backend, with `is_active` and `health` as they are now.
+    """
+    former = backend.health
+    before = backend.state
+    state = before if sign is None else RULES[sign].get(before, before)
+    if former is None:
+        former = Health(state=before, since=backend.updated_at, failures=0)
+    health = msgspec.structs.replace(former, reason=reason, **(seen or {}))
+    if state is not before or backend.health is None:
+        health = msgspec.structs.replace(health, state=state, since=now)
+    return msgspec.structs.replace(backend, is_active=state in ACTIVE_STATES, health=health)
+
+
+def durable(health: Health | None) -> Health | None:
+    """Give what of it outlives the process: the state, not the last probe."""
+    if health is None:
+        return None
+    return msgspec.structs.replace(health, last_probe=None, latency_ms=None, failures=0)
+
+
+def differs(before: Backend, after: Backend) -> bool:
+    """Whether a backend differs in more than what the last probe brought.
+
+    Only then it is worth a write and an event.
+    """
+    return _lasting(before) != _lasting(after)
+
+
+def _lasting(backend: Backend) -> tuple[object, ...]:
+    health = backend.health
+    if health is None:
+        return (backend.is_active, backend.version, None)
+    return (backend.is_active, backend.version, health.state, health.since, health.schema_hash)

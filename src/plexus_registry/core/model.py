@@ -46,11 +46,49 @@ MANUAL_LAYERS = frozenset({Layer.RUNTIME, Layer.DATABASE})
 """What calls wrote, in this run or an earlier one; only here can a name be stated deleted."""
 
 
+class State(StrEnum):
+    """How a backend is, by all that is known of it. Source: core/health.py, `RULES`."""
+
+    UNKNOWN = "unknown"
+    UP = "up"
+    DOWN = "down"
+    WRONG_HUB = "wrong_hub"
+    DEREGISTERED = "deregistered"
+    STALE = "stale"
+
+
+ACTIVE_STATES = frozenset({State.UNKNOWN, State.UP})
+"""Who is not known to be away is taken to be there."""
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """What is known of a backend's life.
+
+    Attributes:
+        state: How it is.
+        since: Since when, in Unix seconds.
+        last_probe: When it was last asked, in Unix seconds; forgotten at a restart.
+        latency_ms: How long its last answer took, in milliseconds.
+        failures: How many probes in a row failed up to now.
+        schema_hash: The hash of what it offers, where it said one.
+        reason: Why it is in this state, or what went wrong last.
+    """
+
+    state: State
+    since: int
+    last_probe: int | None = None
+    latency_ms: float | None = None
+    failures: int
+    schema_hash: str | None = None
+    reason: str | None = None
+
+
 class Backend(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A Plexus hub that can be connected to, with the members and order of the wire format.
 
-    Times are Unix seconds. `metadata` is JSON text. Values are checked where they come in
-    (see `FIELDS`), not here: a database that the original wrote may hold anything.
+    Times are Unix seconds. `metadata` is JSON text. `health` is None until anything is known.
+    Values are checked where they come in (see `FIELDS`), not here: a database that the original
+    wrote may hold anything.
 
     Source: wire protocol, section 6, BackendInfo.
     """
@@ -70,6 +108,7 @@ class Backend(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
     last_seen: int | None = None
     created_at: int
     updated_at: int
+    health: Health | None = None
 
     @property
     def url(self) -> str:
@@ -86,6 +125,15 @@ class Backend(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
     def pings(self) -> bool:
         """Whether it has ever pinged: only such a backend can go stale."""
         return self.last_seen is not None
+
+    @property
+    def state(self) -> State:
+        """How it is, also where an older version noted no more than whether it is active."""
+        if self.health is not None:
+            return self.health.state
+        if self.is_active:
+            return State.UNKNOWN
+        return State.STALE if self.pings else State.DEREGISTERED
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -18,7 +18,7 @@ from msgspec import inspect
 
 from plexus_registry.core.events import EVENTS, Failed
 from plexus_registry.core.methods import METHODS, NAMESPACE, Method
-from plexus_registry.core.model import FIELDS, Backend, Source
+from plexus_registry.core.model import FIELDS, Backend, Health, Source, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -252,6 +252,8 @@ def _returns() -> Schema:
                     for source in Source
                 ]
             },
+            "BackendHealth": _struct(Health),
+            "BackendState": {"type": "string", "enum": list(State)},
         },
     }
 
@@ -286,6 +288,14 @@ def _field(field: inspect.Field) -> Schema:
     return _type(field.type)
 
 
+_DEFINED: Mapping[type, str] = {
+    Backend: "BackendInfo",
+    Source: "BackendSource",
+    Health: "BackendHealth",
+    State: "BackendState",
+}
+
+
 def _type(kind: inspect.Type) -> Schema:
     match kind:
         case inspect.StrType():
@@ -294,10 +304,10 @@ def _type(kind: inspect.Type) -> Schema:
             return {"type": "boolean"}
         case inspect.IntType():
             return {"type": "integer", "format": "int64"}
-        case inspect.EnumType():
-            return {"$ref": "#/$defs/BackendSource"}
-        case inspect.StructType():
-            return {"$ref": "#/$defs/BackendInfo"}
+        case inspect.FloatType():
+            return {"type": "number"}
+        case inspect.EnumType(cls=cls) | inspect.StructType(cls=cls):
+            return {"$ref": f"#/$defs/{_DEFINED[cls]}"}
         case inspect.VarTupleType(item_type=item):
             return {"type": "array", "items": _type(item)}
         case inspect.UnionType(types=types):

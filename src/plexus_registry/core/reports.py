@@ -1,0 +1,62 @@
+"""What a probe found out, step by step, and what it comes to."""
+
+from __future__ import annotations
+
+import msgspec
+
+STEPS = ("resolve", "connect", "upgrade", "_info", "name")
+"""The steps of a probe; each needs the one before it."""
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One step of a probe.
+
+    Attributes:
+        step: Which; one of `STEPS`.
+        ok: Whether it went well.
+        ms: How long it took, in milliseconds.
+        detail: What came out, or what failed.
+    """
+
+    step: str
+    ok: bool
+    ms: float
+    detail: str
+
+
+class Answered(msgspec.Struct, frozen=True, kw_only=True):
+    """A hub answered.
+
+    Attributes:
+        name: What it calls itself.
+        latency_ms: How long the whole probe took, in milliseconds.
+        version: Its version, where it says one.
+        schema_hash: The hash of what it offers, where it says one.
+    """
+
+    name: str
+    latency_ms: float
+    version: str | None = None
+    schema_hash: str | None = None
+
+
+class Unanswered(msgspec.Struct, frozen=True, kw_only=True):
+    """No hub answered in time; `reason` says at which step, and why."""
+
+    reason: str
+
+
+class Unchecked(msgspec.Struct, frozen=True, kw_only=True):
+    """The backend may not be asked, or does not let itself be asked; `reason` says why."""
+
+    reason: str
+
+
+Outcome = Answered | Unanswered | Unchecked
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """All that one probe found out."""
+
+    steps: tuple[Step, ...]
+    outcome: Outcome

@@ -1,0 +1,269 @@
+"""All that is remembered of the backends' lives, and what new evidence makes of them.
+
+Theory of operation. What outlives the process is in the backend's `health`; here is the rest: until
+when pings speak for a backend, what its last probes showed, how often it fell. A result of a
+probe is weighed against that and becomes a sign, and the sign changes the state (`health`).
+Weighing is level-triggered: a sign that could not be saved is given again at the next probe.
+Moments are seconds of a monotonic clock, `now` is in Unix seconds.
+
+Source: design, "Health"; README, "Health".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, assert_never
+
+import msgspec
+
+from plexus_registry.core.damping import Damping
+from plexus_registry.core.errors import shown
+from plexus_registry.core.health import Sign, judged
+from plexus_registry.core.model import Backend, State
+from plexus_registry.core.reports import Answered, Outcome, Unanswered, Unchecked
+from plexus_registry.core.silence import Deadlines
+from plexus_registry.core.suspicion import Suspicion
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_SHAKEN = frozenset({State.DOWN, State.WRONG_HUB})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """When evidence lapses.
+
+    Attributes:
+        stale_after: Seconds of silence after which pings speak for a backend no more.
+        probe_interval: Seconds between two probes of one backend; 0 where none is probed.
+        probe_failures: How many probes in a row must fail until probes speak for it no more.
+    """
+
+    stale_after: float = 60.0
+    probe_interval: float = 0.0
+    probe_failures: int = 3
+
+    @property
+    def probes(self) -> bool:
+        """Whether backends are probed at all."""
+        return self.probe_interval > 0
+
+
+class _Probes:
+    """What the probes of one address showed so far.
+
+    Attributes:
+        applies: Whether it can be probed.
+        failures: How many in a row failed.
+        has_lapsed: Whether so many failed that probes speak for it no more.
+        is_doubted: Whether it said goodbye and answered all the same, a moment ago.
+        damping: How often it fell.
+    """
+
+    __slots__ = ("applies", "damping", "failures", "has_lapsed", "is_doubted")
+
+    def __init__(self) -> None:
+        self.damping = Damping()
+        self.start_over()
+
+    def start_over(self) -> None:
+        """Take it for one that was not probed yet, but for its falls."""
+        self.applies = True
+        self.failures = 0
+        self.has_lapsed = False
+        self.is_doubted = False
+
+
+class Vitals:
+    """The memory of everybody's health, in one run of the registry."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self._deadlines = Deadlines(stale_after=policy.stale_after)
+        self._suspicion = Suspicion(round_seconds=policy.probe_interval)
+        self._probes: dict[str, _Probes] = {}
+
+    @property
+    def is_suspicious(self) -> bool:
+        """Whether so many fail that the registry suspects its own network."""
+        return self._suspicion.is_raised
+
+    # What names mean.
+
+    def follow(
+        self, name: str, before: Backend | None, after: Backend | None, *, moment: float
+    ) -> bool:
+        """Take note of what a name means now, after a commit.
+
+        Returns:
+            Whether it should be probed at once: it is new, elsewhere, revived, or said goodbye.
+        """
+        self._deadlines.follow(name, before, after, moment=moment)
+        if not self.policy.probes:
+            return False
+        if after is None or before is None or before.address != after.address:
+            self._probes.pop(name, None)
+            self._suspicion.count(name, is_up=False, fails=False, moment=moment)
+            return after is not None
+        said_goodbye = after.state is State.DEREGISTERED is not before.state
+        probes = self._probes.setdefault(name, _Probes())
+        if after.health is None:
+            probes.start_over()
+        probes.is_doubted = probes.is_doubted or said_goodbye
+        if after.state is State.UP:
+            probes.damping.rose(moment)
+        elif after.state in _SHAKEN and before.state is State.UP:
+            probes.damping.fell(moment)
+        self._count(after, probes, moment=moment)
+        return after.health is None or said_goodbye
+
+    def forgive(self, pause: float, *, moment: float) -> None:
+        """Give everyone back the seconds in which this process did not run.
+
+        What probes showed before is void: a fresh round begins before anyone is judged.
+        """
+        self._deadlines.postpone(pause, moment=moment)
+        self._suspicion.start_over()
+        for probes in self._probes.values():
+            if not probes.has_lapsed:
+                probes.failures = 0
+
+    def _count(self, backend: Backend, probes: _Probes, *, moment: float) -> None:
+        is_up = backend.state is State.UP and probes.applies and not probes.has_lapsed
+        self._suspicion.count(backend.name, is_up=is_up, fails=probes.failures > 0, moment=moment)
+
+    # Pings.
+
+    def renew(self, name: str, *, moment: float) -> None:
+        """Take note of a ping."""
+        self._deadlines.renew(name, moment=moment)
+        probes = self._probes.get(name)
+        if probes is not None:
+            probes.is_doubted = False
+
+    def silent(self, *, moment: float) -> Iterator[str]:
+        """Name the backends that no ping speaks for any more, and no probe either."""
+        return (name for name in self._deadlines.over(moment=moment) if not self._answers(name))
+
+    def after_silence(self, backend: Backend, *, now: int, moment: float) -> Backend:
+        """Say how a backend is that may be silent too long; a ping may have come meanwhile."""
+        name = backend.name
+        if not self._deadlines.is_over(name, moment=moment) or self._answers(name):
+            return backend
+        probes = self._probes.get(name)
+        reason = f"no ping for {self.policy.stale_after:g} s"
+        if probes is not None and probes.has_lapsed:
+            reason = f"{reason}, and {probes.failures} probes in a row failed"
+            return judged(backend, Sign.NO_ANSWER, now=now, reason=reason)
+        return judged(backend, Sign.SILENCE, now=now, reason=reason)
+
+    def _answers(self, name: str) -> bool:
+        """Whether probes speak for a backend: they do until enough of them failed."""
+        probes = self._probes.get(name)
+        if probes is None:
+            return self.policy.probes
+        return probes.applies and not probes.has_lapsed
+
+    # Probes.
+
+    def is_doubted(self, name: str) -> bool:
+        """Whether a backend said goodbye and answered all the same, a moment ago."""
+        probes = self._probes.get(name)
+        return probes is not None and probes.is_doubted
+
+    def note_probe(self, backend: Backend, outcome: Outcome, *, moment: float) -> None:
+        """Take note of what a probe found; `after_probe` says what follows from it."""
+        name = backend.name
+        probes = self._probes.setdefault(name, _Probes())
+        probes.applies = not isinstance(outcome, Unchecked)
+        if isinstance(outcome, Unanswered):
+            probes.failures += 1
+            self._count(backend, probes, moment=moment)
+            if probes.failures >= self.policy.probe_failures and not probes.has_lapsed:
+                probes.has_lapsed = self._suspicion.may_mark(name, moment=moment)
+        else:
+            probes.failures = 0
+            probes.has_lapsed = False
+        if isinstance(outcome, Answered) and is_answer_of(backend, outcome):
+            probes.damping.answered(moment)
+            # The first answer after a goodbye may come from a hub that is about to stop.
+            probes.is_doubted = probes.is_doubted and backend.state is not State.UP
+        else:
+            probes.damping.missed()
+        self._count(backend, probes, moment=moment)
+
+    def after_probe(
+        self, backend: Backend, outcome: Outcome, *, now: int, moment: float
+    ) -> Backend:
+        """Say how a backend is after a probe that was noted.
+
+        Args:
+            backend: As it was so far.
+            outcome: What the probe found.
+            now: Unix seconds.
+            moment: Seconds of the monotonic clock.
+        """
+        probes = self._probes.get(backend.name)
+        if probes is None:  # it moved since
+            return backend
+        match outcome:
+            case Answered():
+                return _after_answer(probes, backend, outcome, now=now, moment=moment)
+            case Unanswered():
+                pings = self._deadlines.holds(backend.name, moment=moment)
+                return _after_failure(probes, backend, outcome, now=now, pings=pings)
+            case Unchecked(reason=reason):
+                return judged(
+                    backend,
+                    Sign.NO_CHECK,
+                    now=now,
+                    reason=reason,
+                    seen={"last_probe": now, "failures": 0},
+                )
+            case _:
+                assert_never(outcome)
+
+
+def is_answer_of(backend: Backend, answer: Answered) -> bool:
+    """Whether the hub that answered is the one that a backend stands for.
+
+    Clients look for a hub of the backend's own name. A registration that states another
+    namespace is taken at its word, too.
+    """
+    return answer.name in (backend.name, backend.namespace)
+
+
+def _after_answer(
+    probes: _Probes, backend: Backend, outcome: Answered, *, now: int, moment: float
+) -> Backend:
+    seen: dict[str, object] = {"last_probe": now, "latency_ms": outcome.latency_ms, "failures": 0}
+    if not is_answer_of(backend, outcome):
+        reason = f"it answers as {shown(outcome.name)}, not as {shown(backend.name)}"
+        return judged(backend, Sign.OTHER_NAME, now=now, reason=reason, seen=seen)
+    if backend.state in _SHAKEN and (wait := probes.damping.wait(moment)) > 0:
+        reason = (
+            f"it answers again, but fell {probes.damping.falls} times lately:"
+            f" it is held down for {wait:.0f} s more"
+        )
+        return judged(backend, None, now=now, reason=reason, seen=seen)
+    if outcome.schema_hash is not None:
+        seen["schema_hash"] = outcome.schema_hash
+    if outcome.version is not None:
+        backend = msgspec.structs.replace(backend, version=outcome.version)
+    return judged(backend, Sign.ANSWER, now=now, seen=seen)
+
+
+def _after_failure(
+    probes: _Probes, backend: Backend, outcome: Unanswered, *, now: int, pings: bool
+) -> Backend:
+    sign, reason = None, outcome.reason
+    seen = {"last_probe": now, "failures": probes.failures}
+    if probes.is_doubted:
+        sign = Sign.FAREWELL
+        reason = f"it said goodbye, and is gone: {reason}"
+    elif probes.has_lapsed and not pings:
+        sign = Sign.NO_ANSWER
+        if probes.failures > 1:
+            reason = f"{probes.failures} probes in a row failed, the last one: {reason}"
+    return judged(backend, sign, now=now, reason=reason, seen=seen)

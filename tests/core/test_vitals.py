@@ -1,0 +1,432 @@
+"""Evidence weighed: pings, probes, goodbyes, pauses, and the guards against false alarms."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from plexus_registry.core.damping import FIRST
+from plexus_registry.core.health import Sign, judged
+from plexus_registry.core.model import Backend, Source, State
+from plexus_registry.core.reports import Answered, Outcome, Unanswered, Unchecked
+from plexus_registry.core.suspicion import ROUNDS
+from plexus_registry.core.vitals import Policy, Vitals, is_answer_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+INTERVAL = 15.0
+FAILURES = 3
+POLICY = Policy(stale_after=60.0, probe_interval=INTERVAL, probe_failures=FAILURES)
+REFUSED = Unanswered(reason="connect: connection refused")
+FORBIDDEN = Unchecked(reason="not in the networks")
+
+
+def answer(name: str, **more: str) -> Answered:
+    return Answered(name=name, latency_ms=1.5, **more)
+
+
+def backend_of(name: str, host: str = "h") -> Backend:
+    return Backend(
+        id="1",
+        name=name,
+        host=host,
+        port=1,
+        protocol="ws",
+        source=Source.MANUAL,
+        is_active=True,
+        registered_at=0,
+        created_at=0,
+        updated_at=0,
+    )
+
+
+class Ward:
+    """Some backends and their vitals, as the registry keeps them."""
+
+    def __init__(self, *names: str, policy: Policy = POLICY) -> None:
+        self.vitals = Vitals(policy)
+        self.backends: dict[str, Backend] = {}
+        self.moment = 0.0
+        for name in names:
+            self.publish(name, backend_of(name))
+
+    @property
+    def now(self) -> int:
+        return int(self.moment)
+
+    def publish(self, name: str, after: Backend | None) -> bool:
+        before = self.backends.pop(name, None)
+        if after is not None:
+            self.backends[name] = after
+        return self.vitals.follow(name, before, after, moment=self.moment)
+
+    def state(self, name: str = "a") -> State:
+        return self.backends[name].state
+
+    def reason(self, name: str = "a") -> str | None:
+        health = self.backends[name].health
+        return None if health is None else health.reason
+
+    def probe(self, name: str, outcome: Outcome) -> None:
+        backend = self.backends[name]
+        self.vitals.note_probe(backend, outcome, moment=self.moment)
+        self.publish(
+            name, self.vitals.after_probe(backend, outcome, now=self.now, moment=self.moment)
+        )
+
+    def rounds(self, outcomes: Sequence[Outcome], *names: str) -> None:
+        for outcome in outcomes:
+            for name in names or ("a",):
+                self.probe(name, outcome)
+            self.moment += INTERVAL
+
+    def ping(self, name: str = "a") -> None:
+        pinged = judged(self.backends[name], Sign.PING, now=self.now)
+        self.publish(name, msgspec.structs.replace(pinged, last_seen=self.now))
+        self.vitals.renew(name, moment=self.moment)
+
+    def goodbye(self, name: str = "a") -> bool:
+        return self.publish(name, judged(self.backends[name], Sign.GOODBYE, now=self.now))
+
+    def sweep(self) -> None:
+        for name in list(self.vitals.silent(moment=self.moment)):
+            after = self.vitals.after_silence(self.backends[name], now=self.now, moment=self.moment)
+            self.publish(name, after)
+
+
+def test_three_failures_in_a_row_take_it_down_and_one_answer_brings_it_back() -> None:
+    ward = Ward("a")
+    ward.probe("a", answer("a"))
+    ward.rounds([REFUSED, REFUSED, answer("a"), REFUSED, REFUSED])
+    assert ward.state() is State.UP
+    ward.probe("a", REFUSED)
+    assert ward.state() is State.DOWN
+    assert ward.reason() == "3 probes in a row failed, the last one: connect: connection refused"
+    ward.probe("a", answer("a", version="2", schema_hash="0f1e2d3c4b5a6978"))
+    assert ward.state() is State.UP
+    health = ward.backends["a"].health
+    assert health is not None
+    assert (health.failures, health.reason, health.latency_ms) == (0, None, 1.5)
+    assert health.schema_hash == "0f1e2d3c4b5a6978"
+    assert ward.backends["a"].version == "2"
+
+
+def test_it_stays_unknown_until_enough_probes_failed() -> None:
+    ward = Ward("a")
+    ward.rounds([REFUSED, REFUSED])
+    assert ward.state() is State.UNKNOWN
+    assert ward.reason() == "connect: connection refused"
+    ward.probe("a", REFUSED)
+    assert ward.state() is State.DOWN
+
+
+def test_pings_in_time_keep_up_who_cannot_be_reached() -> None:
+    ward = Ward("a")
+    for _ in range(10):
+        ward.ping()
+        ward.rounds([REFUSED] * 3)
+        ward.sweep()
+        assert ward.state() is State.UP
+    ward.moment += 60
+    ward.sweep()
+    assert ward.state() is State.DOWN
+    assert ward.reason() == "no ping for 60 s, and 30 probes in a row failed"
+
+
+def test_probes_keep_up_who_stopped_to_ping() -> None:
+    ward = Ward("a")
+    ward.ping()
+    for _ in range(10):
+        ward.rounds([answer("a")])
+        ward.sweep()
+        assert ward.state() is State.UP
+    ward.rounds([REFUSED] * 3)
+    assert ward.state() is State.DOWN
+
+
+def test_without_probes_silence_makes_stale() -> None:
+    ward = Ward("a", "b", policy=Policy())
+    ward.ping()
+    ward.moment += 61
+    ward.sweep()
+    assert ward.state("a") is State.STALE
+    assert ward.state("b") is State.UNKNOWN
+
+
+def test_who_must_not_be_probed_lives_by_its_pings() -> None:
+    ward = Ward("a")
+    ward.ping()
+    ward.probe("a", FORBIDDEN)
+    ward.sweep()
+    assert ward.state() is State.UP
+    ward.moment += 61
+    ward.sweep()
+    assert ward.state() is State.STALE
+
+
+def test_who_cannot_be_checked_any_more_is_not_held_down_for_ever() -> None:
+    ward = Ward("a")
+    ward.rounds([REFUSED] * 3)
+    ward.probe("a", FORBIDDEN)
+    assert ward.state() is State.UNKNOWN
+    assert ward.reason() == "not in the networks"
+
+
+def test_another_name_makes_it_inactive_at_once_and_pings_do_not_help() -> None:
+    ward = Ward("a")
+    ward.probe("a", answer("b\x1b[31m"))
+    assert ward.state() is State.WRONG_HUB
+    assert ward.reason() == 'it answers as "b\\u001b[31m", not as "a"'
+    ward.ping()
+    assert ward.state() is State.WRONG_HUB
+    ward.probe("a", answer("a"))
+    assert ward.state() is State.UP
+
+
+def test_the_namespace_that_was_registered_is_right_too() -> None:
+    backend = msgspec.structs.replace(backend_of("a"), namespace="substrate")
+    assert is_answer_of(backend, answer("substrate"))
+    assert is_answer_of(backend, answer("a"))
+    assert not is_answer_of(backend, answer("b"))
+    assert not is_answer_of(backend_of("a"), answer("substrate"))
+
+
+def test_a_goodbye_is_checked_at_once_and_a_hub_that_answers_comes_back() -> None:
+    ward = Ward("a")
+    ward.probe("a", answer("a"))
+    assert ward.goodbye()
+    assert ward.state() is State.DEREGISTERED
+    assert not ward.goodbye(), "nothing new"
+    ward.probe("a", answer("a"))
+    assert ward.state() is State.UP
+    assert ward.vitals.is_doubted("a")
+
+
+def test_a_hub_that_answers_while_it_stops_is_gone_at_the_next_failure() -> None:
+    ward = Ward("a")
+    ward.goodbye()
+    ward.probe("a", answer("a"))
+    ward.probe("a", REFUSED)
+    assert ward.state() is State.DEREGISTERED
+    assert ward.reason() == "it said goodbye, and is gone: connect: connection refused"
+
+
+@pytest.mark.parametrize("sign", ["answer", "ping", "registration"])
+def test_what_ends_the_doubt(sign: str) -> None:
+    ward = Ward("a")
+    ward.goodbye()
+    if sign == "registration":
+        assert ward.publish("a", backend_of("a")), "it is probed at once"
+    ward.probe("a", answer("a"))
+    if sign == "answer":
+        ward.probe("a", answer("a"))
+    if sign == "ping":
+        ward.ping()
+    ward.probe("a", REFUSED)
+    assert ward.state() is State.UP
+
+
+def test_failures_leave_a_goodbye_a_goodbye() -> None:
+    ward = Ward("a")
+    ward.goodbye()
+    ward.rounds([REFUSED] * 5)
+    assert ward.state() is State.DEREGISTERED
+
+
+def test_a_new_address_starts_from_nothing() -> None:
+    ward = Ward("a")
+    ward.rounds([REFUSED] * 2)
+    assert ward.publish("a", backend_of("a", host="elsewhere"))
+    ward.rounds([REFUSED] * 2)
+    assert ward.state() is State.UNKNOWN
+
+
+def test_who_is_gone_is_forgotten() -> None:
+    ward = Ward("a")
+    ward.rounds([REFUSED] * 2)
+    gone = ward.backends["a"]
+    assert not ward.publish("a", None)
+    assert ward.vitals.after_probe(gone, REFUSED, now=0, moment=0) is gone
+
+
+def test_after_a_pause_a_fresh_round_begins() -> None:
+    ward = Ward("a")
+    ward.probe("a", answer("a"))
+    ward.rounds([REFUSED] * 2)
+    ward.vitals.forgive(100, moment=ward.moment)
+    ward.rounds([REFUSED] * 2)
+    assert ward.state() is State.UP
+    ward.probe("a", REFUSED)
+    assert ward.state() is State.DOWN
+
+
+def test_a_backend_that_comes_and_goes_is_held_down_longer_and_longer() -> None:
+    ward = Ward("a")
+    for _ in range(2):
+        ward.probe("a", answer("a"))
+        assert ward.state() is State.UP, "the first falls cost nothing"
+        ward.rounds([REFUSED] * 3)
+    ward.probe("a", answer("a"))
+    ward.rounds([REFUSED] * 3)
+    ward.probe("a", answer("a"))
+    assert ward.state() is State.DOWN
+    assert ward.reason() == (
+        "it answers again, but fell 3 times lately: it is held down for 15 s more"
+    )
+    ward.moment += FIRST
+    ward.probe("a", answer("a"))
+    assert ward.state() is State.UP
+
+
+def test_when_most_fail_at_once_nobody_is_marked_for_five_rounds() -> None:
+    names = [f"hub{index}" for index in range(10)]
+    ward = Ward(*names)
+    for name in names:
+        ward.probe(name, answer(name))
+    ward.moment += INTERVAL
+    ward.rounds([REFUSED] * ROUNDS, *names)
+    assert ward.vitals.is_suspicious
+    assert {ward.state(name) for name in names} == {State.UP}
+    ward.rounds([REFUSED], *names)
+    assert [ward.state(name) for name in names].count(State.DOWN) == 3
+    ward.rounds([REFUSED] * 3, *names)
+    assert {ward.state(name) for name in names} == {State.DOWN}
+    assert not ward.vitals.is_suspicious
+
+
+def test_without_the_guard_they_would_be_down_after_three() -> None:
+    """What the guard is good for: two that fail are no reason for it."""
+    ward = Ward("a", "b")
+    for name in ("a", "b"):
+        ward.probe(name, answer(name))
+    ward.rounds([REFUSED] * 3, "a", "b")
+    assert ward.state("a") is ward.state("b") is State.DOWN
+
+
+def test_when_the_network_is_back_nobody_was_ever_away() -> None:
+    names = [f"hub{index}" for index in range(5)]
+    ward = Ward(*names)
+    for name in names:
+        ward.probe(name, answer(name))
+    ward.rounds([REFUSED] * 4, *names)
+    for name in names:
+        ward.probe(name, answer(name))
+    assert not ward.vitals.is_suspicious
+    assert {ward.state(name) for name in names} == {State.UP}
+
+
+@given(st.lists(st.sampled_from(["sweep", "wait", "pause"])))
+def test_who_is_under_no_check_is_active_for_ever(history: list[str]) -> None:
+    ward = Ward("a", policy=Policy())
+    for step in history:
+        ward.moment += 0 if step == "sweep" else 1000
+        if step == "pause":
+            ward.vitals.forgive(1000, moment=ward.moment)
+        ward.sweep()
+        assert ward.backends["a"].is_active
+
+
+class VitalsMachine(RuleBasedStateMachine):
+    """Any history of two backends (too few for the guard), against the rule in plain words."""
+
+    @initialize()
+    def start(self) -> None:
+        self.ward = Ward("a", "b")
+        self.failures = dict.fromkeys("ab", 0)
+        self.pinged: dict[str, float] = {}
+        self.goodbye_at: dict[str, bool] = dict.fromkeys("ab", False)
+        self.doubted: dict[str, bool] = dict.fromkeys("ab", False)
+        self.expected: dict[str, State] = dict.fromkeys("ab", State.UNKNOWN)
+        self.falls = dict.fromkeys("ab", 0)
+
+    @rule(seconds=st.sampled_from([1, 20, 61]))
+    def wait(self, seconds: int) -> None:
+        self.ward.moment += seconds
+
+    @rule(name=st.sampled_from("ab"))
+    def ping(self, name: str) -> None:
+        self.ward.ping(name)
+        self.pinged[name] = self.ward.moment
+        self.doubted[name] = False
+        if self.expected[name] is not State.WRONG_HUB:
+            self.expected[name] = State.UP
+
+    @rule(name=st.sampled_from("ab"))
+    def is_answered(self, name: str) -> None:
+        self.ward.probe(name, answer(name))
+        self.failures[name] = 0
+        if self.expected[name] is State.UP:
+            self.doubted[name] = False
+        self.expected[name] = State.UP
+
+    @rule(name=st.sampled_from("ab"))
+    def is_answered_by_another(self, name: str) -> None:
+        self.ward.probe(name, answer("other"))
+        self.failures[name] = 0
+        self._fall(name, State.WRONG_HUB)
+
+    @rule(name=st.sampled_from("ab"))
+    def fails(self, name: str) -> None:
+        self.ward.probe(name, REFUSED)
+        self.failures[name] += 1
+        pings = self.ward.moment - self.pinged.get(name, -1000) < POLICY.stale_after
+        state = self.expected[name]
+        if self.doubted[name]:
+            if state is State.UP:
+                self.expected[name] = State.DEREGISTERED
+        elif (
+            self.failures[name] >= FAILURES
+            and not pings
+            and state in {State.UNKNOWN, State.UP, State.WRONG_HUB}
+        ):
+            self._fall(name, State.DOWN)
+
+    @rule(name=st.sampled_from("ab"))
+    def say_goodbye(self, name: str) -> None:
+        self.ward.goodbye(name)
+        if self.expected[name] is not State.DEREGISTERED:
+            self.doubted[name] = True
+        self.expected[name] = State.DEREGISTERED
+
+    @rule(name=st.sampled_from("ab"), host=st.sampled_from(["h", "elsewhere"]))
+    def register_anew(self, name: str, host: str) -> None:
+        moved = host != self.ward.backends[name].host
+        self.ward.publish(name, backend_of(name, host=host))
+        self.failures[name], self.doubted[name] = 0, False
+        self.pinged.pop(name, None)
+        self.expected[name] = State.UNKNOWN
+        if moved:
+            self.falls[name] = 0
+
+    @rule()
+    def sweep(self) -> None:
+        self.ward.sweep()
+        for name, pinged in self.pinged.items():
+            silent = self.ward.moment - pinged >= POLICY.stale_after
+            lapsed = self.failures[name] >= FAILURES
+            if silent and lapsed and self.expected[name] in {State.UP, State.UNKNOWN}:
+                self._fall(name, State.DOWN)
+
+    def _fall(self, name: str, state: State) -> None:
+        was_up = self.expected[name] is State.UP
+        self.expected[name] = state
+        if was_up:
+            self.falls[name] += 1
+        if self.falls[name] >= 2:
+            # Damping has its own tests: here it starts anew before it ever holds anyone down.
+            host = "h" if self.ward.backends[name].host != "h" else "elsewhere"
+            self.register_anew(name, host)
+
+    @invariant()
+    def everyone_is_as_the_rule_says(self) -> None:
+        for name, expected in self.expected.items():
+            assert self.ward.state(name) is expected, name
+
+
+TestVitals = pytest.mark.slow(VitalsMachine.TestCase)
