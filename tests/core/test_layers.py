@@ -81,6 +81,7 @@ MAY_IMPORT: dict[str, str] = {
     ),
     "config_watch": "config_file service core.errors core.model",
     "sweeper": "service core.errors",
+    "probe": "core.dialogue core.errors core.model core.networks core.reports",
     "service": (
         "bell config_file group_commit store core.catalog core.claims core.commands"
         " core.declarations core.draft core.errors core.events core.feed core.model"
@@ -122,11 +123,12 @@ MAY_IMPORT: dict[str, str] = {
     "core.declarations": "core.errors core.model",
     "core.commands": "core.errors core.model",
     "core.merge": "core.model",
-    "core.vitals": (
-        "core.damping core.errors core.health core.model core.reports core.silence core.suspicion"
-    ),
+    "core.vitals": ("core.damping core.health core.model core.reports core.silence core.suspicion"),
     "core.health": "core.model",
-    "core.reports": "",
+    "core.reports": "core.errors core.model",
+    "core.dialogue": "core.errors core.model",
+    "core.networks": "core.errors",
+    "core.schedule": "",
     "core.damping": "",
     "core.suspicion": "",
     "core.silence": "core.model",
@@ -138,35 +140,18 @@ MAY_IMPORT: dict[str, str] = {
 }
 # Pure: nothing here waits, reads a clock, draws a number, logs or touches a file or a socket.
 CORE_MAY_USE = {
-    *(
-        "__future__",
-        "bisect",
-        "collections",
-        "collections.abc",
-        "dataclasses",
-        "difflib",
-        "enum",
-        "functools",
-    ),
-    *("hashlib", "hmac", "ipaddress", "itertools", "json", "msgspec", "re", "tomllib", "typing"),
-    "urllib.parse",
+    *("__future__", "base64", "bisect", "collections", "collections.abc", "dataclasses"),
+    *("difflib", "enum", "functools", "hashlib", "heapq", "hmac", "ipaddress", "itertools"),
+    *("json", "math", "msgspec", "re", "tomllib", "typing", "urllib.parse"),
 }
 CORE_MAY_USE_MORE = {"core.export": {"tomli_w"}}
 MAY_USE_TRIO = {
     *("cli.calls", "cli.supervision", "cli.watch"),
     *("announcement", "client", "client_feed", "client_socket", "discovery"),
     *("app", "bell", "blocking", "cli.serve", "config_file", "config_watch", "conversation"),
-    *(
-        "door.acceptor",
-        "door.complaints",
-        "door.keeper",
-        "door.reception",
-        "door.tls",
-        "drain",
-        "front_door",
-    ),
-    *("front_door", "group_commit", "health_report", "service", "store", "sweeper", "teller"),
-    "wire",
+    *("door.acceptor", "door.complaints", "door.keeper", "door.reception", "door.tls"),
+    *("drain", "front_door", "group_commit", "health_report", "probe", "service", "store"),
+    *("sweeper", "teller", "wire"),
 }
 EDGE_LIBRARIES = {
     "sqlite_utils": {"store", "migrations"},

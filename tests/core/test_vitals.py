@@ -13,9 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from plexus_registry.core.damping import FIRST
 from plexus_registry.core.health import Sign, judged
 from plexus_registry.core.model import Backend, Source, State
-from plexus_registry.core.reports import Answered, Outcome, Unanswered, Unchecked
+from plexus_registry.core.reports import Answered, Outcome, Unanswered, Unchecked, is_answer_of
 from plexus_registry.core.suspicion import ROUNDS
-from plexus_registry.core.vitals import Policy, Vitals, is_answer_of
+from plexus_registry.core.vitals import Policy, Vitals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
-STEPS = ("resolve", "connect", "upgrade", "_info", "name")
+from plexus_registry.core.errors import shown
+
+if TYPE_CHECKING:
+    from plexus_registry.core.model import Backend
+
+RESOLVE, CONNECT, UPGRADE, INFO, NAME = STEPS = ("resolve", "connect", "upgrade", "_info", "name")
 """The steps of a probe; each needs the one before it."""
 
 
@@ -60,3 +67,17 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     steps: tuple[Step, ...]
     outcome: Outcome
+
+
+def is_answer_of(backend: Backend, answer: Answered) -> bool:
+    """Whether the hub that answered is the one that a backend stands for.
+
+    Clients look for a hub of the backend's own name. A registration that states another
+    namespace is taken at its word, too.
+    """
+    return answer.name in (backend.name, backend.namespace)
+
+
+def other_name(backend: Backend, answer: Answered) -> str:
+    """Say that another hub answered than was looked for."""
+    return f"it answers as {shown(answer.name)}, not as {shown(backend.name)}"

@@ -17,10 +17,16 @@ from typing import TYPE_CHECKING, assert_never
 import msgspec
 
 from plexus_registry.core.damping import Damping
-from plexus_registry.core.errors import shown
 from plexus_registry.core.health import Sign, judged
 from plexus_registry.core.model import Backend, State
-from plexus_registry.core.reports import Answered, Outcome, Unanswered, Unchecked
+from plexus_registry.core.reports import (
+    Answered,
+    Outcome,
+    Unanswered,
+    Unchecked,
+    is_answer_of,
+    other_name,
+)
 from plexus_registry.core.silence import Deadlines
 from plexus_registry.core.suspicion import Suspicion
 
@@ -225,21 +231,12 @@ class Vitals:
                 assert_never(outcome)
 
 
-def is_answer_of(backend: Backend, answer: Answered) -> bool:
-    """Whether the hub that answered is the one that a backend stands for.
-
-    Clients look for a hub of the backend's own name. A registration that states another
-    namespace is taken at its word, too.
-    """
-    return answer.name in (backend.name, backend.namespace)
-
-
 def _after_answer(
     probes: _Probes, backend: Backend, outcome: Answered, *, now: int, moment: float
 ) -> Backend:
     seen: dict[str, object] = {"last_probe": now, "latency_ms": outcome.latency_ms, "failures": 0}
     if not is_answer_of(backend, outcome):
-        reason = f"it answers as {shown(outcome.name)}, not as {shown(backend.name)}"
+        reason = other_name(backend, outcome)
         return judged(backend, Sign.OTHER_NAME, now=now, reason=reason, seen=seen)
     if backend.state in _SHAKEN and (wait := probes.damping.wait(moment)) > 0:
         reason = (

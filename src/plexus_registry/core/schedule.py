@@ -1,0 +1,73 @@
+"""Who is to be probed next.
+
+Theory of operation. Names stand in a heap by the moment at which each is due. A new moment makes
+the former one void, and what is void is passed over when it comes up. Rounds are spread: a name
+is first due soon, for the second time after its own part of the interval, and from then on once
+in every interval, a little early each time by chance, so that names do not march in step and none
+waits longer than the interval.
+"""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+
+JITTER = 0.1
+"""Which part of the interval chance may take off."""
+
+_GOLDEN = 0.6180339887498949
+"""Its multiples are spread evenly between whole numbers, however many there are."""
+
+
+class Schedule:
+    """When each name is due."""
+
+    def __init__(self, *, interval: float) -> None:
+        self._interval = interval
+        self._heap: list[tuple[float, str]] = []
+        self._due: dict[str, float] = {}
+        self._first_parts: dict[str, float] = {}
+        self._added = 0
+
+    def add(self, name: str, due: float) -> None:
+        """Have a name be due for the first time, or before its time."""
+        known = self._due.get(name)
+        if known is not None and known <= due:
+            return
+        if known is None:
+            self._added += 1
+            self._first_parts[name] = self._added * _GOLDEN % 1.0
+        self._put(name, due)
+
+    def next_due(self) -> float | None:
+        """Give the moment at which the next name is due; None where there is no name."""
+        while self._heap and self._due.get(self._heap[0][1]) != self._heap[0][0]:
+            heappop(self._heap)
+        return self._heap[0][0] if self._heap else None
+
+    def take(self) -> str:
+        """Take the name that is due next; it has no place until it is put back or added.
+
+        Raises:
+            LookupError: There is none.
+        """
+        if self.next_due() is None:
+            raise LookupError("nobody is scheduled")
+        _, name = heappop(self._heap)
+        del self._due[name]
+        return name
+
+    def put_back(self, name: str, last_due: float, *, chance: float) -> None:
+        """Have a name be due again, an interval after the last time.
+
+        Args:
+            name: The name; where it was added meanwhile, that holds.
+            last_due: When it was due last.
+            chance: From 0 to 1.
+        """
+        part = self._first_parts.pop(name, 1.0)
+        if name not in self._due:
+            self._put(name, last_due + self._interval * part * (1 - JITTER * chance))
+
+    def _put(self, name: str, due: float) -> None:
+        self._due[name] = due
+        heappush(self._heap, (due, name))

@@ -1,0 +1,323 @@
+"""One probe: ask the hub at a backend's address who it is, and report step by step.
+
+The address that is registered is resolved once and connected to; nothing else ever is. All steps
+together have one timeout, so that a hub that hangs costs no more than that.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+from dataclasses import dataclass
+from functools import partial
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+from plexus_registry.core.dialogue import CredentialError, Dialogue, DialogueError
+from plexus_registry.core.errors import StartError
+from plexus_registry.core.model import FIELDS
+from plexus_registry.core.networks import Networks
+from plexus_registry.core.reports import (
+    CONNECT,
+    INFO,
+    NAME,
+    RESOLVE,
+    UPGRADE,
+    Answered,
+    Outcome,
+    Report,
+    Step,
+    Unanswered,
+    Unchecked,
+    is_answer_of,
+    other_name,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from plexus_registry.core.model import Backend
+
+RECEIVE_BYTES = 16 * 1024
+RESOLVERS = 8
+"""So many host names are looked up at once; a name server that hangs holds no other thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A numeric address to connect to.
+
+    Attributes:
+        family: Such as `AF_INET`.
+        host: In digits.
+        port: The port.
+    """
+
+    family: int
+    host: str
+    port: int
+
+
+class Network(Protocol):
+    """How a probe reaches hubs."""
+
+    async def resolve(self, host: str, port: int) -> list[Address]:
+        """Look a host name up; raises OSError."""
+        ...
+
+    async def connect(self, address: Address) -> trio.abc.Stream:
+        """Connect over TCP; raises OSError."""
+        ...
+
+
+class RealNetwork:
+    """The network of this machine."""
+
+    def __init__(self) -> None:
+        self._resolvers = trio.CapacityLimiter(RESOLVERS)
+
+    async def resolve(self, host: str, port: int) -> list[Address]:
+        """Look a host name up in a thread that can be left behind."""
+        look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+        found = await trio.to_thread.run_sync(
+            look_up, abandon_on_cancel=True, limiter=self._resolvers
+        )
+        return [Address(family, str(where[0]), port) for family, _, _, _, where in found]
+
+    async def connect(self, address: Address) -> trio.abc.Stream:
+        """Connect over TCP."""
+        stream = trio.socket.socket(address.family, socket.SOCK_STREAM)
+        try:
+            await stream.connect((address.host, address.port))
+        except BaseException:
+            stream.close()
+            raise
+        return trio.SocketStream(stream)
+
+
+class Probe:
+    """Probes backends, each call one of them."""
+
+    def __init__(
+        self,
+        *,
+        timeout_seconds: float = 2.0,
+        networks: Networks | None = None,
+        certificate_authorities: Path | None = None,
+        network: Network | None = None,
+    ) -> None:
+        """Prepare it.
+
+        Args:
+            timeout_seconds: How long one probe may take.
+            networks: Which addresses may be probed.
+            certificate_authorities: A file with more authorities that `wss` hubs may rely on.
+            network: How hubs are reached.
+
+        Raises:
+            StartError: The authorities cannot be read.
+        """
+        self.timeout_seconds = timeout_seconds
+        self._networks = networks or Networks()
+        self._network = network or RealNetwork()
+        self._tls: ssl.SSLContext | None = None
+        self._authorities = certificate_authorities
+        if certificate_authorities is not None:
+            self._tls = _tls_context(certificate_authorities)
+
+    async def __call__(self, backend: Backend) -> Report:
+        """Probe a backend; what goes wrong is in the report."""
+        attempt = _Attempt()
+        failure = f"no answer within {self.timeout_seconds:g} s"
+        with trio.move_on_after(self.timeout_seconds):
+            try:
+                await self._ask(backend, attempt)
+            except _Refusal as refusal:
+                attempt.end(ok=False, detail=str(refusal))
+                return attempt.report(Unchecked(reason=f"{attempt.step}: {refusal}"))
+            except (OSError, DialogueError, trio.BrokenResourceError) as error:
+                failure = _why(error)
+        # Whatever goes wrong once the hub said who it is, it is there.
+        if attempt.answer is not None:
+            return attempt.report(attempt.judge(backend, attempt.answer))
+        attempt.end(ok=False, detail=failure)
+        return attempt.report(Unanswered(reason=f"{attempt.step}: {failure}"))
+
+    async def _ask(self, backend: Backend, attempt: _Attempt) -> None:
+        addresses = await self._resolve(backend)
+        attempt.end(ok=True, detail=", ".join(each.host for each in addresses), then=CONNECT)
+        stream = await self._connect(backend, addresses)
+        try:
+            attempt.end(ok=True, detail=_connected(backend), then=UPGRADE)
+            await _converse(stream, backend, attempt)
+        finally:
+            await trio.aclose_forcefully(stream)
+
+    async def _resolve(self, backend: Backend) -> list[Address]:
+        for field in ("host", "port", "protocol"):
+            # A database of the original may hold what nobody could register.
+            if not FIELDS[field].accepts(getattr(backend, field)):
+                raise _Refusal(f"the {field} must be {FIELDS[field].rule}")
+        addresses = _numeric(backend) or await self._network.resolve(backend.host, backend.port)
+        refusals = [self._networks.refusal(address.host) for address in addresses]
+        allowed = [
+            address for address, refusal in zip(addresses, refusals, strict=True) if refusal is None
+        ]
+        if not allowed:
+            raise _Refusal(next(filter(None, refusals), "the name has no address"))
+        return allowed
+
+    async def _connect(self, backend: Backend, addresses: list[Address]) -> trio.abc.Stream:
+        """Connect to the first address that answers; each gets its part of the time."""
+        failure: OSError = TimeoutError("no address answers")
+        stream = None
+        for left in range(len(addresses), 0, -1):
+            remaining = trio.current_effective_deadline() - trio.current_time()
+            with trio.move_on_after(max(0.0, remaining) / left):
+                try:
+                    stream = await self._network.connect(addresses[-left])
+                    break
+                except OSError as error:
+                    failure = error
+        if stream is None:
+            raise failure
+        if backend.protocol == "ws":
+            return stream
+        try:
+            if self._tls is None:
+                self._tls = _tls_context(None)
+            secured = trio.SSLStream(
+                stream, self._tls, server_hostname=backend.host, https_compatible=True
+            )
+            await secured.do_handshake()
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
+        return secured
+
+
+class _Refusal(Exception):  # noqa: N818 - no error: the backend is not to be asked
+    """Why a backend is not asked, or does not let itself be asked."""
+
+
+class _Attempt:
+    """The steps of one probe as they are made.
+
+    Attributes:
+        step: The step in hand.
+        answer: What the hub answered, once it did.
+    """
+
+    def __init__(self) -> None:
+        self.step = RESOLVE
+        self.answer: Answered | None = None
+        self._steps: list[Step] = []
+        self._began = self._step_began = trio.current_time()
+
+    def end(self, *, ok: bool, detail: str, then: str = "") -> None:
+        """Note how the step in hand came out, and begin the one after it."""
+        moment = trio.current_time()
+        taken = _milliseconds(moment - self._step_began)
+        self._steps.append(Step(step=self.step, ok=ok, ms=taken, detail=detail))
+        self._step_began = moment
+        self.step = then or self.step
+
+    def answered(self, dialogue: Dialogue) -> None:
+        """Note what the hub says of itself, as soon as it does."""
+        info = dialogue.info
+        if info is None:
+            return
+        if self.answer is None:
+            version = "" if info.version is None else f", version {info.version}"
+            self.end(ok=True, detail=f"{info.name}{version}", then=NAME)
+            latency = _milliseconds(trio.current_time() - self._began)
+            self.answer = Answered(name=info.name, version=info.version, latency_ms=latency)
+        if dialogue.schema_hash is not None:
+            self.answer = Answered(
+                name=info.name,
+                version=info.version,
+                latency_ms=self.answer.latency_ms,
+                schema_hash=dialogue.schema_hash,
+            )
+
+    def judge(self, backend: Backend, answer: Answered) -> Answered:
+        """Compare the name that the hub said, which is the last step."""
+        is_right = is_answer_of(backend, answer)
+        self.end(ok=is_right, detail=answer.name if is_right else other_name(backend, answer))
+        return answer
+
+    def report(self, outcome: Outcome) -> Report:
+        return Report(steps=tuple(self._steps), outcome=outcome)
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(seconds * 1000, 1)
+
+
+async def _converse(stream: trio.abc.Stream, backend: Backend, attempt: _Attempt) -> None:
+    host = backend.host.partition("%")[0]
+    authority = f"[{host}]:{backend.port}" if ":" in host else f"{host}:{backend.port}"
+    dialogue = Dialogue(authority, os.urandom(16))
+    await stream.send_all(dialogue.request)
+    while not dialogue.is_over:
+        data = await stream.receive_some(RECEIVE_BYTES)
+        if not data:
+            raise DialogueError("it hung up")
+        try:
+            reply = dialogue.receive(bytes(data))
+        except CredentialError as wanted:
+            raise _Refusal(str(wanted)) from wanted
+        finally:
+            if dialogue.is_open and attempt.step == UPGRADE:
+                attempt.end(ok=True, detail="a WebSocket", then=INFO)
+            attempt.answered(dialogue)
+        if reply:
+            await stream.send_all(reply)
+    await stream.send_all(dialogue.goodbye)
+
+
+def _connected(backend: Backend) -> str:
+    return "a certificate that is trusted" if backend.protocol == "wss" else "a TCP connection"
+
+
+def _numeric(backend: Backend) -> list[Address]:
+    try:
+        version = ip_address(backend.host.partition("%")[0]).version
+    except ValueError:
+        return []
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    return [Address(family, backend.host, backend.port)]
+
+
+def _tls_context(authorities: Path | None) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    if authorities is not None:
+        try:
+            context.load_verify_locations(authorities)
+        except (OSError, ssl.SSLError) as error:
+            raise StartError(
+                f"cannot read the authorities in {authorities}: {error}; --probe-ca names a file"
+                " of certificates in PEM form"
+            ) from error
+    return context
+
+
+def _why(error: Exception) -> str:
+    """Say what failed in the system's words, whatever is wrapped around them."""
+    cause = error.__cause__ if isinstance(error, trio.BrokenResourceError) else error
+    match cause:
+        case ssl.SSLCertVerificationError():
+            return f"its certificate is not trusted: {cause.verify_message}"
+        case ssl.SSLError():
+            return f"no TLS: {(cause.reason or str(cause)).lower().replace('_', ' ')}"
+        case socket.gaierror():
+            return (cause.strerror or str(cause)).lower()
+        case OSError(errno=int(number)):
+            return os.strerror(number).lower()
+        case None:
+            return "the connection was lost"
+        case _:
+            return str(cause) or "the connection was lost"

@@ -1,0 +1,68 @@
+"""Who is probed when: soon for the first time, then spread over the interval."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plexus_registry.core.schedule import JITTER, Schedule
+
+INTERVAL = 15.0
+
+
+def test_it_gives_names_in_the_order_in_which_they_are_due() -> None:
+    schedule = Schedule(interval=INTERVAL)
+    for due, name in ((3.0, "c"), (1.0, "a"), (2.0, "b")):
+        schedule.add(name, due)
+    assert [(schedule.next_due(), schedule.take()) for _ in range(3)] == [
+        *((1.0, "a"), (2.0, "b"), (3.0, "c")),
+    ]
+    assert schedule.next_due() is None
+    with pytest.raises(LookupError):
+        schedule.take()
+
+
+def test_who_is_urgent_is_due_once_and_earlier() -> None:
+    schedule = Schedule(interval=INTERVAL)
+    schedule.add("a", 10.0)
+    schedule.add("a", 2.0)
+    schedule.add("a", 5.0)
+    assert schedule.next_due() == 2.0
+    schedule.take()
+    assert schedule.next_due() is None
+
+
+def test_who_became_urgent_while_it_was_probed_stays_so() -> None:
+    schedule = Schedule(interval=INTERVAL)
+    schedule.add("a", 1.0)
+    schedule.take()
+    schedule.add("a", 1.5)
+    schedule.put_back("a", 1.0, chance=0)
+    assert schedule.next_due() == 1.5
+
+
+@given(st.integers(1, 200))
+def test_nobody_waits_longer_than_the_interval_and_they_are_spread(
+    count: int,
+) -> None:
+    schedule = Schedule(interval=INTERVAL)
+    last: dict[str, float] = {}
+    for index in range(count):
+        schedule.add(str(index), 0.0)
+    turns: list[float] = []
+    for _ in range(4 * count):
+        due = schedule.next_due()
+        assert due is not None
+        name = schedule.take()
+        if name in last:
+            assert due - last[name] <= INTERVAL
+        last[name] = due
+        turns.append(due)
+        schedule.put_back(name, due, chance=0.5)
+    # In the middle of it all, no second has many more than its share of the probes.
+    share = count / (INTERVAL * (1 - JITTER / 2))
+    second_round = [due for due in turns if INTERVAL <= due < 2 * INTERVAL]
+    for second in range(15, 30):
+        probes = sum(second <= due < second + 1 for due in second_round)
+        assert probes <= share + 4
