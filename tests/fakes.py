@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
+    from plexus_registry.probe import Network
     from plexus_registry.rpc import Responder
     from plexus_registry.service import Registry
 
@@ -102,7 +103,13 @@ class ScriptedWire:
 
 @asynccontextmanager
 async def opened(
-    folder: Path, disk: Disk | None = None, *, stale_after: float = 60.0, now: Clock | None = None
+    folder: Path,
+    disk: Disk | None = None,
+    *,
+    stale_after: float = 60.0,
+    now: Clock | None = None,
+    network: Network | None = None,
+    probe_interval: float = 0.0,
 ) -> AsyncIterator[Registry]:
     """Open a registry on a folder, without a built-in entry and without worker threads."""
     settings = Settings(
@@ -110,8 +117,11 @@ async def opened(
         config_path=folder / "backends.toml",
         auto_register=False,
         stale_after=stale_after,
+        probe_interval=probe_interval,
     )
-    async with open_registry(settings, run_sync=disk or run_inline, now=now or Clock()) as registry:
+    async with open_registry(
+        settings, run_sync=disk or run_inline, now=now or Clock(), network=network
+    ) as registry:
         yield registry
 
 

@@ -76,9 +76,10 @@ async def answer(hub: Hub, stream: trio.abc.Stream) -> None:
                 await stream.send_all(b"".join(ws.send(TextMessage(each)) for each in frames))
 
 
-async def hang(_hub: Hub, _stream: trio.abc.Stream) -> None:
+async def hang(_hub: Hub, stream: trio.abc.Stream) -> None:
     """Accept, and say nothing."""
-    await trio.sleep_forever()
+    while await stream.receive_some(RECEIVE_BYTES):
+        pass
 
 
 async def hang_up(_hub: Hub, stream: trio.abc.Stream) -> None:

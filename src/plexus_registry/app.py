@@ -20,11 +20,15 @@ from plexus_registry.core.declarations import LOCAL_HUB, parse_environment
 from plexus_registry.core.errors import ConfigError, MethodError, StartError, StorageFailed
 from plexus_registry.core.feed import KEPT_CHANGES
 from plexus_registry.core.model import Layer
+from plexus_registry.core.networks import parse_networks
 from plexus_registry.core.plexus import Hub
+from plexus_registry.core.vitals import Policy
 from plexus_registry.door.acceptor import is_reachable, open_listeners, url_of
 from plexus_registry.door_making import make_door, make_room, open_certificate
 from plexus_registry.drain import Drain
 from plexus_registry.front_door import keep_door
+from plexus_registry.probe import Probe
+from plexus_registry.prober import probe_forever
 from plexus_registry.service import Registry, WallClock, wall_clock
 from plexus_registry.store import open_store
 from plexus_registry.sweeper import sweep_forever, write_pings_forever
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from plexus_registry.door.tls import Certificate
+    from plexus_registry.probe import Network
     from plexus_registry.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -45,6 +50,7 @@ async def open_registry(
     now: WallClock = wall_clock,
     run_sync: RunSync = run_in_thread,
     kept_changes: int = KEPT_CHANGES,
+    network: Network | None = None,
 ) -> AsyncIterator[Registry]:
     """Open a registry on its database, with what file, environment and defaults declare.
 
@@ -56,18 +62,32 @@ async def open_registry(
         now: The clock whose times are stored.
         run_sync: How blocking work is run.
         kept_changes: How many changes a watch can be behind.
+        network: How backends are reached for a probe; by default over this machine's network.
 
     Raises:
-        StartError: The database cannot be used, or the environment's backends are malformed.
+        StartError: The database cannot be used, or a setting is malformed.
     """
     try:
         from_environment = parse_environment(settings.env_backends).backends
+        networks = parse_networks(settings.probe_networks)
     except ConfigError as error:
         raise StartError(str(error)) from error
+    probe = Probe(
+        timeout_seconds=settings.probe_timeout,
+        concurrency=settings.probe_concurrency,
+        networks=networks,
+        certificate_authorities=settings.probe_ca,
+        network=network,
+    )
+    policy = Policy(
+        stale_after=settings.stale_after,
+        probe_interval=settings.probe_interval,
+        probe_failures=settings.probe_failures,
+    )
     opening = open_store(settings.db_path, run_sync=run_sync, kept_changes=kept_changes)
     async with opening as store:
         config = ConfigFile(settings.config_path, run_sync=run_sync, now=now)
-        registry = Registry(store, config, stale_after=settings.stale_after, now=now)
+        registry = Registry(store, config, probe=probe, policy=policy, now=now)
         try:
             await registry.declare(Layer.ENV, from_environment)
             local = {LOCAL_HUB.name: LOCAL_HUB} if settings.states_local_hub else {}
@@ -121,6 +141,10 @@ async def serve(
         "sweeper": partial(sweep_forever, registry, every=settings.sweep_interval),
         "ping writer": partial(write_pings_forever, registry),
     }
+    if settings.probe_interval > 0:
+        tasks["prober"] = partial(
+            probe_forever, registry, registry.probe, interval=settings.probe_interval
+        )
     listeners = await open_listeners(settings.host, settings.port)
     if is_reachable(listeners) and not (settings.door.token or settings.door.insecure):
         for listener in listeners:

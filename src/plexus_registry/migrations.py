@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sqlite_utils import Database
 
 TABLE = "backends"
-COLUMNS: dict[str, type[str | int]] = {
+_FIRST_COLUMNS: dict[str, type[str | int]] = {
     "name": str,
     "layer": str,
     "id": str,
@@ -39,7 +39,11 @@ COLUMNS: dict[str, type[str | int]] = {
     "created_at": int,
     "updated_at": int,
 }
-"""A row without an id is a tombstone. `last_seen` and the texts may be null."""
+COLUMNS = {**_FIRST_COLUMNS, "health": str}
+"""A row without an id is a tombstone. `last_seen` and the texts may be null.
+
+`health` is JSON text, of what is known of the backend beyond the last probe.
+"""
 
 CHANGES_TABLE = "changes"
 CHANGES_COLUMNS: dict[str, type[str | int]] = {
@@ -50,10 +54,10 @@ CHANGES_COLUMNS: dict[str, type[str | int]] = {
 }
 """The last changes. `name` may be null; `namespaces` is a JSON array; `event` is JSON text."""
 
-LAYOUT = 2
+LAYOUT = 3
 """How many steps this version knows, noted in the file so that an older version leaves it alone."""
 
-_ORIGINAL_COLUMNS = COLUMNS.keys() - {"layer"}
+_ORIGINAL_COLUMNS = _FIRST_COLUMNS.keys() - {"layer"}
 
 migrations = Migrations("plexus_registry")
 
@@ -61,7 +65,11 @@ migrations = Migrations("plexus_registry")
 def is_original_layout(db: Database) -> bool:
     """Whether the original registry wrote this database, and nobody has taken it over yet."""
     table = db.table(TABLE)
-    return table.exists() and _ORIGINAL_COLUMNS <= table.columns_dict.keys() != COLUMNS.keys()
+    return (
+        table.exists()
+        and table.columns_dict.keys() >= _ORIGINAL_COLUMNS
+        and "layer" not in table.columns_dict
+    )
 
 
 def is_foreign(db: Database) -> bool:
@@ -78,7 +86,7 @@ def _one_record_a_layer(db: Database) -> None:
     rows = [_adopted(row) for row in db.table(TABLE).rows] if is_original_layout(db) else []
     db.table(TABLE).drop(ignore=True)
     table = db.table(TABLE)
-    table.create(COLUMNS, pk=("name", "layer"), not_null={"name", "layer"})
+    table.create(_FIRST_COLUMNS, pk=("name", "layer"), not_null={"name", "layer"})
     table.insert_all(rows)
 
 
@@ -87,6 +95,13 @@ def _the_last_changes(db: Database) -> None:
     db.table(CHANGES_TABLE).create(
         CHANGES_COLUMNS, pk="revision", not_null={"namespaces", "event"}, if_not_exists=True
     )
+
+
+@migrations(name="003_health")
+def _health(db: Database) -> None:
+    table = db.table(TABLE)
+    if "health" not in table.columns_dict:
+        table.add_column("health", str)
 
 
 def _adopted(row: Mapping[str, object]) -> dict[str, str | int | None]:

@@ -99,12 +99,18 @@ class RealNetwork:
 
 
 class Probe:
-    """Probes backends, each call one of them."""
+    """Probes backends, each call one of them.
+
+    Attributes:
+        slots: Whoever probes holds one of them, so that few sockets are open at once.
+        timeout_seconds: How long one probe may take.
+    """
 
     def __init__(
         self,
         *,
         timeout_seconds: float = 2.0,
+        concurrency: int = 64,
         networks: Networks | None = None,
         certificate_authorities: Path | None = None,
         network: Network | None = None,
@@ -113,6 +119,7 @@ class Probe:
 
         Args:
             timeout_seconds: How long one probe may take.
+            concurrency: How many slots there are.
             networks: Which addresses may be probed.
             certificate_authorities: A file with more authorities that `wss` hubs may rely on.
             network: How hubs are reached.
@@ -120,6 +127,7 @@ class Probe:
         Raises:
             StartError: The authorities cannot be read.
         """
+        self.slots = trio.Semaphore(concurrency)
         self.timeout_seconds = timeout_seconds
         self._networks = networks or Networks()
         self._network = network or RealNetwork()

@@ -267,6 +267,8 @@ async def perform(registry: Registry, command: Command) -> str:
             return encode_event(await registry.delete(name))
         case commands.Deregister(name=name):
             return encode_event(await registry.deregister(name))
+        case commands.Check(name=name):
+            return encode_event(await registry.check(name))
         case commands.Reload():
             return encode_event(await registry.reload())
         case _:

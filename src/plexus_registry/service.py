@@ -27,15 +27,18 @@ from plexus_registry.core.events import (
     BackendDeregistered,
     BackendRegistered,
     BackendUpdated,
+    Checked,
     Pinged,
     Reloaded,
     pinged,
 )
 from plexus_registry.core.feed import Feed
+from plexus_registry.core.health import ping_changes
 from plexus_registry.core.model import Backend, Layer
 from plexus_registry.core.reconciliation import declare
-from plexus_registry.core.silence import Deadlines
+from plexus_registry.core.vitals import Policy
 from plexus_registry.group_commit import GroupCommit
+from plexus_registry.health_keeper import HealthKeeper
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
     from plexus_registry.core.commands import Register, Update
     from plexus_registry.core.declarations import Declaration
     from plexus_registry.core.draft import Draft
+    from plexus_registry.probe import Probe
     from plexus_registry.store import Store
 
 Rule = Callable[[Records], Decision | MethodError]
@@ -52,6 +56,10 @@ WallClock = Callable[[], int]
 
 PING_DELAY = 1.0
 """Seconds that a ping may wait for the disk. Source: design, `ping`."""
+
+
+POLICY = Policy()
+"""What holds where nothing else is said: nobody is probed."""
 
 
 def wall_clock() -> int:
@@ -70,21 +78,20 @@ class Registry:
         store: Store,
         config: ConfigFile,
         *,
-        stale_after: float = 60.0,
+        probe: Probe,
+        policy: Policy = POLICY,
         now: WallClock = wall_clock,
     ) -> None:
         self.feed = Feed(store.entries, kept=store.kept_changes)
         self.catalog = Catalog(store.records, revision=self.feed.revision)
         self.config = config
         self.now = now
+        self.probe = probe
         self._commits = GroupCommit(store, self.catalog, self._publish)
-        self._deadlines = Deadlines(stale_after=stale_after)
+        self.health = HealthKeeper(self.catalog, self._commits, policy, now)
         self._unwritten_pings: set[str] = set()
         self._pings_wait = trio.Event()
         self._bells: set[Bell] = set()
-        moment = trio.current_time()
-        for backend in self.catalog.list(active_only=True):
-            self._deadlines.follow(backend.name, None, backend, moment=moment)
 
     # Reads: from memory, at once.
 
@@ -141,27 +148,29 @@ class Registry:
             NotFound: No backend has the name.
             StorageFailed: The change could not be saved.
         """
-        _, revision = await self._decide(name, lambda records: claims.deregister(records, name))
+        _, revision = await self._decide(
+            name, lambda records: claims.deregister(records, name, now=self.now())
+        )
         return BackendDeregistered(name=name, revision=revision)
 
     async def ping(self, name: str) -> Pinged:
         """Note a sign of life.
 
-        It reaches the disk within `PING_DELAY`; where it revives the backend, it is there when
-        this returns.
+        It reaches the disk within `PING_DELAY`; where it changes the backend's state, it is there
+        when this returns.
 
         Raises:
             StorageFailed: The backend could not be revived.
         """
         await self._commits.settled(name)
         backend = self.catalog.get(name)
-        if backend is not None and not backend.is_active:
+        if backend is not None and ping_changes(backend):
             return await self._revive(name)
         decision = claims.ping(self.catalog.records(name), name, now=self.now())
         if isinstance(decision, MethodError):
             return pinged(name, success=False)
         self.catalog.publish({name: decision.records})
-        self._deadlines.renew(name, moment=trio.current_time())
+        self.health.renew(name)
         self._unwritten_pings.add(name)
         self._pings_wait.set()
         return pinged(name, success=True)
@@ -174,6 +183,29 @@ class Registry:
         except NotFound:  # it was deleted in the meantime
             return pinged(name, success=False)
         return pinged(name, success=True, revision=revision)
+
+    async def check(self, name: str) -> Checked:
+        """Probe a backend now, and tell step by step what came out.
+
+        Raises:
+            NotFound: No backend has the name.
+            StorageFailed: What came out changes the backend's state, and could not be saved.
+        """
+        backend = self.catalog.get(name)
+        if backend is None:
+            raise NotFound(name)
+        async with self.probe.slots:
+            began = trio.current_time()
+            report = await self.probe(backend)
+            if self.health.probes:
+                await self.health.note_probe(backend, report.outcome, began=began)
+        return Checked(
+            name=name,
+            url=backend.url,
+            ok=all(step.ok for step in report.steps),
+            steps=report.steps,
+            backend=self.catalog.get(name),
+        )
 
     # What the origins declare.
 
@@ -234,36 +266,7 @@ class Registry:
         finally:
             self._bells.discard(bell)
 
-    # Health.
-
-    async def mark_silent(self, *, moment: float) -> tuple[str, ...]:
-        """Make the backends inactive that were silent too long.
-
-        Args:
-            moment: Up to when silence counts, in seconds of Trio's clock.
-
-        Returns:
-            Their names.
-
-        Raises:
-            StorageFailed: The change could not be saved; nobody was marked.
-        """
-        silent = tuple(self._deadlines.over(moment=moment))
-        if not silent:
-            return ()
-
-        def change(draft: Draft) -> tuple[str, ...]:
-            still_silent = [n for n in silent if self._deadlines.is_over(n, moment=moment)]
-            for name in still_silent:
-                draft.write(name, claims.go_stale(draft.records(name)))
-            return tuple(still_silent)
-
-        marked, _ = await self._commits.commit(change)
-        return marked
-
-    def forgive(self, pause: float) -> None:
-        """Give every backend back the seconds in which this process heard nobody."""
-        self._deadlines.postpone(pause, moment=trio.current_time())
+    # Pings on their way to the disk.
 
     async def wait_for_pings(self) -> None:
         """Wait until a ping waits for the disk."""
@@ -301,12 +304,10 @@ class Registry:
         before = {name: self.catalog.get(name) for name in changes}
         self.catalog.publish(changes, draft.revision)
         self.feed.append(draft.entries)
-        moment = trio.current_time()
         for name in changes:
-            after = self.catalog.get(name)
-            self._deadlines.follow(name, before[name], after, moment=moment)
+            self.health.follow(name, before[name], self.catalog.get(name))
         for name in draft.signs_of_life:
-            self._deadlines.renew(name, moment=moment)
+            self.health.renew(name)
         self._unwritten_pings -= changes.keys()
         if draft.entries:
             for bell in self._bells:

@@ -75,6 +75,12 @@ class Settings:
         poll_interval: Seconds between two looks at the config file.
         stale_after: Seconds of silence after which a backend that pings is stale.
         sweep_interval: Seconds between two sweeps for stale backends.
+        probe_interval: Seconds between two probes of one backend; 0 probes none.
+        probe_timeout: Seconds that one probe may take.
+        probe_failures: How many probes in a row must fail until a backend is down.
+        probe_concurrency: How many probes are under way at once, at most.
+        probe_networks: The networks whose addresses are probed, parted by commas; all if empty.
+        probe_ca: A file with more authorities that `wss` backends may rely on.
         auto_register: Whether there is a built-in entry for the local hub.
         limits: How much one connection may ask for at a time.
         door: Who may come in, and how many.
@@ -89,6 +95,12 @@ class Settings:
     poll_interval: float = 1.0
     stale_after: float = 60.0
     sweep_interval: float = 5.0
+    probe_interval: float = 15.0
+    probe_timeout: float = 2.0
+    probe_failures: int = 3
+    probe_concurrency: int = 64
+    probe_networks: str = ""
+    probe_ca: Path | None = None
     auto_register: bool = True
     limits: Limits = field(default_factory=Limits)
     door: DoorSettings = field(default_factory=DoorSettings)

@@ -24,7 +24,8 @@ from plexus_registry.blocking import RunSync, run_in_thread
 from plexus_registry.core.errors import StartError, StorageFailed
 from plexus_registry.core.events import encode_value
 from plexus_registry.core.feed import KEPT_CHANGES, Entry
-from plexus_registry.core.model import MANUAL_LAYERS, Backend, Layer, Record, Source
+from plexus_registry.core.health import durable
+from plexus_registry.core.model import MANUAL_LAYERS, Backend, Health, Layer, Record, Source
 from plexus_registry.lock_file import hold_lock_file, lock_path
 from plexus_registry.migrations import (
     CHANGES_TABLE,
@@ -274,7 +275,8 @@ _INSERT_CHANGE = (
 )
 _TAKE_BACK = f"DELETE FROM {CHANGES_TABLE} WHERE revision > ?"  # noqa: S608 - as above
 _FORGET = f"DELETE FROM {CHANGES_TABLE} WHERE revision <= ?"  # noqa: S608 - as above
-_OF_BACKEND = tuple(COLUMNS)[2:]
+_OF_BACKEND = tuple(COLUMNS)[2:-1]
+"""The members of a backend that are columns as they are; `health`, the last one, is not."""
 
 
 def _row(record: Record) -> tuple[object, ...]:
@@ -282,8 +284,14 @@ def _row(record: Record) -> tuple[object, ...]:
     layer = Layer.DATABASE if record.layer in MANUAL_LAYERS else record.layer
     backend = record.backend
     if backend is None:
-        return (record.name, layer, *(None for _ in _OF_BACKEND))
-    return (record.name, layer, *(getattr(backend, column) for column in _OF_BACKEND))
+        return (record.name, layer, *(None for _ in _OF_BACKEND), None)
+    health = durable(backend.health)
+    return (
+        record.name,
+        layer,
+        *(getattr(backend, column) for column in _OF_BACKEND),
+        None if health is None else encode_value(health),
+    )
 
 
 def _record(row: Mapping[str, object]) -> Record:
@@ -294,6 +302,8 @@ def _record(row: Mapping[str, object]) -> Record:
     values = {"name": name, **{column: row[column] for column in _OF_BACKEND}}
     values["source"] = Source(str(row["source"]))
     values["is_active"] = bool(row["is_active"])
+    if row.get("health") is not None:
+        values["health"] = msgspec.json.decode(str(row["health"]), type=Health)
     return Record(name=name, layer=layer, backend=msgspec.convert(values, Backend))
 
 

@@ -11,8 +11,9 @@ import logging
 
 import trio
 
-from plexus_registry.core.errors import StorageFailed
+from plexus_registry.core.errors import shown
 from plexus_registry.service import PING_DELAY, Registry
+from plexus_registry.trouble import Trouble
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +27,8 @@ async def sweep_once(registry: Registry) -> None:
     Raises:
         StorageFailed: Nobody could be marked.
     """
-    for name in await registry.mark_silent(moment=trio.current_time()):
-        log.info("backend %r is stale: no ping in time", name)
+    for name in await registry.health.mark_silent(moment=trio.current_time()):
+        log.info("backend %s is inactive: no ping in time", shown(name))
 
 
 async def sweep_forever(
@@ -38,13 +39,13 @@ async def sweep_forever(
 ) -> None:
     """Sweep on a fixed grid; `every` is in seconds."""
     task_status.started()
-    trouble = _Trouble("sweep failed, trying again: %s", "sweeps work again")
+    trouble = Trouble("sweep failed, trying again: %s", "sweeps work again")
     wake = trio.current_time()
     while True:
         wake += every
         pause = await _sleep_until(wake)
         if pause > 0:
-            registry.forgive(pause)
+            registry.health.forgive(pause)
             wake += pause
         with trouble:
             await sweep_once(registry)
@@ -68,31 +69,9 @@ async def write_pings_forever(
 ) -> None:
     """Write pings to the disk, each at most `PING_DELAY` seconds after it came."""
     task_status.started()
-    trouble = _Trouble("pings not saved, trying again: %s", "pings are saved again")
+    trouble = Trouble("pings not saved, trying again: %s", "pings are saved again")
     while True:
         await registry.wait_for_pings()
         await trio.sleep(PING_DELAY)
         with trouble:
             await registry.write_pings()
-
-
-class _Trouble:
-    """Logs a failing disk when it starts to fail and when it recovers, not every round."""
-
-    def __init__(self, failing: str, recovered: str) -> None:
-        self._failing = failing
-        self._recovered = recovered
-        self._is_failing = False
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
-        if error is not None and not isinstance(error, StorageFailed):
-            return False
-        if error is not None and not self._is_failing:
-            log.warning(self._failing, error)
-        elif error is None and self._is_failing:
-            log.info("%s", self._recovered)
-        self._is_failing = error is not None
-        return True

@@ -83,7 +83,10 @@ def carry_out(records: Records, call: str | Register | Update) -> Decision | Met
         return claims.update(records, call, now=NOW)
     if call == "ping":
         return claims.ping(records, "a", now=NOW)
-    return {"delete": claims.delete, "deregister": claims.deregister}[call](records, "a")
+    if call == "deregister":
+        return claims.deregister(records, "a", now=NOW)
+    assert call == "delete"
+    return claims.delete(records, "a")
 
 
 def check(case: Case) -> None:

@@ -12,17 +12,20 @@ from hypothesis import strategies as st
 
 from plexus_registry.core import claims
 from plexus_registry.core.claims import Decision, Records
+from plexus_registry.core.commands import Register
 from plexus_registry.core.errors import MethodError, NotFound
+from plexus_registry.core.health import Sign, judged
 from plexus_registry.core.merge import effective, holder
-from plexus_registry.core.model import MANUAL_LAYERS, RANK, Layer, Record, Source
+from plexus_registry.core.model import MANUAL_LAYERS, RANK, Layer, Record, Source, State
 from tests import strategies as sts
 
 if TYPE_CHECKING:
-    from plexus_registry.core.commands import Register, Update
+    from plexus_registry.core.commands import Update
 
 NAME = "a"
 NOW = 2000
 NEW_ID = "id-new"
+CLAIM = Register(name=NAME, host="h", port=1)
 LOWER = (Layer.ENV, Layer.FILE, Layer.ADOPTED, Layer.AUTO)
 
 Call = Callable[[Records], Decision | MethodError]
@@ -41,7 +44,7 @@ def delete(records: Records) -> Decision | MethodError:
 
 
 def deregister(records: Records) -> Decision | MethodError:
-    return claims.deregister(records, NAME)
+    return claims.deregister(records, NAME, now=NOW)
 
 
 def ping(records: Records) -> Decision | MethodError:
@@ -62,7 +65,9 @@ def but_for_health(records: list[Record]) -> list[Record]:
         msgspec.structs.replace(
             record,
             backend=record.backend
-            and msgspec.structs.replace(record.backend, is_active=True, last_seen=None),
+            and msgspec.structs.replace(
+                record.backend, is_active=True, last_seen=None, health=None
+            ),
         )
         for record in records
     ]
@@ -176,30 +181,57 @@ def test_an_update_changes_what_is_given_and_only_that(records: Records, change:
     expected["updated_at"] = NOW
     after = accepted(update(change)(records)).backend
     if after.address != before.address:
-        expected |= {"last_seen": None, "is_active": True}
+        expected |= {"last_seen": None, "is_active": True, "health": None}
     assert msgspec.structs.asdict(after) == expected
 
 
-@given(the_records, st.sampled_from(((ping, True), (deregister, False))))
-def test_ping_and_deregister_touch_health_alone(records: Records, case: tuple[Call, bool]) -> None:
+@given(the_records, st.sampled_from(((ping, State.UP), (deregister, State.DEREGISTERED))))
+def test_ping_and_deregister_touch_health_alone(records: Records, case: tuple[Call, State]) -> None:
     before = effective(records)
     if before is not None:
-        call, is_active = case
+        call, state = case
         last_seen = NOW if call is ping else before.last_seen
         after = accepted(call(records)).backend
-        assert after == msgspec.structs.replace(before, is_active=is_active, last_seen=last_seen)
+        assert after.state is state
+        assert after.is_active == (state is State.UP)
+        assert call is ping or after.health is not None
+        assert after == msgspec.structs.replace(
+            before, is_active=after.is_active, last_seen=last_seen, health=after.health
+        )
 
 
-@given(the_records)
-def test_going_stale_ends_activity_alone_and_moves_nothing(records: Records) -> None:
-    after = claims.go_stale(records)
+def test_a_ping_of_who_is_up_changes_nothing_but_its_time() -> None:
+    known = accepted(ping(accepted(register(CLAIM)(())).records))
+    again = accepted(claims.ping(known.records, NAME, now=NOW + 5)).backend
+    assert again == msgspec.structs.replace(known.backend, last_seen=NOW + 5)
+
+
+def test_a_ping_does_not_revive_who_leads_to_another_hub() -> None:
+    registered = accepted(register(CLAIM)(()))
+    wrong = judged(registered.backend, Sign.OTHER_NAME, now=NOW, reason="it answers as b")
+    pinged = accepted(ping(claims.with_health(registered.records, wrong))).backend
+    assert pinged == msgspec.structs.replace(wrong, last_seen=NOW)
+
+
+def test_registering_again_revives_and_forgets_why_it_was_away() -> None:
+    registered = accepted(register(CLAIM)(()))
+    gone = accepted(deregister(registered.records))
+    again = accepted(register(CLAIM)(gone.records)).backend
+    assert (again.is_active, again.health) == (True, None)
+
+
+@given(the_records, st.sampled_from(Sign))
+def test_health_is_put_where_the_backend_stands(records: Records, sign: Sign) -> None:
+    before = effective(records)
+    if before is None:
+        claimed = accepted(register(CLAIM)(())).backend
+        assert claims.with_health(records, claimed) == records
+        return
+    judged_now = judged(before, sign, now=NOW)
+    after = claims.with_health(records, judged_now)
     assert [record.layer for record in after] == [record.layer for record in records]
-    before_backend = effective(records)
-    if before_backend is None:
-        assert after == records
-    else:
-        assert effective(after) == msgspec.structs.replace(before_backend, is_active=False)
-        assert after[1:] == records[1:]
+    assert effective(after) == judged_now
+    assert after[1:] == records[1:]
 
 
 @pytest.mark.parametrize("layer", Layer)

@@ -28,6 +28,7 @@ PARAMETERS = {
     "delete": ("name",),
     "deregister": ("name",),
     "ping": ("name",),
+    "check": ("name",),
     "reload": (),
     "watch": ("since", "name", "namespace"),
 }

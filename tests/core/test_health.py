@@ -84,9 +84,10 @@ def test_no_lack_of_evidence_revives_anybody() -> None:
 def test_who_was_never_judged_starts_from_what_an_older_version_noted(
     backend: Backend, sign: Sign
 ) -> None:
-    state = State.UNKNOWN if backend.is_active else State.DEREGISTERED
-    if not backend.is_active and backend.pings:
-        state = State.STALE
+    if backend.is_active:
+        state = State.UP if backend.pings else State.UNKNOWN
+    else:
+        state = State.STALE if backend.pings else State.DEREGISTERED
     assert backend.state is state
     assert judged(backend, None, now=5).state is state
     assert judged(backend, sign, now=5).state is RULES[sign].get(state, state)

@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, str] = {
     "cli": "_version cli.display core.methods",
     "cli.serve": (
         "app cli.door_options cli.log_lines settings core.errors core.limits core.methods"
-        " core.model"
+        " core.model core.networks"
     ),
     "cli.door_options": "settings token_file core.errors core.gate",
     "cli.log_lines": "cli.display",
@@ -52,9 +52,9 @@ MAY_IMPORT: dict[str, str] = {
     "client_events": "core.errors core.events",
     "client_socket": "core.errors",
     "app": (
-        "_version blocking config_file config_watch conversation door_making drain front_door"
-        " service settings store sweeper door.acceptor door.tls core.declarations core.errors"
-        " core.feed core.model core.plexus"
+        "_version blocking config_file config_watch conversation door_making drain front_door probe"
+        " prober service settings store sweeper door.acceptor door.tls core.declarations"
+        " core.errors core.feed core.model core.networks core.plexus core.vitals"
     ),
     "door_making": (
         "drain health_report service settings door.acceptor door.complaints door.keeper"
@@ -80,17 +80,24 @@ MAY_IMPORT: dict[str, str] = {
         " core.methods core.plexus core.routes core.session core.visitor"
     ),
     "config_watch": "config_file service core.errors core.model",
-    "sweeper": "service core.errors",
-    "probe": "core.dialogue core.errors core.model core.networks core.reports",
+    "sweeper": "service trouble core.errors",
+    "prober": "service trouble core.model core.reports core.schedule",
+    "trouble": "core.errors",
     "service": (
-        "bell config_file group_commit store core.catalog core.claims core.commands"
-        " core.declarations core.draft core.errors core.events core.feed core.model"
-        " core.reconciliation core.silence"
+        "bell config_file group_commit health_keeper probe store core.catalog core.claims"
+        " core.commands core.declarations core.draft core.errors core.events core.feed core.health"
+        " core.model core.reconciliation core.vitals"
+    ),
+    "probe": "core.dialogue core.errors core.model core.networks core.reports",
+    "health_keeper": (
+        "group_commit core.catalog core.claims core.draft core.errors core.health core.merge"
+        " core.model core.reports core.vitals"
     ),
     "group_commit": "store core.catalog core.claims core.draft core.errors core.feed",
     "config_file": "blocking core.declarations core.errors",
     "store": (
-        "blocking lock_file migrations core.claims core.errors core.events core.feed core.model"
+        "blocking lock_file migrations core.claims core.errors core.events core.feed core.health"
+        " core.model"
     ),
     "migrations": "core.model",
     "lock_file": "core.errors",
@@ -107,7 +114,7 @@ MAY_IMPORT: dict[str, str] = {
     "core.crowd": "core.gate",
     "core.gate": "core.errors",
     "core.call_parameters": "core.commands core.errors core.items core.methods",
-    "core.schema": "core.commands core.events core.methods core.model",
+    "core.schema": "core.commands core.events core.methods core.model core.reports",
     "core.session": "core.errors core.feed core.items core.routes",
     "core.routes": "core.commands core.items",
     "core.items": "core.events",
@@ -117,8 +124,8 @@ MAY_IMPORT: dict[str, str] = {
     "core.draft": "core.catalog core.claims core.events core.feed core.merge core.model",
     "core.feed": "core.catalog core.commands core.errors core.events core.model",
     "core.catalog": "core.claims core.events core.merge core.model",
-    "core.events": "core.errors core.model",
-    "core.claims": "core.commands core.errors core.merge core.model",
+    "core.events": "core.errors core.model core.reports",
+    "core.claims": "core.commands core.errors core.health core.merge core.model",
     "core.export": "core.errors core.model",
     "core.declarations": "core.errors core.model",
     "core.commands": "core.errors core.model",
@@ -150,8 +157,8 @@ MAY_USE_TRIO = {
     *("announcement", "client", "client_feed", "client_socket", "discovery"),
     *("app", "bell", "blocking", "cli.serve", "config_file", "config_watch", "conversation"),
     *("door.acceptor", "door.complaints", "door.keeper", "door.reception", "door.tls"),
-    *("drain", "front_door", "group_commit", "health_report", "probe", "service", "store"),
-    *("sweeper", "teller", "wire"),
+    *("drain", "front_door", "group_commit", "health_keeper", "health_report", "probe", "prober"),
+    *("service", "store", "sweeper", "teller", "wire"),
 }
 EDGE_LIBRARIES = {
     "sqlite_utils": {"store", "migrations"},

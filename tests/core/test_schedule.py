@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,7 +40,7 @@ def test_who_became_urgent_while_it_was_probed_stays_so() -> None:
     schedule.add("a", 1.0)
     schedule.take()
     schedule.add("a", 1.5)
-    schedule.put_back("a", 1.0, chance=0)
+    schedule.put_back("a", 1.0, due=1.0, chance=0)
     assert schedule.next_due() == 1.5
 
 
@@ -59,10 +61,26 @@ def test_nobody_waits_longer_than_the_interval_and_they_are_spread(
             assert due - last[name] <= INTERVAL
         last[name] = due
         turns.append(due)
-        schedule.put_back(name, due, chance=0.5)
+        schedule.put_back(name, due, due=due, chance=0.5)
     # In the middle of it all, no second has many more than its share of the probes.
     share = count / (INTERVAL * (1 - JITTER / 2))
     second_round = [due for due in turns if INTERVAL <= due < 2 * INTERVAL]
     for second in range(15, 30):
         probes = sum(second <= due < second + 1 for due in second_round)
         assert probes <= share + 4
+
+
+def test_after_a_pause_they_are_spread_again() -> None:
+    schedule = Schedule(interval=INTERVAL)
+    for index in range(15):
+        schedule.add(str(index), 0.0)
+    late = 100.0
+    for _ in range(15):
+        name = schedule.take()
+        schedule.put_back(name, late, due=0.0, chance=0)
+    dues = []
+    for _ in range(15):
+        dues.append(schedule.next_due() or 0)
+        schedule.take()
+    assert all(later - earlier < 3 for earlier, later in pairwise(dues))
+    assert dues[-1] - dues[0] > INTERVAL * 0.8

@@ -73,12 +73,11 @@ class Ward:
         health = self.backends[name].health
         return None if health is None else health.reason
 
-    def probe(self, name: str, outcome: Outcome) -> None:
-        backend = self.backends[name]
-        self.vitals.note_probe(backend, outcome, moment=self.moment)
-        self.publish(
-            name, self.vitals.after_probe(backend, outcome, now=self.now, moment=self.moment)
-        )
+    def probe(self, name: str, outcome: Outcome, *, seconds: float = 0.0) -> None:
+        backend, moment = self.backends[name], self.moment
+        if self.vitals.note_probe(backend, outcome, began=moment - seconds, moment=moment):
+            after = self.vitals.after_probe(backend, outcome, now=self.now, moment=moment)
+            self.publish(name, after)
 
     def rounds(self, outcomes: Sequence[Outcome], *names: str) -> None:
         for outcome in outcomes:
@@ -230,6 +229,21 @@ def test_what_ends_the_doubt(sign: str) -> None:
         ward.ping()
     ward.probe("a", REFUSED)
     assert ward.state() is State.UP
+
+
+@pytest.mark.parametrize("news", ["goodbye", "registration", "pause"])
+def test_what_a_probe_found_that_began_before_the_news_says_nothing(news: str) -> None:
+    ward = Ward("a")
+    ward.rounds([answer("a"), REFUSED, REFUSED])
+    if news == "goodbye":
+        ward.goodbye()
+    elif news == "registration":
+        ward.publish("a", backend_of("a"))
+    else:
+        ward.vitals.forgive(1, moment=ward.moment)
+    before = ward.backends["a"]
+    ward.probe("a", answer("a") if news == "goodbye" else REFUSED, seconds=1)
+    assert ward.backends["a"] == before
 
 
 def test_failures_leave_a_goodbye_a_goodbye() -> None:

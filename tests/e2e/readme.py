@@ -11,8 +11,13 @@ import msgspec
 README = Path(__file__).parents[2] / "README.md"
 
 # What differs from run to run; everything else in an example must be as printed.
-VOLATILE = ("id", "registered_at", "created_at", "updated_at", "last_seen")
-VOLATILE_METADATA = ("plexus_hash", "timestamp")
+VOLATILE = {
+    "host": ("id", "registered_at", "created_at", "updated_at", "last_seen"),
+    "plexus_hash": ("plexus_hash", "timestamp"),
+    "state": ("since", "last_probe", "latency_ms"),
+    "step": ("ms",),
+}
+"""By a member that tells what kind of object it is in."""
 
 
 def sections() -> dict[str, str]:
@@ -72,7 +77,7 @@ def _stable(value: object, *, is_backend: bool) -> object:
         return [_stable(each, is_backend=is_backend) for each in value]
     if not isinstance(value, dict):
         return value
-    hidden = VOLATILE if "host" in value else VOLATILE_METADATA if "plexus_hash" in value else ()
+    hidden = next((members for mark, members in VOLATILE.items() if mark in value), ())
     return {
         key: type(each).__name__ if key in hidden else _stable(each, is_backend=is_backend)
         for key, each in value.items()

@@ -197,7 +197,7 @@ class RegistryMachine(RuleBasedStateMachine):
         self.model.forgive(seconds)
 
         async def forgive() -> None:
-            self.registry.forgive(seconds)
+            self.registry.health.forgive(seconds)
 
         self.loop.run(forgive)
 
@@ -337,6 +337,7 @@ class RegistryMachine(RuleBasedStateMachine):
             config_path=self.config_path,
             env_backends=ENVIRONMENT,
             stale_after=STALE_AFTER,
+            probe_interval=0,
         )
         self._context = open_registry(settings, now=lambda: self.model.now)
         self.registry: Registry = self.loop.run(self._context.__aenter__)

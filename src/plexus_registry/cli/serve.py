@@ -10,10 +10,11 @@ import click
 
 from plexus_registry.cli.door_options import door_options, door_settings
 from plexus_registry.cli.log_lines import LineFormatter
-from plexus_registry.core.errors import RegistryError
+from plexus_registry.core.errors import ConfigError, RegistryError
 from plexus_registry.core.limits import Limits
 from plexus_registry.core.methods import NAMESPACE
 from plexus_registry.core.model import FIELDS
+from plexus_registry.core.networks import parse_networks
 from plexus_registry.settings import DEFAULT_PORT, Settings, default_config_path, default_db_path
 
 LEVELS = {
@@ -50,6 +51,20 @@ def _seconds(_ctx: click.Context, _param: click.Parameter, seconds: float) -> fl
     if not 0 < seconds <= MAX_SECONDS:
         raise click.BadParameter(f"{seconds} must be a number of seconds above 0")
     return seconds
+
+
+def _seconds_or_none(_ctx: click.Context, _param: click.Parameter, seconds: float) -> float:
+    if not 0 <= seconds <= MAX_SECONDS:
+        raise click.BadParameter(f"{seconds} must be a number of seconds, or 0 for never")
+    return seconds
+
+
+def _networks(_ctx: click.Context, _param: click.Parameter, text: str) -> str:
+    try:
+        parse_networks(text)
+    except ConfigError as error:
+        raise click.BadParameter(error.reason) from error
+    return text
 
 
 def _hub_namespace(_ctx: click.Context, _param: click.Parameter, name: str) -> str:
@@ -152,6 +167,60 @@ def _set_up_logging(levels: dict[str, int]) -> None:
     help="Seconds between two looks for silent backends.",
 )
 @click.option(
+    "--probe-interval",
+    type=float,
+    callback=_seconds_or_none,
+    default=15.0,
+    envvar="REGISTRY_PROBE_INTERVAL",
+    show_envvar=True,
+    show_default=True,
+    help="Seconds between two probes of one backend; 0 probes none.",
+)
+@click.option(
+    "--probe-timeout",
+    type=float,
+    callback=_seconds,
+    default=2.0,
+    envvar="REGISTRY_PROBE_TIMEOUT",
+    show_envvar=True,
+    show_default=True,
+    help="Seconds that one probe may take.",
+)
+@click.option(
+    "--probe-failures",
+    type=click.IntRange(1, 1000),
+    default=3,
+    envvar="REGISTRY_PROBE_FAILURES",
+    show_envvar=True,
+    show_default=True,
+    help="How many probes in a row must fail until a backend is down.",
+)
+@click.option(
+    "--probe-concurrency",
+    type=click.IntRange(1, 10_000),
+    default=64,
+    envvar="REGISTRY_PROBE_CONCURRENCY",
+    show_envvar=True,
+    show_default=True,
+    help="How many probes are under way at once.",
+)
+@click.option(
+    "--probe-networks",
+    callback=_networks,
+    default="",
+    envvar="REGISTRY_PROBE_NETWORKS",
+    show_envvar=True,
+    show_default="all; link-local addresses never",
+    help="The networks whose addresses are probed: 10.0.0.0/8,fd00::/8",
+)
+@click.option(
+    "--probe-ca",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar="REGISTRY_PROBE_CA",
+    show_envvar=True,
+    help="A file of certificates (PEM) whose authority wss backends may have, too.",
+)
+@click.option(
     "--max-message-bytes",
     type=click.IntRange(1024, 2**30),
     default=Limits().message_bytes,
@@ -213,6 +282,12 @@ def serve(
     poll_interval: float,
     stale_after: float,
     sweep_interval: float,
+    probe_interval: float,
+    probe_timeout: float,
+    probe_failures: int,
+    probe_concurrency: int,
+    probe_networks: str,
+    probe_ca: Path | None,
     max_message_bytes: int,
     max_batch: int,
     max_subscriptions: int,
@@ -237,6 +312,12 @@ def serve(
         poll_interval=poll_interval,
         stale_after=stale_after,
         sweep_interval=sweep_interval,
+        probe_interval=probe_interval,
+        probe_timeout=probe_timeout,
+        probe_failures=probe_failures,
+        probe_concurrency=probe_concurrency,
+        probe_networks=probe_networks,
+        probe_ca=probe_ca,
         auto_register=not no_auto_register,
         limits=Limits(
             message_bytes=max_message_bytes,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from plexus_registry.core.errors import MethodError, NameTaken, NotFound
+from plexus_registry.core.health import Sign, judged, ping_changes
 from plexus_registry.core.merge import effective, holder
 from plexus_registry.core.model import MANUAL_LAYERS, RANK, Backend, Layer, Record, Source
 
@@ -114,12 +115,12 @@ def _refreshed(records: Records, current: Backend, claimed: Backend, *, now: int
         given["source"] = Source.AUTO
     backend = msgspec.structs.replace(current, **given)
     if not current.is_active:
-        backend = msgspec.structs.replace(backend, is_active=True, registered_at=now)
+        backend = msgspec.structs.replace(backend, is_active=True, registered_at=now, health=None)
     if backend != current:
         backend = msgspec.structs.replace(backend, updated_at=now)
     # Synapse registers hubs again that never ping: they must not go stale for it.
     if current.pings:
-        backend = msgspec.structs.replace(backend, last_seen=now)
+        backend = _pinged(backend, now=now)
     return _written(records, backend, is_sign_of_life=current.pings)
 
 
@@ -147,7 +148,7 @@ def update(records: Records, change: Update, *, now: int) -> Decision | MethodEr
         given["source"] = Source.MANUAL
     backend = msgspec.structs.replace(current, **given, updated_at=now)
     if backend.address != current.address:
-        backend = msgspec.structs.replace(backend, last_seen=None, is_active=True)
+        backend = msgspec.structs.replace(backend, last_seen=None, is_active=True, health=None)
     return _written(records, backend)
 
 
@@ -180,17 +181,21 @@ def as_registered(records: Records, backend: Backend) -> Records:
     return with_record(lower, Record(name=backend.name, layer=Layer.DATABASE, backend=backend))
 
 
-def deregister(records: Records, name: str) -> Decision | MethodError:
+def deregister(records: Records, name: str, *, now: int) -> Decision | MethodError:
     """Make the effective backend inactive, where it stands.
 
     Returns:
         The decision, or `NotFound`.
     """
-    return _with_health(records, name, is_active=False)
+    held = holder(records)
+    if held is None or held.backend is None:
+        return NotFound(name)
+    reason = "it said goodbye, or somebody did for it"
+    return _confirmed(records, held, judged(held.backend, Sign.GOODBYE, now=now, reason=reason))
 
 
 def ping(records: Records, name: str, *, now: int) -> Decision | MethodError:
-    """Note a sign of life; an inactive backend is active again.
+    """Note a sign of life; an inactive backend is active again, but for one that leads elsewhere.
 
     A pinging record of an earlier run counts as this run's: its hub is there, so the name is
     held live, and no third party can take it.
@@ -198,36 +203,35 @@ def ping(records: Records, name: str, *, now: int) -> Decision | MethodError:
     Returns:
         The decision, or `NotFound`.
     """
-    decision = _with_health(records, name, is_active=True, last_seen=now)
-    if isinstance(decision, MethodError):
-        return decision
-    return Decision(decision.records, decision.backend, is_sign_of_life=True)
-
-
-def go_stale(records: Records) -> Records:
-    """Make the effective backend inactive, for it was silent too long."""
-    held = holder(records)
-    if held is None or held.backend is None:
-        return records
-    silent = msgspec.structs.replace(held.backend, is_active=False)
-    return with_record(records, msgspec.structs.replace(held, backend=silent))
-
-
-def _with_health(
-    records: Records, name: str, *, is_active: bool, last_seen: int | None = None
-) -> Decision | MethodError:
     held = holder(records)
     if held is None or held.backend is None:
         return NotFound(name)
-    backend = msgspec.structs.replace(
-        held.backend,
-        is_active=is_active,
-        last_seen=held.backend.last_seen if last_seen is None else last_seen,
-    )
+    return _confirmed(records, held, _pinged(held.backend, now=now), is_sign_of_life=True)
+
+
+def with_health(records: Records, backend: Backend) -> Records:
+    """Put the effective backend in its place again, with what is known of its health now."""
+    held = holder(records)
+    if held is None or held.backend is None:
+        return records
+    return with_record(records, msgspec.structs.replace(held, backend=backend))
+
+
+def _pinged(backend: Backend, *, now: int) -> Backend:
+    if ping_changes(backend):
+        backend = judged(backend, Sign.PING, now=now)
+    return msgspec.structs.replace(backend, last_seen=now)
+
+
+def _confirmed(
+    records: Records, held: Record, backend: Backend, *, is_sign_of_life: bool = False
+) -> Decision:
+    """Put a backend in its place again; a call about an earlier run's makes it this run's."""
     if held.layer is Layer.DATABASE:
-        return _written(records, backend)
+        return _written(records, backend, is_sign_of_life=is_sign_of_life)
     # The holder comes first: this is what every ping does.
-    return Decision((msgspec.structs.replace(held, backend=backend), *records[1:]), backend)
+    first = msgspec.structs.replace(held, backend=backend)
+    return Decision((first, *records[1:]), backend, is_sign_of_life)
 
 
 def _written(records: Records, backend: Backend, *, is_sign_of_life: bool = False) -> Decision:

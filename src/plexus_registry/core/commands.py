@@ -174,6 +174,14 @@ class Ping(Command, frozen=True):
     name: str
 
 
+class Check(Command, frozen=True):
+    """Probe a backend now."""
+
+    parameters: ClassVar[tuple[Parameter, ...]] = (_KNOWN_NAME,)
+
+    name: str
+
+
 class Get(Command, frozen=True):
     """Ask for one effective backend."""
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from plexus_registry.core.model import Backend
+from plexus_registry.core.reports import Step
 
 if TYPE_CHECKING:
     from plexus_registry.core.errors import MethodError, WatchEnded
@@ -107,6 +108,16 @@ class Compacted(Change, frozen=True, tag="compacted"):
     """
 
 
+class Checked(Event, frozen=True, tag="checked"):
+    """A backend was probed: each step, whether all went well, and how the backend is now."""
+
+    name: str
+    url: str
+    ok: bool
+    steps: tuple[Step, ...]
+    backend: Backend | None
+
+
 class Failed(Event, frozen=True, tag="error"):
     """The request was refused; `code` is the word of the error."""
 
@@ -127,6 +138,7 @@ EVENTS: tuple[type[Event], ...] = (
     Reloaded,
     Snapshot,
     Compacted,
+    Checked,
     Failed,
 )
 """All that a method can report, in the order of the schema."""

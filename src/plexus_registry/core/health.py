@@ -57,6 +57,18 @@ RULES: dict[Sign, dict[State, State]] = {
 }
 """What a sign makes of a state; a state that is not named stays as it is."""
 
+_CHANGED_BY_PING = RULES[Sign.PING].keys()
+
+
+def ping_changes(backend: Backend) -> bool:
+    """Whether a ping changes the state of a backend, and not only when it was last seen.
+
+    Most pings come from who is known to be there, and change nothing.
+    """
+    return backend.state in _CHANGED_BY_PING and (
+        backend.health is not None or not backend.is_active
+    )
+
 
 def judged(
     backend: Backend,

@@ -51,6 +51,7 @@ METHODS: tuple[Method, ...] = (
         commands.Deregister,
     ),
     Method("ping", "Give a sign of life.", commands.Ping),
+    Method("check", "Probe a backend now, and tell step by step what came out.", commands.Check),
     Method("reload", "Read the config file now.", commands.Reload),
     Method("watch", "Follow the changes.", commands.Watch, streaming=True, writes=False),
 )

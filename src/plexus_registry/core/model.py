@@ -128,11 +128,11 @@ class Backend(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
 
     @property
     def state(self) -> State:
-        """How it is, also where an older version noted no more than whether it is active."""
+        """How it is, also where nothing was learned of it but whether it is active and pings."""
         if self.health is not None:
             return self.health.state
         if self.is_active:
-            return State.UNKNOWN
+            return State.UP if self.pings else State.UNKNOWN
         return State.STALE if self.pings else State.DEREGISTERED
 
 

@@ -112,7 +112,7 @@ def reconcile(
     if backend == former:
         return former
     if backend.address != former.address:
-        backend = msgspec.structs.replace(backend, last_seen=None, is_active=True)
+        backend = msgspec.structs.replace(backend, last_seen=None, is_active=True, health=None)
     return msgspec.structs.replace(backend, updated_at=now)
 
 

@@ -34,8 +34,7 @@ class Schedule:
         if known is not None and known <= due:
             return
         if known is None:
-            self._added += 1
-            self._first_parts[name] = self._added * _GOLDEN % 1.0
+            self._spread(name)
         self._put(name, due)
 
     def next_due(self) -> float | None:
@@ -56,17 +55,25 @@ class Schedule:
         del self._due[name]
         return name
 
-    def put_back(self, name: str, last_due: float, *, chance: float) -> None:
+    def put_back(self, name: str, turn: float, *, due: float, chance: float) -> None:
         """Have a name be due again, an interval after the last time.
 
         Args:
             name: The name; where it was added meanwhile, that holds.
-            last_due: When it was due last.
+            turn: When it had its turn.
+            due: When it should have had it. If that was long ago, the process was stopped, and
+                everyone had a turn at once: they are spread again.
             chance: From 0 to 1.
         """
+        if turn - due > self._interval / 2:
+            self._spread(name)
         part = self._first_parts.pop(name, 1.0)
         if name not in self._due:
-            self._put(name, last_due + self._interval * part * (1 - JITTER * chance))
+            self._put(name, turn + self._interval * part * (1 - JITTER * chance))
+
+    def _spread(self, name: str) -> None:
+        self._added += 1
+        self._first_parts[name] = self._added * _GOLDEN % 1.0
 
     def _put(self, name: str, due: float) -> None:
         self._due[name] = due

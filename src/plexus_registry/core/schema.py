@@ -19,6 +19,7 @@ from msgspec import inspect
 from plexus_registry.core.events import EVENTS, Failed
 from plexus_registry.core.methods import METHODS, NAMESPACE, Method
 from plexus_registry.core.model import FIELDS, Backend, Health, Source, State
+from plexus_registry.core.reports import Step
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -254,6 +255,7 @@ def _returns() -> Schema:
             },
             "BackendHealth": _struct(Health),
             "BackendState": {"type": "string", "enum": list(State)},
+            "ProbeStep": _struct(Step),
         },
     }
 
@@ -293,6 +295,7 @@ _DEFINED: Mapping[type, str] = {
     Source: "BackendSource",
     Health: "BackendHealth",
     State: "BackendState",
+    Step: "ProbeStep",
 }
 
 

@@ -12,6 +12,7 @@ Source: design, "Health"; README, "Health".
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, assert_never
 
 import msgspec
@@ -64,17 +65,19 @@ class _Probes:
         failures: How many in a row failed.
         has_lapsed: Whether so many failed that probes speak for it no more.
         is_doubted: Whether it said goodbye and answered all the same, a moment ago.
+        valid_from: What a probe found that began before this moment says nothing any more.
         damping: How often it fell.
     """
 
-    __slots__ = ("applies", "damping", "failures", "has_lapsed", "is_doubted")
+    __slots__ = ("applies", "damping", "failures", "has_lapsed", "is_doubted", "valid_from")
 
     def __init__(self) -> None:
         self.damping = Damping()
-        self.start_over()
+        self.start_over(-inf)
 
-    def start_over(self) -> None:
+    def start_over(self, moment: float) -> None:
         """Take it for one that was not probed yet, but for its falls."""
+        self.valid_from = moment
         self.applies = True
         self.failures = 0
         self.has_lapsed = False
@@ -115,8 +118,10 @@ class Vitals:
         said_goodbye = after.state is State.DEREGISTERED is not before.state
         probes = self._probes.setdefault(name, _Probes())
         if after.health is None:
-            probes.start_over()
-        probes.is_doubted = probes.is_doubted or said_goodbye
+            probes.start_over(moment)
+        if said_goodbye:
+            probes.valid_from = moment
+            probes.is_doubted = True
         if after.state is State.UP:
             probes.damping.rose(moment)
         elif after.state in _SHAKEN and before.state is State.UP:
@@ -132,6 +137,7 @@ class Vitals:
         self._deadlines.postpone(pause, moment=moment)
         self._suspicion.start_over()
         for probes in self._probes.values():
+            probes.valid_from = moment
             if not probes.has_lapsed:
                 probes.failures = 0
 
@@ -178,10 +184,19 @@ class Vitals:
         probes = self._probes.get(name)
         return probes is not None and probes.is_doubted
 
-    def note_probe(self, backend: Backend, outcome: Outcome, *, moment: float) -> None:
-        """Take note of what a probe found; `after_probe` says what follows from it."""
+    def note_probe(
+        self, backend: Backend, outcome: Outcome, *, began: float, moment: float
+    ) -> bool:
+        """Take note of what a probe found; `after_probe` says what follows from it.
+
+        Returns:
+            Whether it says anything: not where the backend said goodbye, registered or was
+            given a pause back since the probe began.
+        """
         name = backend.name
         probes = self._probes.setdefault(name, _Probes())
+        if began < probes.valid_from:
+            return False
         probes.applies = not isinstance(outcome, Unchecked)
         if isinstance(outcome, Unanswered):
             probes.failures += 1
@@ -198,6 +213,7 @@ class Vitals:
         else:
             probes.damping.missed()
         self._count(backend, probes, moment=moment)
+        return True
 
     def after_probe(
         self, backend: Backend, outcome: Outcome, *, now: int, moment: float

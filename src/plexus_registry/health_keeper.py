@@ -1,0 +1,189 @@
+"""Keeps the health of all backends: what shows at once, what is committed, who is to be probed.
+
+What a probe brings shows at once and stays in memory; only a change that lasts (another state, a
+new version, a new schema) is committed, and told to whoever watches.
+
+Source: design, "Health"; README, "Health".
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import trio
+
+from plexus_registry.core import claims
+from plexus_registry.core.errors import shown
+from plexus_registry.core.health import differs
+from plexus_registry.core.merge import effective
+from plexus_registry.core.vitals import Policy, Vitals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from plexus_registry.core.catalog import Catalog
+    from plexus_registry.core.draft import Draft
+    from plexus_registry.core.model import Backend
+    from plexus_registry.core.reports import Outcome
+    from plexus_registry.group_commit import GroupCommit
+
+log = logging.getLogger(__name__)
+
+
+class HealthKeeper:
+    """The health of the backends of one registry."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        commits: GroupCommit,
+        policy: Policy,
+        now: Callable[[], int],
+    ) -> None:
+        """Start with what the catalog holds; everyone has a full term to give a sign of life.
+
+        Args:
+            catalog: What is committed.
+            commits: How changes are committed.
+            policy: When evidence lapses.
+            now: The clock whose times are stored.
+        """
+        self._catalog = catalog
+        self._commits = commits
+        self._now = now
+        self._vitals = Vitals(policy)
+        self._unprobed: set[str] = set()
+        self._news = trio.Event()
+        self._is_told = False
+        for backend in catalog.list(active_only=False):
+            self.follow(backend.name, None, backend)
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether so many backends fail at once that the registry suspects its own network."""
+        return self._vitals.is_suspicious
+
+    @property
+    def probes(self) -> bool:
+        """Whether backends are probed at all."""
+        return self._vitals.policy.probes
+
+    # What happens to names.
+
+    def follow(self, name: str, before: Backend | None, after: Backend | None) -> None:
+        """Take note of what a name means now, after a commit."""
+        if self._vitals.follow(name, before, after, moment=trio.current_time()):
+            self._unprobed.add(name)
+            self._news.set()
+
+    def renew(self, name: str) -> None:
+        """Take note of a ping."""
+        self._vitals.renew(name, moment=trio.current_time())
+
+    async def wait_for_unprobed(self) -> None:
+        """Wait until somebody should be probed at once."""
+        await self._news.wait()
+
+    def take_unprobed(self) -> set[str]:
+        """Take over whoever should be probed at once."""
+        unprobed, self._unprobed = self._unprobed, set()
+        # Whoever waits holds on to an event that is not set yet.
+        if self._news.is_set():
+            self._news = trio.Event()
+        return unprobed
+
+    # Evidence.
+
+    async def mark_silent(self, *, moment: float) -> tuple[str, ...]:
+        """Make the backends inactive that were silent too long, and that no probe speaks for.
+
+        Args:
+            moment: Up to when silence counts, in seconds of Trio's clock.
+
+        Returns:
+            Their names.
+
+        Raises:
+            StorageFailed: The change could not be saved; nobody was marked.
+        """
+        silent = tuple(self._vitals.silent(moment=moment))
+        if not silent:
+            return ()
+
+        def change(draft: Draft) -> tuple[str, ...]:
+            marked = []
+            for name in silent:
+                records = draft.records(name)
+                backend = effective(records)
+                if backend is None:
+                    continue
+                after = self._vitals.after_silence(backend, now=self._now(), moment=moment)
+                if after is not backend:
+                    draft.write(name, claims.with_health(records, after))
+                    marked.append(name)
+            return tuple(marked)
+
+        marked, _ = await self._commits.commit(change)
+        return marked
+
+    async def note_probe(self, probed: Backend, outcome: Outcome, *, began: float) -> None:
+        """Take note of what a probe found.
+
+        Args:
+            probed: The backend as it was when the probe began.
+            outcome: What was found.
+            began: When that was, in seconds of Trio's clock.
+
+        Raises:
+            StorageFailed: It makes a lasting difference, which could not be saved.
+        """
+        name = probed.name
+        await self._commits.settled(name)
+        backend = self._catalog.get(name)
+        if backend is None or backend.address != probed.address:
+            return
+        moment = trio.current_time()
+        if not self._vitals.note_probe(backend, outcome, began=began, moment=moment):
+            return
+        self._tell_suspicion()
+
+        def weighed(backend: Backend) -> Backend:
+            return self._vitals.after_probe(backend, outcome, now=self._now(), moment=moment)
+
+        after = weighed(backend)
+        if not differs(backend, after):
+            records = claims.with_health(self._catalog.records(name), after)
+            self._catalog.publish({name: records})
+            return
+
+        def change(draft: Draft) -> None:
+            records = draft.records(name)
+            backend = effective(records)
+            if backend is not None and backend.address == probed.address:
+                draft.write(name, claims.with_health(records, weighed(backend)))
+
+        await self._commits.commit(change)
+        if after.state is not backend.state:
+            reason = after.health and after.health.reason
+            log.info("backend %s is %s: %s", shown(name), after.state, reason or "it answers")
+
+    def _tell_suspicion(self) -> None:
+        if self.is_suspect is self._is_told:
+            return
+        self._is_told = self.is_suspect
+        if self._is_told:
+            log.warning(
+                "most backends fail at once: the registry suspects its own network,"
+                " and marks nobody as down for a while"
+            )
+        else:
+            log.info("the registry does not suspect its own network any more")
+
+    def is_doubted(self, name: str) -> bool:
+        """Whether a backend said goodbye and answered all the same, a moment ago."""
+        return self._vitals.is_doubted(name)
+
+    def forgive(self, pause: float) -> None:
+        """Give every backend back the seconds in which this process heard nobody."""
+        self._vitals.forgive(pause, moment=trio.current_time())

@@ -1,0 +1,401 @@
+"""The prober on a virtual clock, with hubs in memory and the real registry."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from plexus_registry.core.commands import Register, Update
+from plexus_registry.core.errors import NotFound
+from plexus_registry.core.model import Health, State
+from plexus_registry.core.suspicion import ROUNDS
+from plexus_registry.prober import probe_forever
+from plexus_registry.store import read_records
+from plexus_registry.sweeper import sweep_forever
+from tests.fakes import Disk, opened
+from tests.memory_hubs import HASH, Hub, MemoryNetwork, answer_after, hang
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from trio.testing import MockClock
+
+    from plexus_registry.service import Registry
+
+INTERVAL = 15.0
+
+
+class Ward:
+    """A registry with its prober and sweeper, and the hubs that it knows."""
+
+    def __init__(self, registry: Registry, network: MemoryNetwork) -> None:
+        self.registry = registry
+        self.network = network
+
+    def add_hub(self, hub: Hub, port: int | None = None) -> int:
+        port = port or 5000 + len(self.network.hubs)
+        self.network.hubs[port] = hub
+        return port
+
+    async def register(self, hub: Hub) -> int:
+        port = self.add_hub(hub)
+        await self.registry.register(Register(name=hub.name, host="127.0.0.1", port=port))
+        return port
+
+    def is_suspect(self) -> bool:
+        return self.registry.health.is_suspect
+
+    def state(self, name: str) -> State:
+        backend = self.registry.get(name)
+        assert backend is not None
+        return backend.state
+
+    def health(self, name: str) -> Health:
+        backend = self.registry.get(name)
+        assert backend is not None
+        assert backend.health is not None
+        return backend.health
+
+
+@asynccontextmanager
+async def running(
+    folder: Path, *, disk: Disk | None = None, network: MemoryNetwork | None = None
+) -> AsyncIterator[Ward]:
+    async with trio.open_nursery() as nursery:
+        network = network or MemoryNetwork(nursery)
+        async with opened(folder, disk, network=network, probe_interval=INTERVAL) as registry:
+            async with trio.open_nursery() as tasks:
+                chance = random.Random(6).random  # noqa: S311 - the same in every run
+                probe = partial(
+                    probe_forever, registry, registry.probe, interval=INTERVAL, chance=chance
+                )
+                await tasks.start(probe)
+                await tasks.start(partial(sweep_forever, registry, every=5.0))
+                yield Ward(registry, network)
+                tasks.cancel_scope.cancel()
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_new_backend_is_probed_within_a_second_and_shows_what_was_learned(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path) as ward:
+        await ward.register(Hub("hub", behave=answer_after(0.2), version="7"))
+        assert ward.state("hub") is State.UNKNOWN
+        await trio.sleep(1)
+        backend = ward.registry.get("hub")
+        assert backend is not None
+        assert (backend.state, backend.version) == (State.UP, "7")
+        health = ward.health("hub")
+        assert (health.latency_ms, health.schema_hash) == (200.0, HASH)
+        assert health.last_probe is not None
+
+
+async def test_everyone_is_probed_within_a_second_of_the_start(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    hubs = [Hub(f"hub{index}") for index in range(20)]
+    async with running(tmp_path) as ward:
+        for hub in hubs:
+            await ward.register(hub)
+        network = ward.network
+    async with trio.open_nursery() as nursery:
+        again = MemoryNetwork(nursery, network.hubs.items())
+        for hub in hubs:
+            hub.asked.clear()
+        async with running(tmp_path, network=again):
+            began = trio.current_time()
+            await trio.sleep(1)
+            assert all(hub.asked and hub.asked[0] - began <= 1 for hub in hubs)
+        nursery.cancel_scope.cancel()
+
+
+async def test_probes_are_spread_and_none_is_later_than_the_interval(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    hubs = [Hub(f"hub{index}") for index in range(30)]
+    async with running(tmp_path) as ward:
+        for hub in hubs:
+            await ward.register(hub)
+        await trio.sleep(10 * INTERVAL)
+    for hub in hubs:
+        gaps = [later - earlier for earlier, later in itertools.pairwise(hub.asked)]
+        assert len(gaps) >= 9
+        assert max(gaps) <= INTERVAL + 0.01
+        assert min(gaps[1:]) >= 0.9 * INTERVAL - 0.01
+    middle = [moment for hub in hubs for moment in hub.asked if moment > 5 * INTERVAL]
+    per_second = [sum(second <= each < second + 1 for each in middle) for second in range(80, 140)]
+    assert max(per_second) <= 8, "in step there would be thirty"
+
+
+async def test_a_hub_that_dies_is_down_after_three_failures_and_back_at_the_first_answer(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path) as ward:
+        hub = Hub("hub")
+        port = await ward.register(hub)
+        await trio.sleep(1)
+        del ward.network.hubs[port]
+        await trio.sleep(2 * INTERVAL)
+        assert ward.state("hub") is State.UP
+        await trio.sleep(INTERVAL + 1)
+        assert ward.state("hub") is State.DOWN
+        assert [backend.name for backend in ward.registry.list()] == []
+        reason = ward.health("hub").reason or ""
+        assert reason.startswith("3 probes in a row failed, the last one: connect: connection ref")
+        ward.add_hub(hub, port)
+        await trio.sleep(INTERVAL)
+        assert ward.state("hub") is State.UP
+
+
+async def test_a_hub_that_comes_back_elsewhere_is_up_within_a_second(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path) as ward:
+        port = await ward.register(Hub("hub"))
+        await trio.sleep(1)
+        del ward.network.hubs[port]
+        await trio.sleep(4 * INTERVAL)
+        port = ward.add_hub(Hub("hub"), 6000)
+        await ward.registry.register(
+            Register(name="hub", host="127.0.0.1", port=port, source="auto")
+        )
+        await trio.sleep(1)
+        assert ward.state("hub") is State.UP
+        await ward.registry.update(Update(name="hub", port=6001))
+        assert ward.registry.get("hub") is not None
+        await trio.sleep(1)
+        assert ward.health("hub").failures == 1
+
+
+async def test_a_hub_that_still_answers_survives_a_goodbye(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path) as ward:
+        await ward.register(Hub("hub"))
+        await trio.sleep(1)
+        await ward.registry.deregister("hub")
+        assert ward.state("hub") is State.DEREGISTERED
+        await trio.sleep(0.1)
+        assert ward.state("hub") is State.UP
+
+
+async def test_a_hub_that_says_goodbye_before_it_stops_is_gone_at_the_second_look(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path) as ward:
+        port = await ward.register(Hub("hub"))
+        await trio.sleep(1)
+        await ward.registry.deregister("hub")
+        await trio.sleep(0.1)
+        del ward.network.hubs[port]
+        await trio.sleep(1.1)
+        assert ward.state("hub") is State.DEREGISTERED
+
+
+async def test_a_hub_of_another_name_is_inactive_at_once(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path) as ward:
+        port = ward.add_hub(Hub("other"))
+        await ward.registry.register(Register(name="hub", host="127.0.0.1", port=port))
+        await trio.sleep(0.1)
+        assert ward.state("hub") is State.WRONG_HUB
+        assert ward.health("hub").reason == 'it answers as "other", not as "hub"'
+
+
+async def test_a_new_schema_is_a_lasting_change_and_a_probe_alone_is_none(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    disk = Disk()
+    async with running(tmp_path, disk=disk) as ward:
+        hub = Hub("hub")
+        await ward.register(hub)
+        await trio.sleep(1)
+        saves = disk.saves
+        await trio.sleep(5 * INTERVAL)
+        assert disk.saves == saves
+        hub.schema_hash = "aaaaaaaaaaaaaaaa"
+        await trio.sleep(INTERVAL)
+        assert disk.saves == saves + 1
+        (record,) = read_records(tmp_path / "registry.db")
+        assert record.backend is not None
+        assert record.backend.health is not None
+        assert record.backend.health.schema_hash == "aaaaaaaaaaaaaaaa"
+        assert record.backend.health.last_probe is None
+
+
+async def test_the_state_outlives_a_restart(tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with running(tmp_path) as ward:
+        port = ward.add_hub(Hub("other"))
+        await ward.registry.register(Register(name="hub", host="127.0.0.1", port=port))
+        await trio.sleep(0.1)
+        before = ward.health("hub")
+    async with opened(tmp_path) as registry:
+        backend = registry.get("hub")
+        assert backend is not None
+        assert backend.health is not None
+        assert not backend.is_active
+        assert (backend.state, backend.health.since) == (State.WRONG_HUB, before.since)
+        assert (backend.health.reason, backend.health.last_probe) == (before.reason, None)
+
+
+async def test_no_more_than_the_slots_are_in_use_and_slow_hubs_hold_nobody_up(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path) as ward:
+        for index in range(200):
+            await ward.register(Hub(f"slow{index}", behave=hang))
+        quick = Hub("quick")
+        await ward.register(quick)
+        await trio.sleep(4 * INTERVAL)
+        assert ward.network.most_streams == 64
+        # 200 hubs that cost two seconds each need 6.25 s of all slots in every round.
+        assert max(b - a for a, b in itertools.pairwise(quick.asked)) <= INTERVAL + 7
+        assert ward.state("quick") is State.UP
+        assert ward.state("slow0") is State.DOWN
+
+
+async def test_when_the_own_network_fails_nobody_is_marked_for_five_rounds(
+    tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = [f"hub{index}" for index in range(40)]
+    async with running(tmp_path) as ward:
+        for name in names:
+            await ward.register(Hub(name))
+        await trio.sleep(INTERVAL)
+        ward.network.is_down = True
+        await trio.sleep(ROUNDS * INTERVAL - 1)
+        assert ward.is_suspect()
+        assert {ward.state(name) for name in names} == {State.UP}
+        assert caplog.text.count("suspects its own network") == 1
+        await trio.sleep(2.5 * INTERVAL)
+        down = [name for name in names if ward.state(name) is State.DOWN]
+        assert 0 < len(down) <= 30, "no more than a quarter in a round"
+        ward.network.is_down = False
+        await trio.sleep(2 * INTERVAL)
+        assert {ward.state(name) for name in names} == {State.UP}
+        assert not ward.is_suspect()
+        assert caplog.text.count("suspects its own network") == 1
+
+
+async def test_two_that_fail_are_marked_for_no_suspicion_holds_them(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """The harm that the guard prevents."""
+    async with running(tmp_path) as ward:
+        for name in ("a", "b"):
+            await ward.register(Hub(name))
+        await trio.sleep(INTERVAL)
+        ward.network.is_down = True
+        await trio.sleep(3 * INTERVAL + 1)
+        assert ward.state("a") is ward.state("b") is State.DOWN
+
+
+async def test_a_ping_keeps_up_who_cannot_be_reached(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path) as ward:
+        await ward.registry.register(Register(name="hub", host="127.0.0.1", port=9))
+        for _ in range(10):
+            await ward.registry.ping("hub")
+            await trio.sleep(INTERVAL)
+            assert ward.state("hub") is State.UP
+        await trio.sleep(66)
+        assert ward.state("hub") is State.DOWN
+
+
+async def test_a_stall_of_the_process_blames_nobody(
+    tmp_path: Path, mock_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The clock leaps in one go, as it does for a process that was stopped in mid-probe."""
+    async with running(tmp_path) as ward:
+        hub = Hub("hub")
+        await ward.register(hub)
+        for _ in range(8):
+            await trio.testing.wait_all_tasks_blocked()
+            mock_clock.jump(0.25)
+        assert ward.state("hub") is State.UP
+        hub.behave = hang
+        mock_clock.autojump_threshold = 0
+        await trio.sleep(2 * INTERVAL + 3)
+        mock_clock.autojump_threshold = float("inf")
+        assert ward.health("hub").failures == 2
+        mock_clock.jump(100)
+        await trio.testing.wait_all_tasks_blocked()
+        hub.behave = None
+        assert ward.state("hub") is State.UP
+        assert "did not run for" in caplog.text
+        mock_clock.autojump_threshold = 0
+        await trio.sleep(INTERVAL)
+        assert ward.health("hub").failures == 0
+
+
+async def test_what_cannot_be_saved_is_found_again_and_logged_once(
+    tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    disk = Disk()
+    async with running(tmp_path, disk=disk) as ward:
+        await ward.register(Hub("hub"))
+        disk.is_full = True
+        await trio.sleep(3 * INTERVAL)
+        assert ward.state("hub") is State.UNKNOWN
+        disk.is_full = False
+        await trio.sleep(INTERVAL)
+        assert ward.state("hub") is State.UP
+        assert caplog.text.count("what probes found is not saved") == 1
+        assert caplog.text.count("what probes find is saved again") == 1
+
+
+async def test_whoever_is_deleted_is_probed_no_more(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path) as ward:
+        hub = Hub("hub")
+        await ward.register(hub)
+        await trio.sleep(1)
+        await ward.registry.delete("hub")
+        hub.asked.clear()
+        await trio.sleep(3 * INTERVAL)
+        assert hub.asked == []
+
+
+async def test_a_check_probes_now_tells_the_steps_and_counts(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path) as ward:
+        hub = Hub("hub", behave=answer_after(0.5))
+        await ward.register(hub)
+        checked = await ward.registry.check("hub")
+        assert checked.ok
+        assert [step.step for step in checked.steps] == [
+            *("resolve", "connect", "upgrade", "_info", "name"),
+        ]
+        assert checked.backend is not None
+        assert checked.backend.state is State.UP
+        with pytest.raises(NotFound):
+            await ward.registry.check("nobody")
+
+
+async def test_without_probes_a_check_tells_and_judges_nobody(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with trio.open_nursery() as nursery:
+        network = MemoryNetwork(nursery)
+        async with opened(tmp_path, network=network) as registry:
+            await registry.register(Register(name="hub", host="127.0.0.1", port=1))
+            checked = await registry.check("hub")
+            assert not checked.ok
+            assert checked.steps[-1].detail == "connection refused"
+            backend = registry.get("hub")
+            assert backend is not None
+            assert backend.health is None
+        nursery.cancel_scope.cancel()
