@@ -43,7 +43,7 @@ if TYPE_CHECKING:
         Reloaded,
         Snapshot,
     )
-    from plexus_registry.core.model import Backend, Source
+    from plexus_registry.core.model import Backend, Health, Source, State
     from plexus_registry.discovery import Discovered, discover
     from plexus_registry.service import Registry
     from plexus_registry.settings import Settings
@@ -60,6 +60,7 @@ __all__ = [
     "ConfigError",
     "ConfigInvalid",
     "Discovered",
+    "Health",
     "InvalidParamsError",
     "MethodError",
     "NameTaken",
@@ -75,6 +76,7 @@ __all__ = [
     "Snapshot",
     "Source",
     "StartError",
+    "State",
     "Status",
     "StorageFailed",
     "Update",
@@ -122,7 +124,7 @@ _HOMES = {
         "Reloaded",
         "Snapshot",
     ),
-    "core.model": ("Backend", "Source"),
+    "core.model": ("Backend", "Health", "Source", "State"),
     "discovery": ("Discovered", "discover"),
     "service": ("Registry",),
     "settings": ("Settings",),

@@ -23,6 +23,7 @@ from plexus_registry.client_events import decode_watch_event
 from plexus_registry.client_feed import Feed
 from plexus_registry.client_replies import (
     Backends,
+    Checked,
     Found,
     Held,
     Item,
@@ -242,6 +243,14 @@ class RegistryClient:
     async def ping(self, name: str) -> bool:
         """Give a sign of life for a backend, and tell whether the registry knows it."""
         return (await self._ask("registry.ping", {"name": name}, Pinged)).success
+
+    async def check(self, name: str) -> Checked:
+        """Have the registry probe a backend now, and tell step by step what came out.
+
+        Raises:
+            NotFound: No backend has the name.
+        """
+        return await self._ask("registry.check", {"name": name}, Checked)
 
     async def reload(self) -> Reloaded:
         """Have the config file read now.

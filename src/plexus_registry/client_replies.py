@@ -12,6 +12,7 @@ import msgspec
 
 from plexus_registry.core.errors import RegistryUnavailableError, rebuilt
 from plexus_registry.core.model import Backend
+from plexus_registry.core.reports import Step
 
 if TYPE_CHECKING:
     from typing import Self
@@ -112,6 +113,16 @@ class Reloaded(Reply, frozen=True):
     added: tuple[str, ...] = ()
     updated: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
+
+
+class Checked(Reply, frozen=True):
+    """A backend was probed: each step, whether all went well, and how the backend is now."""
+
+    name: str
+    url: str
+    ok: bool
+    steps: tuple[Step, ...]
+    backend: Backend | None
 
 
 decode_message = msgspec.json.Decoder(Message).decode

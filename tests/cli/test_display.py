@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plexus_registry.cli.display import ago, details, escaped, table
-from plexus_registry.core.model import Backend, Source
+from plexus_registry.core.model import Backend, Health, Source, State
 from tests.cli.running import run_on_terminal, succeed
 from tests.e2e.harness import COMMAND, clean_environment
 
@@ -87,7 +87,7 @@ def test_long_texts_are_cut_in_the_table_and_whole_in_the_details() -> None:
     assert '{"a":1}' in shown
 
 
-@given(st.text(alphabet="a集\u0301\n", max_size=90), st.integers(60, 200))
+@given(st.text(alphabet="a集\u0301\n", max_size=90), st.integers(80, 200))
 def test_a_table_fits_the_terminal_where_it_can(description: str, columns: int) -> None:
     backend = msgspec.structs.replace(BACKEND, description=description)
     for line in table([backend], columns=columns).split("\n"):
@@ -118,11 +118,47 @@ def test_details_say_how_long_ago() -> None:
     assert lines["state"] == "inactive"
 
 
+def test_what_the_registry_learned_is_shown() -> None:
+    now = int(time.time())
+    health = Health(
+        state=State.UP,
+        since=now - 7300,
+        last_probe=now - 5,
+        latency_ms=1.25,
+        failures=0,
+        schema_hash="0f1e2d3c4b5a6978",
+    )
+    backend = msgspec.structs.replace(BACKEND, health=health, last_seen=now - 90)
+    head, row = (click.unstyle(line) for line in table([backend]).split("\n"))
+    for column, text in (
+        ("STATE", "up "),
+        ("SINCE", "2 h ago"),
+        ("LATENCY", "1.2 ms"),
+        ("SEEN", "5 s ago"),
+    ):
+        assert row[head.index(column) :].startswith(text), column
+    lines = shown_details(backend)
+    assert lines["latency"] == "1.2 ms"
+    assert lines["schema"] == "hash  0f1e2d3c4b5a6978"
+    down = msgspec.structs.replace(
+        health, state=State.DOWN, failures=3, reason="connect: refused\x1b[2J"
+    )
+    lines = shown_details(msgspec.structs.replace(backend, health=down, is_active=False))
+    assert (lines["state"], lines["failures"]) == ("down", "3")
+    assert lines["reason"] == r"connect: refused\x1b[2J"
+    assert lines["seen"] == "1 min ago"
+
+
+def shown_details(backend: Backend) -> dict[str, str]:
+    lines = (click.unstyle(line).split(maxsplit=1) for line in details(backend).split("\n"))
+    return {key: text for key, text in lines}  # noqa: C416 - a list of two is no tuple
+
+
 async def test_who_is_inactive_is_coloured_on_a_terminal_only(url: str) -> None:
     await succeed(url, "register", "colour", "h", "1")
     assert "\x1b" not in await run_on_terminal(url, "list", "--all")
     await succeed(url, "deregister", "colour")
-    yellow = "\x1b[33minactive\x1b[0m"
+    yellow = "\x1b[33mderegistered\x1b[0m"
     assert yellow in await run_on_terminal(url, "list", "--all")
     assert yellow in await run_on_terminal(url, "get", "colour")
     for env in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):

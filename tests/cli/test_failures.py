@@ -25,6 +25,7 @@ ASKING = {
     "delete": ("n",),
     "deregister": ("n",),
     "ping": ("n",),
+    "check": ("n",),
     "reload": (),
     "watch": (),
     "export": (),

@@ -19,7 +19,7 @@ from tests.e2e.harness import clean_environment
 CLIENT = re.compile(
     r"plexus_registry(\.(__main__|_version|cli(\.\w+)?|client(_\w+)?|announcement|core"
     r"|core\.(call_parameters|commands|declarations|errors|events|export|gate|limits|methods|model)"
-    r"|settings|token_file))?"
+    r"|core\.(networks|reports)|settings|token_file))?"
 )
 # Each takes long, and none is needed by a client.
 FOREIGN = {"trio_websocket", "sqlite_utils", "sqlite3", "tabulate", "asyncio", "importlib.metadata"}

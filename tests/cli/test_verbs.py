@@ -46,16 +46,34 @@ async def test_the_table_is_aligned_and_plain_in_a_pipe(url: str) -> None:
     done = await succeed(url, "list", "--all")
     assert "\x1b" not in done.out
     head, *rows = [line for line in done.lines if line.startswith(("NAME", "table-"))]
-    assert head.split() == ["NAME", "URL", "STATE", "SEEN", "SOURCE", "DESCRIPTION"]
+    assert head.split() == [
+        *("NAME", "URL", "STATE", "SINCE", "LATENCY", "SEEN", "SOURCE", "DESCRIPTION"),
+    ]
     first = next(row for row in rows if row.startswith("table-a"))
     second = next(row for row in rows if row.startswith("table-long"))
-    for column, text in (("URL", "ws://127.0.0.1:1"), ("STATE", "inactive")):
+    for column, text in (("URL", "ws://127.0.0.1:1"), ("STATE", "deregistered")):
         assert first[head.index(column) :].startswith(text)
     assert first[head.index("SEEN") :].split("  ")[0].endswith((" now", " ago"))
     assert first.endswith("it is A")
     for column, text in (("URL", "wss://[::1]:2"), ("STATE", "active"), ("SEEN", "never")):
         assert second[head.index(column) :].startswith(text)
     assert "table-a" not in (await succeed(url, "list")).out
+
+
+async def test_a_check_tells_the_steps_and_what_failed(url: str) -> None:
+    port = url.rpartition(":")[2]
+    await succeed(url, "register", "registry-hub", "127.0.0.1", port)
+    done = await succeed(url, "check", "registry-hub")
+    steps = [line.split()[:2] for line in done.lines[:-1]]
+    assert steps == [["ok", step] for step in ("resolve", "connect", "upgrade", "_info", "name")]
+    assert done.lines[-1] == f"registry-hub at ws://127.0.0.1:{port} is there"
+    await succeed(url, "register", "misnamed", "127.0.0.1", port)
+    failed = await run(url, "check", "misnamed")
+    assert failed.lines[-1].split()[:2] == ["failed", "name"]
+    assert 'it answers as "registry-hub", not as "misnamed"' in failed.err
+    assert failed.status == 1
+    assert (await run(url, "check", "misnamed", "--json")).document["ok"] is False
+    assert "Backend not found" in (await run(url, "check", "nobody")).failed(1)
 
 
 async def test_programs_read_what_the_registry_answers(url: str) -> None:

@@ -117,6 +117,7 @@ async def test_an_error_without_id_belongs_to_the_oldest_call() -> None:
         await peer.answer(second, {"backend": None})
 
 
+STEP = {"step": "resolve", "ok": True, "ms": 0.5, "detail": "127.0.0.1", "later": 1}
 CALLS: dict[str, tuple[Callable[[RegistryClient], Awaitable[object]], object, object]] = {
     "get": (lambda c: c.get("hub"), {"name": "hub"}, {"backend": BACKEND}),
     "list": (lambda c: c.list(), {"active_only": True}, {"backends": [BACKEND]}),
@@ -124,6 +125,12 @@ CALLS: dict[str, tuple[Callable[[RegistryClient], Awaitable[object]], object, ob
     "delete": (lambda c: c.delete("a"), {"name": "a"}, {}),
     "deregister": (lambda c: c.deregister("a"), {"name": "a"}, {}),
     "ping": (lambda c: c.ping("a"), {"name": "a"}, {"success": True}),
+    "check": (
+        lambda c: c.check("a"),
+        {"name": "a"},
+        {"type": "checked", "name": "a", "url": "ws://h:1", "ok": True, "steps": [STEP]}
+        | {"backend": BACKEND},
+    ),
     "reload": (lambda c: c.reload(), {}, {"type": "reloaded", "count": 1}),
     "register": (
         lambda c: c.register("a", "h", 1),

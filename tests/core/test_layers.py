@@ -37,9 +37,9 @@ MAY_IMPORT: dict[str, str] = {
     "cli.watch": "cli.calls cli.display cli.session client core.errors",
     "cli.announce": "cli.session cli.supervision client_socket core.errors core.model",
     "cli.supervision": "announcement cli.display",
-    "cli.calls": "cli.session client core.errors core.model",
+    "cli.calls": "cli.session client core.errors core.model core.reports",
     "cli.session": "cli.display token_file core.errors",
-    "cli.display": "core.events core.model",
+    "cli.display": "core.events core.model core.reports",
     "": (
         "_version announcement app client client_events discovery service settings core.commands"
         " core.errors core.events core.model"
@@ -48,7 +48,7 @@ MAY_IMPORT: dict[str, str] = {
     "discovery": "client core.errors core.model",
     "client": "client_events client_feed client_replies client_socket core.errors core.model",
     "client_feed": "client_events core.errors core.events",
-    "client_replies": "core.errors core.model",
+    "client_replies": "core.errors core.model core.reports",
     "client_events": "core.errors core.events",
     "client_socket": "core.errors",
     "app": (

@@ -38,6 +38,7 @@ VERBS: dict[str, Verb] = {
     "delete": Verb("verbs", "delete", "Make a name not exist until it is registered again."),
     "deregister": Verb("verbs", "deregister", "Say goodbye for a backend."),
     "ping": Verb("verbs", "ping", "Give a sign of life for a backend."),
+    "check": Verb("verbs", "check", "Probe a backend now, and tell step by step what came out."),
     "reload": Verb("verbs", "reload", "Have the registry read its config file now."),
     "watch": Verb("watch", "watch", "Follow the changes, one line each."),
     "announce": Verb("announce", "announce", "Run a command, registered for as long as it runs."),

@@ -25,6 +25,7 @@ from plexus_registry.core.errors import (
     UrlError,
 )
 from plexus_registry.core.model import Backend
+from plexus_registry.core.reports import Step
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -52,6 +53,8 @@ class Answer(msgspec.Struct, kw_only=True):
     added: tuple[str, ...] = ()
     updated: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
+    ok: bool = True
+    steps: tuple[Step, ...] = ()
 
 
 def call(session: Session, method: str, params: Mapping[str, object]) -> Answer:

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from plexus_registry.core.model import Backend
+    from plexus_registry.core.reports import Step
 
-COLUMNS = ("NAME", "URL", "STATE", "SEEN", "SOURCE", "DESCRIPTION")
+COLUMNS = ("NAME", "URL", "STATE", "SINCE", "LATENCY", "SEEN", "SOURCE", "DESCRIPTION")
 MAX_CELL = 60
 MIN_DESCRIPTION = 20
 _GAP = "  "
@@ -79,8 +80,27 @@ def ago(then: int | None, now: float) -> str:
 
 
 def state(backend: Backend) -> str:
-    """Say whether it is there, coloured where it is not."""
-    return "active" if backend.is_active else click.style("inactive", fg="yellow")
+    """Say how it is, or no more than whether it is there; coloured where it is not."""
+    known = "active" if backend.is_active else "inactive"
+    word = escaped(known if backend.health is None else backend.health.state)
+    return word if backend.is_active else click.style(word, fg="yellow")
+
+
+def _since(backend: Backend) -> int:
+    return backend.registered_at if backend.health is None else backend.health.since
+
+
+def _latency(backend: Backend) -> str:
+    latency = None if backend.health is None else backend.health.latency_ms
+    return "" if latency is None else f"{latency:.1f} ms"
+
+
+def _seen(backend: Backend) -> int | None:
+    """Find its last sign of life: a ping, or a probe that was answered."""
+    health, seen = backend.health, backend.last_seen
+    if health is None or health.last_probe is None or health.failures or not backend.is_active:
+        return seen
+    return max(seen or 0, health.last_probe)
 
 
 def table(backends: Iterable[Backend], *, columns: int | None = None) -> str:
@@ -98,7 +118,9 @@ def table(backends: Iterable[Backend], *, columns: int | None = None) -> str:
             _cell(backend.name),
             _cell(backend.url),
             state(backend),
-            ago(backend.last_seen, now),
+            ago(_since(backend), now),
+            _latency(backend),
+            ago(_seen(backend), now),
             escaped(backend.source),
         )
         for backend in shown
@@ -126,8 +148,9 @@ def details(backend: Backend) -> str:
     rows = [
         ("name", backend.name),
         ("url", backend.url),
-        ("state", "active" if backend.is_active else "inactive"),
-        ("seen", ago(backend.last_seen, now)),
+        ("state", state(backend)),
+        *_health_rows(backend, now),
+        ("seen", ago(_seen(backend), now)),
         ("source", backend.source),
         ("registered", ago(backend.registered_at, now)),
         ("updated", ago(backend.updated_at, now)),
@@ -142,6 +165,35 @@ def details(backend: Backend) -> str:
         (key, state(backend) if key == "state" else escaped(value)) for key, value in rows if value
     ]
     return _aligned(known)
+
+
+def _health_rows(backend: Backend, now: float) -> list[tuple[str, str | None]]:
+    health = backend.health
+    if health is None:
+        return []
+    return [
+        ("since", ago(health.since, now)),
+        ("reason", health.reason),
+        ("probed", None if health.last_probe is None else ago(health.last_probe, now)),
+        ("latency", _latency(backend)),
+        ("failures", str(health.failures) if health.failures else None),
+        ("schema hash", health.schema_hash),
+    ]
+
+
+def checked(steps: Iterable[Step]) -> str:
+    """Write the steps of a probe, a line each."""
+    return _aligned(
+        [
+            (
+                "ok" if step.ok else click.style("failed", fg="yellow"),
+                escaped(step.step),
+                f"{step.ms:.1f} ms",
+                escaped(step.detail),
+            )
+            for step in steps
+        ]
+    )
 
 
 def _cell(text: str, columns: int = MAX_CELL) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from plexus_registry.cli.display import (
+    checked,
     details,
     echo,
     echo_json,
@@ -47,7 +48,8 @@ def _say(session: Session, text: str) -> None:
 def list_backends(session: Session, *, everything: bool) -> None:
     """List the backends, newest first.
 
-    SEEN is the last sign of life: a backend that never pinged is taken to be there.
+    STATE is what the registry knows by pings and probes, SINCE when that has been so; LATENCY is
+    how long the last probe took, SEEN the last sign of life.
     """
     answer = _ask(session, "list", active_only=not everything)
     if answer.backends:
@@ -191,6 +193,23 @@ def ping(session: Session, name: str) -> None:
     if not _ask(session, "ping", name=name).success:
         raise Failure(f"there is no backend {name}; register it first")
     _say(session, f"Pinged {escaped(name)}")
+
+
+@click.command(epilog="Example: trio-registry check hub2")
+@NAME
+@client_options
+@pass_session
+def check(session: Session, name: str) -> None:
+    """Probe a backend now, and tell step by step what came out.
+
+    It is the registry that connects, not this command. The exit status is 1 where a step failed.
+    """
+    answer = _ask(session, "check", name=name)
+    _say(session, checked(answer.steps))
+    if not answer.ok:
+        failed = answer.steps[-1]
+        raise Failure(f"{name} fails at {failed.step}: {failed.detail}")
+    _say(session, f"{_where(answer, name)} is there")
 
 
 @click.command(epilog="Example: trio-registry reload")
