@@ -18,6 +18,7 @@ from pathlib import Path
 from bench_peer import measure_peer
 from bench_plan import FULL, QUICK, Bench, Plan
 from bench_plexus import measure_plexus
+from bench_probes import measure_probes
 from bench_processes import Cores, choose_cores, open_load_generator, pin
 from bench_report import Figure, format_table, write_json
 from bench_scenarios import (
@@ -38,6 +39,7 @@ SCENARIOS: dict[str, Callable[[Bench], list[Figure]]] = {
     "start": measure_start,
     "verbs": measure_verbs,
     "plexus": measure_plexus,
+    "probes": measure_probes,
 }
 
 BUSY = 0.5

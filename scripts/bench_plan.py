@@ -21,6 +21,7 @@ class Plan:
         read_connections: Connections of the comparisons with the bare server.
         stored: How many backends are stored, smallest first.
         idle_connections: How many connections are opened to weigh one.
+        probed: How many backends are probed.
     """
 
     rounds: int
@@ -29,6 +30,7 @@ class Plan:
     read_connections: tuple[int, ...]
     stored: tuple[int, ...]
     idle_connections: int
+    probed: int
 
 
 FULL = Plan(
@@ -38,6 +40,7 @@ FULL = Plan(
     read_connections=(1, 16),
     stored=(10, 1_000, 100_000),
     idle_connections=1_000,
+    probed=10_000,
 )
 QUICK = Plan(
     rounds=1,
@@ -46,6 +49,7 @@ QUICK = Plan(
     read_connections=(16,),
     stored=(10, 1_000, 5_000),
     idle_connections=100,
+    probed=1_000,
 )
 
 

@@ -104,15 +104,16 @@ def read_line(process: subprocess.Popen[bytes], seconds: float) -> str:
 
 
 @contextmanager
-def open_registry(folder: Path, cores: Cores) -> Iterator[Server]:
-    """Run the registry on a database and a config file in `folder`."""
+def open_registry(folder: Path, cores: Cores, *, probe_interval: float = 0.0) -> Iterator[Server]:
+    """Run the registry on a database and a config file in `folder`; by default it probes nobody."""
     folder.mkdir(exist_ok=True)
     (folder / "backends.toml").touch()
     command = [str(Path(sys.executable).with_name("trio-registry")), "--port", "0"]
     command += ["--db-path", str(folder / "registry.db")]
     command += ["--config", str(folder / "backends.toml")]
     command += ["--no-auto-register", "--log-level", "warning"]
-    with _open_server(command, cores) as server:
+    command += ["--probe-interval", str(probe_interval)]
+    with _open_server(command, cores.server) as server:
         yield server
 
 
@@ -120,14 +121,21 @@ def open_registry(folder: Path, cores: Cores) -> Iterator[Server]:
 def open_bare_websocket(cores: Cores) -> Iterator[Server]:
     """Run the server that answers with constants."""
     with _open_server(
-        [sys.executable, str(SCRIPTS / "bench_bare.py"), "websocket"], cores
+        [sys.executable, str(SCRIPTS / "bench_bare.py"), "websocket"], cores.server
     ) as server:
         yield server
 
 
 @contextmanager
-def _open_server(command: Sequence[str], cores: Cores) -> Iterator[Server]:
-    with open_process(command, cores.server) as process:
+def open_hub(name: str, cores: Cores) -> Iterator[Server]:
+    """Run a hub that answers `_info`, on the core of the load."""
+    with _open_server([sys.executable, str(SCRIPTS / "bench_hub.py"), name], cores.load) as hub:
+        yield hub
+
+
+@contextmanager
+def _open_server(command: Sequence[str], core: int | None) -> Iterator[Server]:
+    with open_process(command, core) as process:
         line = read_line(process, START_SECONDS)
         found = URL.search(line)
         if found is None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import socket
 import ssl
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Protocol
 
@@ -29,10 +30,10 @@ from plexus_registry.core.reports import (
     Answered,
     Outcome,
     Report,
-    Step,
     Unanswered,
     Unchecked,
     is_answer_of,
+    milliseconds,
     other_name,
 )
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from plexus_registry.core.model import Backend
 
 RECEIVE_BYTES = 16 * 1024
+CACHED = 16 * 1024
 RESOLVERS = 8
 """So many host names are looked up at once; a name server that hangs holds no other thread."""
 
@@ -89,13 +91,39 @@ class RealNetwork:
 
     async def connect(self, address: Address) -> trio.abc.Stream:
         """Connect over TCP."""
-        stream = trio.socket.socket(address.family, socket.SOCK_STREAM)
+        connection = trio.socket.socket(address.family, socket.SOCK_STREAM)
         try:
-            await stream.connect((address.host, address.port))
+            await connection.connect((address.host, address.port))
         except BaseException:
-            stream.close()
+            connection.close()
             raise
-        return trio.SocketStream(stream)
+        return _Connection(connection)
+
+
+class _Connection(trio.abc.Stream):
+    """A TCP connection for one task; Trio's own stream checks for more, which takes its time."""
+
+    def __init__(self, connection: trio.socket.SocketType) -> None:
+        self._connection = connection
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        sent = await self._connection.send(data)
+        while sent < len(data):
+            sent += await self._connection.send(data[sent:])
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.wait_writable(self._connection.fileno())
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        return await self._connection.recv(max_bytes or RECEIVE_BYTES)
+
+    def close(self) -> None:
+        """Close it without a wait."""
+        self._connection.close()
+
+    async def aclose(self) -> None:
+        self.close()
+        await trio.lowlevel.checkpoint()
 
 
 class Probe:
@@ -162,36 +190,23 @@ class Probe:
             attempt.end(ok=True, detail=_connected(backend), then=UPGRADE)
             await _converse(stream, backend, attempt)
         finally:
-            await trio.aclose_forcefully(stream)
+            if isinstance(stream, _Connection):
+                stream.close()
+            else:
+                await trio.aclose_forcefully(stream)
 
     async def _resolve(self, backend: Backend) -> list[Address]:
-        for field in ("host", "port", "protocol"):
-            # A database of the original may hold what nobody could register.
-            if not FIELDS[field].accepts(getattr(backend, field)):
-                raise _Refusal(f"the {field} must be {FIELDS[field].rule}")
-        addresses = _numeric(backend) or await self._network.resolve(backend.host, backend.port)
+        host, port, protocol = backend.host, backend.port, backend.protocol
+        numeric = _numeric(host, port, protocol)
+        addresses = [numeric] if numeric else await self._network.resolve(host, port)
         refusals = [self._networks.refusal(address.host) for address in addresses]
-        allowed = [
-            address for address, refusal in zip(addresses, refusals, strict=True) if refusal is None
-        ]
-        if not allowed:
-            raise _Refusal(next(filter(None, refusals), "the name has no address"))
-        return allowed
+        if None in refusals:
+            return [each for each, why in zip(addresses, refusals, strict=True) if why is None]
+        raise _Refusal(next(filter(None, refusals), "the name has no address"))
 
     async def _connect(self, backend: Backend, addresses: list[Address]) -> trio.abc.Stream:
         """Connect to the first address that answers; each gets its part of the time."""
-        failure: OSError = TimeoutError("no address answers")
-        stream = None
-        for left in range(len(addresses), 0, -1):
-            remaining = trio.current_effective_deadline() - trio.current_time()
-            with trio.move_on_after(max(0.0, remaining) / left):
-                try:
-                    stream = await self._network.connect(addresses[-left])
-                    break
-                except OSError as error:
-                    failure = error
-        if stream is None:
-            raise failure
+        stream = await self._connect_to_one(addresses)
         if backend.protocol == "ws":
             return stream
         try:
@@ -205,6 +220,14 @@ class Probe:
             await trio.aclose_forcefully(stream)
             raise
         return secured
+
+    async def _connect_to_one(self, addresses: list[Address]) -> trio.abc.Stream:
+        *others, last = addresses
+        for left, address in zip(range(len(addresses), 1, -1), others, strict=True):
+            remaining = trio.current_effective_deadline() - trio.current_time()
+            with trio.move_on_after(max(0.0, remaining) / left), suppress(OSError):
+                return await self._network.connect(address)
+        return await self._network.connect(last)
 
 
 class _Refusal(Exception):  # noqa: N818 - no error: the backend is not to be asked
@@ -222,14 +245,13 @@ class _Attempt:
     def __init__(self) -> None:
         self.step = RESOLVE
         self.answer: Answered | None = None
-        self._steps: list[Step] = []
+        self._steps: list[tuple[str, bool, float, str]] = []
         self._began = self._step_began = trio.current_time()
 
     def end(self, *, ok: bool, detail: str, then: str = "") -> None:
         """Note how the step in hand came out, and begin the one after it."""
         moment = trio.current_time()
-        taken = _milliseconds(moment - self._step_began)
-        self._steps.append(Step(step=self.step, ok=ok, ms=taken, detail=detail))
+        self._steps.append((self.step, ok, moment - self._step_began, detail))
         self._step_began = moment
         self.step = then or self.step
 
@@ -241,7 +263,7 @@ class _Attempt:
         if self.answer is None:
             version = "" if info.version is None else f", version {info.version}"
             self.end(ok=True, detail=f"{info.name}{version}", then=NAME)
-            latency = _milliseconds(trio.current_time() - self._began)
+            latency = milliseconds(trio.current_time() - self._began)
             self.answer = Answered(name=info.name, version=info.version, latency_ms=latency)
         if dialogue.schema_hash is not None:
             self.answer = Answered(
@@ -258,11 +280,7 @@ class _Attempt:
         return answer
 
     def report(self, outcome: Outcome) -> Report:
-        return Report(steps=tuple(self._steps), outcome=outcome)
-
-
-def _milliseconds(seconds: float) -> float:
-    return round(seconds * 1000, 1)
+        return Report(outcome, self._steps)
 
 
 async def _converse(stream: trio.abc.Stream, backend: Backend, attempt: _Attempt) -> None:
@@ -291,13 +309,18 @@ def _connected(backend: Backend) -> str:
     return "a certificate that is trusted" if backend.protocol == "wss" else "a TCP connection"
 
 
-def _numeric(backend: Backend) -> list[Address]:
+@lru_cache(maxsize=CACHED)
+def _numeric(host: str, port: int, protocol: str) -> Address | None:
+    """Check an address, and give it where it needs no look-up."""
+    for field, value in (("host", host), ("port", port), ("protocol", protocol)):
+        # A database of the original may hold what nobody could register.
+        if not FIELDS[field].accepts(value):
+            raise _Refusal(f"the {field} must be {FIELDS[field].rule}")
     try:
-        version = ip_address(backend.host.partition("%")[0]).version
+        version = ip_address(host.partition("%")[0]).version
     except ValueError:
-        return []
-    family = socket.AF_INET if version == 4 else socket.AF_INET6
-    return [Address(family, backend.host, backend.port)]
+        return None
+    return Address(socket.AF_INET if version == 4 else socket.AF_INET6, host, port)
 
 
 def _tls_context(authorities: Path | None) -> ssl.SSLContext:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import (
     IPv4Address,
     IPv4Network,
@@ -29,14 +30,19 @@ class Networks:
 
     def refusal(self, address: str) -> str | None:
         """Say why a numeric address is not probed; None where it is."""
-        numeric: IPv4Address | IPv6Address = ip_address(address.partition("%")[0])
-        if isinstance(numeric, IPv6Address) and numeric.ipv4_mapped is not None:
-            numeric = numeric.ipv4_mapped
-        if any(numeric in network for network in _LINK_LOCAL):
-            return f"{numeric} is link-local: such addresses are never probed"
-        if self.allowed and not any(numeric in network for network in self.allowed):
-            return f"{numeric} is in none of the networks that are probed"
-        return None
+        return _refusal(self.allowed, address)
+
+
+@lru_cache(maxsize=16 * 1024)
+def _refusal(allowed: tuple[IPv4Network | IPv6Network, ...], address: str) -> str | None:
+    numeric: IPv4Address | IPv6Address = ip_address(address.partition("%")[0])
+    if isinstance(numeric, IPv6Address) and numeric.ipv4_mapped is not None:
+        numeric = numeric.ipv4_mapped
+    if any(numeric in network for network in _LINK_LOCAL):
+        return f"{numeric} is link-local: such addresses are never probed"
+    if allowed and not any(numeric in network for network in allowed):
+        return f"{numeric} is in none of the networks that are probed"
+    return None
 
 
 def parse_networks(text: str) -> Networks:

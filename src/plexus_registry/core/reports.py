@@ -9,6 +9,8 @@ import msgspec
 from plexus_registry.core.errors import shown
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from plexus_registry.core.model import Backend
 
 RESOLVE, CONNECT, UPGRADE, INFO, NAME = STEPS = ("resolve", "connect", "upgrade", "_info", "name")
@@ -62,11 +64,38 @@ class Unchecked(msgspec.Struct, frozen=True, kw_only=True):
 Outcome = Answered | Unanswered | Unchecked
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """All that one probe found out."""
+class Report:
+    """All that one probe found out.
 
-    steps: tuple[Step, ...]
-    outcome: Outcome
+    Attributes:
+        outcome: What it comes to.
+    """
+
+    __slots__ = ("_noted", "outcome")
+
+    def __init__(self, outcome: Outcome, noted: Sequence[tuple[str, bool, float, str]]) -> None:
+        """Keep what was noted.
+
+        Args:
+            outcome: What it comes to.
+            noted: Of each step its name, whether it went well, how many seconds it took, and
+                what came out.
+        """
+        self.outcome = outcome
+        self._noted = noted
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The steps; most probes are never asked for them."""
+        return tuple(
+            Step(step=step, ok=ok, ms=milliseconds(seconds), detail=detail)
+            for step, ok, seconds, detail in self._noted
+        )
+
+
+def milliseconds(seconds: float) -> float:
+    """Give a duration as it is shown."""
+    return round(seconds * 1000, 1)
 
 
 def is_answer_of(backend: Backend, answer: Answered) -> bool:
