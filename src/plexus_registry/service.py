@@ -170,7 +170,8 @@ class Registry:
         if isinstance(decision, MethodError):
             return pinged(name, success=False)
         self.catalog.publish({name: decision.records})
-        self.health.renew(name)
+        if decision.backend.is_active:
+            self.health.renew(name)
         self._unwritten_pings.add(name)
         self._pings_wait.set()
         return pinged(name, success=True)

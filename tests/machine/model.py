@@ -23,7 +23,7 @@ RANKED = ("manual", "env", "file", "auto")
 
 def entry(source: str, now: int, **fields: object) -> Entry:
     """A new backend; its id is taken from the real one once, and then must stay."""
-    optional = ("description", "namespace", "version", "metadata", "last_seen", "id")
+    optional = ("description", "namespace", "version", "metadata", "last_seen", "id", "state")
     return {
         **dict.fromkeys(optional),
         **fields,
@@ -39,6 +39,31 @@ def address(backend: Entry) -> tuple[object, ...]:
     return (backend["host"], backend["port"], backend["protocol"])
 
 
+def state_of(backend: Entry) -> str:
+    """How a backend is; its `state` is None until anything but a ping was learned of it."""
+    if backend["state"] is not None:
+        return str(backend["state"])
+    if backend["is_active"]:
+        return "unknown" if backend["last_seen"] is None else "up"
+    return "deregistered" if backend["last_seen"] is None else "stale"
+
+
+def put(backend: Entry, state: str) -> None:
+    backend.update(state=state, is_active=state in ("unknown", "up"))
+
+
+@dataclass
+class Probes:
+    """What the probes of one address showed."""
+
+    failures: int = 0
+    lapsed: bool = False
+    doubted: bool = False
+    falls: int = 0
+    up_since: float | None = None
+    answers_since: float | None = None
+
+
 class Refusal(Exception):  # noqa: N818 - an answer, not an error
     """The model's refusal, with the word of the error."""
 
@@ -48,6 +73,8 @@ class Model:
     """Everything the registry should know.
 
     Attributes:
+        is_probing: Whether the registry probes.
+        probes: What probes showed, by name.
         layers: By layer name, then by backend name.
         this_run: The names whose manual entry was written in this run.
         saved: What the disk holds: all but the pings that wait.
@@ -57,6 +84,8 @@ class Model:
     """
 
     stale_after: int
+    is_probing: bool = False
+    probes: dict[str, Probes] = field(default_factory=dict)
     layers: dict[str, Layer] = field(default_factory=lambda: {layer: {} for layer in RANKED})
     this_run: set[str] = field(default_factory=set)
     saved: dict[str, Layer] = field(default_factory=lambda: {layer: {} for layer in RANKED})
@@ -96,10 +125,12 @@ class Model:
             if source == "auto":
                 refreshed["source"] = "auto"
             if not current["is_active"]:
-                refreshed.update(is_active=True, registered_at=self.now)
+                refreshed.update(is_active=True, registered_at=self.now, state=None)
             if refreshed != current:
                 refreshed["updated_at"] = self.now
             if current["last_seen"] is not None:
+                if refreshed["state"] is not None and state_of(refreshed) == "unknown":
+                    put(refreshed, "up")
                 refreshed["last_seen"] = self.now
                 pinged = True
             self.layers["manual"][name] = refreshed
@@ -127,7 +158,7 @@ class Model:
         if self.held_in(name) != "manual":
             changed["source"] = "manual"
         if address(changed) != address(current):
-            changed.update(last_seen=None, is_active=True)
+            changed.update(last_seen=None, is_active=True, state=None)
         self.layers["manual"][name] = changed
         self.this_run.add(name)
         self._saved_since(before)
@@ -147,7 +178,7 @@ class Model:
         current = self.get(name)
         if current is None:
             raise Refusal("not_found")
-        current["is_active"] = False
+        put(current, "deregistered")
         if self.held_in(name) == "manual":
             self.this_run.add(name)
         self._saved_since(before)
@@ -157,14 +188,55 @@ class Model:
         current = self.get(name)
         if current is None:
             return False
-        revives = not current["is_active"]
-        current.update(is_active=True, last_seen=self.now)
+        is_learned = current["state"] is not None or not current["is_active"]
+        revives = is_learned and state_of(current) not in ("up", "wrong_hub")
+        if revives:
+            put(current, "up")
+        current["last_seen"] = self.now
         if self.held_in(name) == "manual":
             self.this_run.add(name)
         if revives:
             self._saved_since(before)
-        self.deadlines[name] = self.moment + self.stale_after
+        if current["is_active"]:
+            self.deadlines[name] = self.moment + self.stale_after
+            if name in self.probes:
+                self.probes[name].doubted = False
         return True
+
+    def probe(self, name: str, answer: str | None) -> None:
+        """Take note of a probe: the name and version that were answered, or None."""
+        before = self._before()
+        current = self.get(name)
+        if current is None:
+            return
+        probes = self.probes.setdefault(name, Probes())
+        was = state_of(current)
+        state = was
+        if answer is None:
+            probes.failures += 1
+            probes.answers_since = None
+            probes.lapsed = probes.lapsed or probes.failures >= 3
+            pings = self.deadlines.get(name, self.moment) > self.moment
+            if probes.doubted:
+                state = "deregistered" if was == "up" else was
+            elif probes.lapsed and not pings and was in ("unknown", "up", "wrong_hub"):
+                state = "down"
+        else:
+            probes.failures, probes.lapsed = 0, False
+            if answer not in (name, current["namespace"]):
+                probes.answers_since = None
+                state = "wrong_hub"
+            else:
+                probes.doubted = probes.doubted and was != "up"
+                if probes.answers_since is None:
+                    probes.answers_since = self.moment
+                hold = 0 if probes.falls <= 2 else min(300, 15 * 2 ** (probes.falls - 3))
+                is_held = self.moment < probes.answers_since + hold
+                if was not in ("down", "wrong_hub") or not is_held:
+                    state = "up"
+                    current["version"] = "said"
+        put(current, state)
+        self._saved_since(before)
 
     def write_pings(self) -> None:
         self.saved = copy.deepcopy(self.layers)
@@ -184,7 +256,7 @@ class Model:
                 report["added"].append(name)
             elif any(former[key] != fields[key] for key in FILE_FIELDS):
                 if address(former) != address({**former, **fields}):
-                    former.update(last_seen=None, is_active=True)
+                    former.update(last_seen=None, is_active=True, state=None)
                 former.update(fields, updated_at=self.now)
                 report["updated"].append(name)
         self._saved_since(before)
@@ -205,19 +277,26 @@ class Model:
         before = self._before()
         for name, deadline in list(self.deadlines.items()):
             current = self.get(name)
-            if current is not None and deadline <= self.moment:
-                current["is_active"] = False
+            if current is None or deadline > self.moment:
+                continue
+            if not self.is_probing:
+                put(current, "stale")
+            elif name in self.probes and self.probes[name].lapsed:
+                put(current, "down")
         self._saved_since(before)
 
     def forgive(self, pause: float) -> None:
         latest = self.moment + self.stale_after
         for name, deadline in self.deadlines.items():
             self.deadlines[name] = min(deadline + pause, latest)
+        for probes in self.probes.values():
+            probes.failures = probes.failures if probes.lapsed else 0
 
     def start_again(self, *, is_kill: bool) -> None:
         if is_kill:
             self.layers = copy.deepcopy(self.saved)
         self.this_run = set()
+        self.probes = {}
         self.deadlines = {
             name: self.moment + self.stale_after
             for name, backend in self.effective().items()
@@ -254,3 +333,22 @@ class Model:
             or address(held_before) != address(after)
         ):
             self.deadlines[name] = self.moment + self.stale_after
+        self._follow_probes(name, held_before, after)
+
+    def _follow_probes(self, name: str, before: object, after: Entry | None) -> None:
+        if after is None or not isinstance(before, dict) or address(before) != address(after):
+            self.probes.pop(name, None)
+            return
+        probes = self.probes.setdefault(name, Probes())
+        was, state = state_of(before), state_of(after)
+        if after["state"] is None:
+            probes.failures, probes.lapsed, probes.doubted = 0, False, False
+        if state == "deregistered" != was:
+            probes.doubted = True
+        if state == "up":
+            probes.up_since = self.moment if probes.up_since is None else probes.up_since
+        elif state in ("down", "wrong_hub") and was == "up":
+            if probes.up_since is not None and self.moment - probes.up_since >= 600:
+                probes.falls = 0
+            probes.falls += 1
+            probes.up_since = probes.answers_since = None

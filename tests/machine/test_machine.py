@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 import tomli_w
+import trio
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -22,6 +23,8 @@ from plexus_registry.app import open_registry
 from plexus_registry.config_watch import watch_config_once
 from plexus_registry.core.commands import Register, Update
 from plexus_registry.core.errors import ConfigInvalid, MethodError
+from plexus_registry.core.model import State
+from plexus_registry.core.reports import Answered, Unanswered
 from plexus_registry.settings import Settings
 from plexus_registry.store import read_records
 from plexus_registry.sweeper import sweep_once
@@ -30,6 +33,7 @@ from tests.machine.model import FILE_FIELDS, RANKED, Entry, Model, Refusal
 
 if TYPE_CHECKING:
     from plexus_registry.core.model import Backend, Record
+    from plexus_registry.core.reports import Outcome
     from plexus_registry.service import Registry
 
 STALE_AFTER = 60
@@ -75,10 +79,12 @@ INVALID_FILES = (
 
 
 class RegistryMachine(RuleBasedStateMachine):
+    probe_interval = 0
+
     def __init__(self) -> None:
         super().__init__()
         self.loop = Loop()
-        self.model = Model(stale_after=STALE_AFTER)
+        self.model = Model(stale_after=STALE_AFTER, is_probing=self.probe_interval > 0)
         self.folders = [Path(tempfile.mkdtemp(prefix="registry-machine-"))]
         self.config_path = self.folders[0] / "backends.toml"
         # The file as it is: what it states, None for an invalid one, and a version to compare.
@@ -271,6 +277,8 @@ class RegistryMachine(RuleBasedStateMachine):
 
     def _compare(self, found: Backend, expected: Entry) -> None:
         values = msgspec.structs.asdict(found)
+        values["state"] = None if found.health is None else found.health.state
+        assert found.is_active == (found.state in {State.UP, State.UNKNOWN})
         if expected["id"] is None:
             known = [e["id"] for layer in self.model.layers.values() for e in layer.values() if e]
             assert values["id"] not in known, "a new backend has an id of its own"
@@ -337,7 +345,7 @@ class RegistryMachine(RuleBasedStateMachine):
             config_path=self.config_path,
             env_backends=ENVIRONMENT,
             stale_after=STALE_AFTER,
-            probe_interval=0,
+            probe_interval=self.probe_interval,
         )
         self._context = open_registry(settings, now=lambda: self.model.now)
         self.registry: Registry = self.loop.run(self._context.__aenter__)
@@ -354,6 +362,34 @@ class RegistryMachine(RuleBasedStateMachine):
         self.loop.run(self._context.__aexit__, None, None, None)
 
 
+class ProbingMachine(RegistryMachine):
+    """The same registry, with probes. Only two names ever fail: too few to suspect the network."""
+
+    probe_interval = 15
+
+    @rule(name=names, answer=st.sampled_from(["its own", "its own", "other"]))
+    def is_answered(self, name: str, answer: str) -> None:
+        said = name if answer == "its own" else answer
+        self.model.probe(name, said)
+        self._probe(name, Answered(name=said, latency_ms=1.0, version="said"))
+
+    @rule(name=st.sampled_from(["a", "b"]), times=st.integers(1, 3))
+    def fails(self, name: str, times: int) -> None:
+        for _ in range(times):
+            self.model.probe(name, None)
+            self._probe(name, Unanswered(reason="connect: connection refused"))
+
+    def _probe(self, name: str, outcome: Outcome) -> None:
+        async def note() -> None:
+            backend = self.registry.get(name)
+            if backend is not None:
+                began = trio.current_time()
+                await self.registry.health.note_probe(backend, outcome, began=began)
+
+        self.loop.run(note)
+
+
+TestProbingMachine = pytest.mark.slow(ProbingMachine.TestCase)
 TestRegistryMachine = pytest.mark.slow(RegistryMachine.TestCase)
 
 

@@ -165,10 +165,12 @@ class Vitals:
             return backend
         probes = self._probes.get(name)
         reason = f"no ping for {self.policy.stale_after:g} s"
+        sign = Sign.SILENCE
         if probes is not None and probes.has_lapsed:
+            sign = Sign.NO_ANSWER
             reason = f"{reason}, and {probes.failures} probes in a row failed"
-            return judged(backend, Sign.NO_ANSWER, now=now, reason=reason)
-        return judged(backend, Sign.SILENCE, now=now, reason=reason)
+        after = judged(backend, sign, now=now, reason=reason)
+        return backend if after.state is backend.state else after
 
     def _answers(self, name: str) -> bool:
         """Whether probes speak for a backend: they do until enough of them failed."""
