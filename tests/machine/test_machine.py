@@ -379,6 +379,28 @@ class ProbingMachine(RegistryMachine):
             self.model.probe(name, None)
             self._probe(name, Unanswered(reason="connect: connection refused"))
 
+    # What takes several steps, and chance would seldom put together.
+
+    @rule(name=st.sampled_from(["a", "b"]), times=st.integers(1, 4))
+    def comes_and_goes(self, name: str, times: int) -> None:
+        for _ in range(times):
+            self.is_answered(name, "its own")
+            self.fails(name, 3)
+            self.get_and_list_agree()
+        self.is_answered(name, "its own")
+
+    @rule(name=st.sampled_from(["a", "b"]))
+    def says_goodbye_and_stops(self, name: str) -> None:
+        self.deregister(name)
+        self.is_answered(name, "its own")
+        self.fails(name, 1)
+
+    @rule(name=st.sampled_from(["a", "b"]))
+    def is_another_and_then_nobody(self, name: str) -> None:
+        self.is_answered(name, "other")
+        self.get_and_list_agree()
+        self.fails(name, 3)
+
     def _probe(self, name: str, outcome: Outcome) -> None:
         async def note() -> None:
             backend = self.registry.get(name)
