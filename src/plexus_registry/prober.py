@@ -98,7 +98,8 @@ class _Rounds:
         self._registry = registry
         self._ask = ask
         self._chance = chance
-        self._schedule = Schedule(interval=interval)
+        # Waiting for the others of a tick must not make a round longer than the interval.
+        self._schedule = Schedule(interval=max(interval - TICK, interval / 2))
         self._wake = trio.Event()
         self._sleeps_until = inf
         self._trouble = Trouble(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import random
-from contextlib import asynccontextmanager
+import sqlite3
+from contextlib import asynccontextmanager, closing
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -129,7 +130,7 @@ async def test_probes_are_spread_and_none_is_later_than_the_interval(
         gaps = [later - earlier for earlier, later in itertools.pairwise(hub.asked)]
         assert len(gaps) >= 9
         assert max(gaps) <= INTERVAL + 0.01
-        assert min(gaps[1:]) >= 0.9 * INTERVAL - 0.01
+        assert min(gaps[1:]) >= 0.9 * (INTERVAL - 0.1) - 0.01
     middle = [moment for hub in hubs for moment in hub.asked if moment > 5 * INTERVAL]
     per_second = [sum(second <= each < second + 1 for each in middle) for second in range(80, 140)]
     assert max(per_second) <= 8, "in step there would be thirty"
@@ -245,6 +246,23 @@ async def test_the_state_outlives_a_restart(tmp_path: Path, autojump_clock: Mock
         assert not backend.is_active
         assert (backend.state, backend.health.since) == (State.WRONG_HUB, before.since)
         assert (backend.health.reason, backend.health.last_probe) == (before.reason, None)
+
+
+async def test_a_database_from_before_there_was_health_is_taken_over(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with opened(tmp_path) as registry:
+        await registry.register(Register(name="silent", host="h", port=1))
+        await registry.register(Register(name="gone", host="h", port=1))
+        await registry.ping("gone")
+        await registry.deregister("gone")
+    with closing(sqlite3.connect(tmp_path / "registry.db")) as database, database:
+        database.execute("ALTER TABLE backends DROP COLUMN health")
+        database.execute("DELETE FROM _sqlite_migrations WHERE name = '003_health'")
+        database.execute("PRAGMA user_version = 2")
+    async with opened(tmp_path) as registry:
+        states = {each.name: each.state for each in registry.list(active_only=False)}
+        assert states == {"silent": State.UNKNOWN, "gone": State.STALE}
 
 
 async def test_no_more_than_the_slots_are_in_use_and_slow_hubs_hold_nobody_up(
