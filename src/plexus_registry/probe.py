@@ -174,7 +174,8 @@ class Probe:
             except _Refusal as refusal:
                 attempt.end(ok=False, detail=str(refusal))
                 return attempt.report(Unchecked(reason=f"{attempt.step}: {refusal}"))
-            except (OSError, DialogueError, trio.BrokenResourceError) as error:
+            except (OSError, ValueError, DialogueError, trio.BrokenResourceError) as error:
+                # A ValueError is what a name gets that no name server or certificate takes.
                 failure = _why(error)
         # Whatever goes wrong once the hub said who it is, it is there.
         if attempt.answer is not None:
@@ -213,7 +214,10 @@ class Probe:
             if self._tls is None:
                 self._tls = _tls_context(None)
             secured = trio.SSLStream(
-                stream, self._tls, server_hostname=backend.host, https_compatible=True
+                stream,
+                self._tls,
+                server_hostname=backend.host.partition("%")[0],
+                https_compatible=True,
             )
             await secured.do_handshake()
         except BaseException:

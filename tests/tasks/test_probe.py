@@ -12,7 +12,7 @@ import trio
 from plexus_registry.core.errors import StartError
 from plexus_registry.core.networks import Networks, parse_networks
 from plexus_registry.core.reports import Answered, Report, Unanswered, Unchecked
-from plexus_registry.probe import Probe
+from plexus_registry.probe import Address, Probe
 from tests.core.test_vitals import backend_of
 from tests.memory_hubs import (
     HASH,
@@ -117,6 +117,18 @@ async def test_nobody_listens(autojump_clock: MockClock) -> None:
 async def test_a_name_that_nobody_knows(autojump_clock: MockClock) -> None:
     report = await probe(msgspec.structs.replace(HUB2, host="nowhere"))
     assert report.outcome == Unanswered(reason="resolve: name or service not known")
+
+
+async def test_a_name_that_no_name_server_takes(autojump_clock: MockClock) -> None:
+    async with probing() as (network, ask):
+
+        async def refuse(host: str, _port: int) -> list[Address]:
+            await trio.lowlevel.checkpoint()
+            raise UnicodeError(f"encoding of {host} failed")
+
+        network.resolve = refuse  # type: ignore[method-assign, assignment]  # an odd one
+        report = await ask(msgspec.structs.replace(HUB2, host="odd"))
+        assert report.outcome == Unanswered(reason="resolve: encoding of odd failed")
 
 
 async def test_each_address_of_a_name_gets_its_part_of_the_time(
