@@ -37,6 +37,7 @@ def reporter(
             "version": VERSION,
             "uptime_seconds": round(trio.current_time() - start, 3),
             "backends": {"active": active, "inactive": len(known) - active},
+            "network": "suspect" if registry.health.is_suspect else "trusted",
             "database": db_path.name,
             "config": _config(registry.config),
             "connections": connections(),

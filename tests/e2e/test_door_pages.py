@@ -54,6 +54,7 @@ async def test_health_tells_how_the_registry_is(tmp_path: Path) -> None:
                     "status": "ok",
                     "version": __version__,
                     "backends": {"active": 1, "inactive": 1},
+                    "network": "trusted",
                     "database": "registry.db",
                     "config": {"state": "loaded", "exists": False},
                     "connections": 2,

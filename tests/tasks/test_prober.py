@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import random
 import sqlite3
+from collections import Counter
 from contextlib import asynccontextmanager, closing
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +18,7 @@ from plexus_registry.core.commands import Register, Update
 from plexus_registry.core.errors import NotFound
 from plexus_registry.core.model import Health, State
 from plexus_registry.core.suspicion import ROUNDS
+from plexus_registry.health_report import reporter
 from plexus_registry.prober import probe_forever
 from plexus_registry.store import read_records
 from plexus_registry.sweeper import sweep_forever
@@ -24,7 +27,6 @@ from tests.memory_hubs import HASH, Hub, MemoryNetwork, answer_after, hang
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from trio.testing import MockClock
 
@@ -52,6 +54,12 @@ class Ward:
 
     def is_suspect(self) -> bool:
         return self.registry.health.is_suspect
+
+    def report(self) -> dict[str, object]:
+        report = reporter(
+            self.registry, db_path=Path("r.db"), connections=lambda: 0, refused=Counter()
+        )
+        return report()
 
     def state(self, name: str) -> State:
         backend = self.registry.get(name)
@@ -292,6 +300,7 @@ async def test_when_the_own_network_fails_nobody_is_marked_for_five_rounds(
         ward.network.is_down = True
         await trio.sleep(ROUNDS * INTERVAL - 1)
         assert ward.is_suspect()
+        assert ward.report()["network"] == "suspect"
         assert {ward.state(name) for name in names} == {State.UP}
         assert caplog.text.count("suspects its own network") == 1
         await trio.sleep(2.5 * INTERVAL)
@@ -301,6 +310,7 @@ async def test_when_the_own_network_fails_nobody_is_marked_for_five_rounds(
         await trio.sleep(2 * INTERVAL)
         assert {ward.state(name) for name in names} == {State.UP}
         assert not ward.is_suspect()
+        assert ward.report()["network"] == "trusted"
         assert caplog.text.count("suspects its own network") == 1
 
 
