@@ -21,7 +21,12 @@ import trio
 
 from plexus_registry.client import run_client, ungrouped
 from plexus_registry.client_socket import open_socket, parse_url
-from plexus_registry.core.errors import MethodError, ProtocolError, RegistryUnavailableError
+from plexus_registry.core.errors import (
+    MethodError,
+    NameTaken,
+    ProtocolError,
+    RegistryUnavailableError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -243,6 +248,7 @@ class _Keeper:
         self._life = trio.CancelScope(shield=True)
         self._work = _Work()
         self._may_be_registered = False
+        self._is_displaced = False
 
     async def keep(self) -> None:
         """Keep it announced until it is told to leave, and then deregister."""
@@ -287,8 +293,9 @@ class _Keeper:
             # The connection outlasts the work: the last word goes over it.
             client = await stack.enter_async_context(run_client(socket))
             with self._work.going_on():
-                await self._register(client, deadline)
-                await self._ping_forever(client)
+                if not self._is_displaced:
+                    await self._register(client, deadline)
+                await self._stay(client)
             if self._may_be_registered:
                 await self._deregister(client)
 
@@ -302,15 +309,37 @@ class _Keeper:
                 raise
         self._announcement.become(Status.REGISTERED)
 
-    async def _ping_forever(self, client: RegistryClient) -> None:
+    async def _stay(self, client: RegistryClient) -> None:
+        """Ping for as long as the name means this service."""
+        if self._is_displaced:
+            await self._look(client)
         while True:
             # Only who pinged once is ever taken for dead: the first ping follows at once.
-            if not await self._ping(client):
-                log.info("the registry does not know %s any more", self._name)
-                await self._register(client, trio.current_time() + ANSWER_SECONDS)
+            if not self._is_displaced and not await self._ping(client):
+                await self._register_again(client)
                 await self._ping(client)
             with trio.move_on_after(self._ping_every * _jitter()):
                 await client.wait_lost()
+            await self._look(client)
+
+    async def _look(self, client: RegistryClient) -> None:
+        """Find out who has the name, and register again where nobody has it.
+
+        A ping goes by name: for another one that has taken the name over, it would be a lie.
+        """
+        with _answered_by(trio.current_time() + ANSWER_SECONDS):
+            holder = await client.get(self._name)
+        is_ours = holder is not None and holder.address == self._address
+        self._is_displaced = holder is not None and holder.is_active and not is_ours
+        if holder is not None and self._is_displaced:
+            error = NameTaken(f"{self._name} means {holder.url} now", holder=holder)
+            self._announcement.become(Status.REFUSED, error)
+        elif not is_ours or self._announcement.status is not Status.REGISTERED:
+            await self._register_again(client)
+
+    async def _register_again(self, client: RegistryClient) -> None:
+        log.info("the registry does not know %s any more", self._name)
+        await self._register(client, trio.current_time() + ANSWER_SECONDS)
 
     async def _ping(self, client: RegistryClient) -> bool:
         with _answered_by(trio.current_time() + ANSWER_SECONDS):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from functools import partial
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from tests.e2e.harness import (
     dial,
     eventually,
     running_registry,
+    with_prelude,
 )
 
 if TYPE_CHECKING:
@@ -108,6 +110,41 @@ async def test_a_command_that_a_signal_ends_gives_128_and_its_number(
             assert await Lines(process).next() == "runs"
             process.terminate()
             assert await process.wait() == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
+async def test_a_signal_for_the_whole_group_leaves_the_status_of_the_command(
+    url: str, number: signal.Signals
+) -> None:
+    """As a service manager stops a unit: the command may end before its signal is passed on."""
+    sleeper = ("sh", "-c", "echo runs; exec sleep 60")
+
+    async def stopped_status() -> int:
+        process = await trio.lowlevel.open_process(
+            [*COMMAND, *announce("group", *sleeper)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            env=clean_environment(REGISTRY_URL=url),
+        )
+        assert await Lines(process).next() == "runs"
+        os.killpg(process.pid, number)
+        return await process.wait()
+
+    with trio.fail_after(40):
+        assert {await stopped_status() for _ in range(6)} == {128 + number}
+
+
+async def test_what_the_parent_ignores_reaches_nobody(url: str) -> None:
+    names = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
+    prelude = "import signal as s\n" + "".join(f"s.signal(s.{n}, s.SIG_IGN)\n" for n in names)
+    with trio.fail_after(20):
+        done = await trio.run_process(
+            [*with_prelude(prelude), *announce("deaf", "sh", "-c", "kill -TERM $$; exit 7")],
+            check=False,
+            env=clean_environment(REGISTRY_URL=url),
+        )
+    assert done.returncode == 7
 
 
 async def test_a_registry_that_is_down_stops_nothing_and_is_found_when_it_comes(

@@ -246,6 +246,32 @@ async def test_it_is_registered_again_after_its_entry_was_deleted(
     assert len(network.dialled) == 1
 
 
+async def test_it_pings_for_nobody_who_has_taken_the_name_over(
+    tmp_path: Path, network: Network, autojump_clock: MockClock
+) -> None:
+    async with serving(tmp_path) as registry, announced(stale_after=30) as announcement:
+        await trio.sleep(100)
+        await registry.register(Register(name="svc", host="elsewhere", port=1, source="auto"))
+        with trio.fail_after(11.1):
+            await announcement.wait_for(Status.REFUSED)
+        assert isinstance(announcement.error, NameTaken)
+        assert announcement.error.data["holder"] == registry.get("svc")
+        assert network.last is not None
+        await network.last.cut()  # a new connection is no reason to take the name back
+        await trio.sleep(100)
+        taken = registry.get("svc")
+        assert taken is not None
+        assert (taken.host, taken.pings, taken.is_active) == ("elsewhere", False, True)
+        await registry.deregister("svc")
+        with trio.fail_after(11.1):
+            await announcement.wait_for(Status.REGISTERED)
+        await trio.sleep(100)
+        ours = registry.get("svc")
+        assert ours is not None
+        assert (ours.host, ours.pings, ours.is_active) == ("h", True, True)
+    assert is_active(registry) is False
+
+
 @pytest.mark.parametrize("is_wiped", [False, True])
 async def test_it_is_registered_again_after_a_restart(
     tmp_path: Path, network: Network, autojump_clock: MockClock, *, is_wiped: bool

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -74,10 +75,16 @@ def run_announced(
     async def supervise() -> int:
         # What was ignored when we started (nohup) stays so, for the command, too.
         heard = [each for each in FORWARDED if signal.getsignal(each) is not signal.SIG_IGN]
-        with trio.open_signal_receiver(*heard) as signals:
+        for each in heard:
+            # One that comes when the command has ended already is for nobody: Trio hands it on
+            # to what was here before, and that would end this process without its exit status.
+            signal.signal(each, signal.SIG_IGN)
+        with ExitStack() as stack:
+            signals = stack.enter_context(trio.open_signal_receiver(*heard)) if heard else None
             process = await trio.lowlevel.open_process([*command])
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_forward, signals, process)
+                if signals is not None:
+                    nursery.start_soon(_forward, signals, process)
                 nursery.start_soon(keep_announced)
                 status = await process.wait()
                 nursery.cancel_scope.cancel()
