@@ -1,4 +1,7 @@
-"""One registry a database: a lock file beside it, held for as long as the process lives."""
+"""One registry a database: a lock file beside it, held for as long as the process lives.
+
+It also remembers how far the database had come, which tells an older copy of it.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,37 @@ def lock_path(database: Path) -> Path:
     return database.with_name(database.name + ".lock")
 
 
+class LockFile:
+    """A lock file that is held; its lines are the process and the last revision.
+
+    Attributes:
+        revision: The last revision that was noted, by this process or the one before.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        _, _, revision = _read(descriptor).partition("\n")
+        self.revision = int(revision) if revision.strip().isdecimal() else 0
+
+    def note(self, revision: int) -> None:
+        """Note how far the database has come; where that fails, it is merely not known later."""
+        self.revision = revision
+        with contextlib.suppress(OSError):
+            self.write(str(os.getpid()))
+
+    def write(self, process: str) -> None:
+        """Write who holds it.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        text = f"{process}\n{self.revision}\n".encode()
+        os.pwrite(self._descriptor, text, 0)
+        os.ftruncate(self._descriptor, len(text))
+
+
 @contextmanager
-def hold_lock_file(database: Path) -> Iterator[None]:
+def hold_lock_file(database: Path) -> Iterator[LockFile]:
     """Keep every other registry away from a database.
 
     The kernel drops the lock with the process, however it ends; the file itself stays, since
@@ -47,18 +79,22 @@ def hold_lock_file(database: Path) -> Iterator[None]:
                 f"database {database} is held by another registry ({holder}):"
                 " stop it, or choose another --db-path"
             ) from error
+        lock_file = LockFile(descriptor)
         try:
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            lock_file.write(str(os.getpid()))
         except OSError as error:
             raise StartError(f"cannot write the lock file {path}: {error.strerror}") from error
-        yield
+        yield lock_file
         with contextlib.suppress(OSError):
-            os.ftruncate(descriptor, 0)
+            lock_file.write("")
     finally:
         os.close(descriptor)
 
 
+def _read(descriptor: int) -> str:
+    return os.pread(descriptor, 64, 0).decode(errors="replace")
+
+
 def _holder(descriptor: int) -> str:
-    text = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
-    return f"process {text}" if text.isdecimal() else "process unknown"
+    process = _read(descriptor).partition("\n")[0].strip()
+    return f"process {process}" if process.isdecimal() else "process unknown"

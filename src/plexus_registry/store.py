@@ -22,11 +22,11 @@ from sqlite_utils.db import NoTable
 
 from plexus_registry.blocking import RunSync, run_in_thread
 from plexus_registry.core.errors import StartError, StorageFailed
-from plexus_registry.core.events import encode_value
+from plexus_registry.core.events import Compacted, encode_event, encode_value
 from plexus_registry.core.feed import KEPT_CHANGES, Entry
 from plexus_registry.core.health import durable
 from plexus_registry.core.model import MANUAL_LAYERS, Backend, Health, Layer, Record, Source
-from plexus_registry.lock_file import hold_lock_file, lock_path
+from plexus_registry.lock_file import LockFile, hold_lock_file, lock_path
 from plexus_registry.migrations import (
     CHANGES_TABLE,
     COLUMNS,
@@ -68,6 +68,7 @@ class Store:
         records: tuple[Record, ...],
         entries: tuple[Entry, ...],
         kept_changes: int,
+        lock_file: LockFile,
         run_sync: RunSync,
     ) -> None:
         self.lock = trio.Lock()
@@ -76,6 +77,7 @@ class Store:
         self.entries = entries
         self.kept_changes = kept_changes
         self._db = db
+        self._lock_file = lock_file
         self._run_sync = run_sync
         # Without the lock file, another registry could be on the same database.
         self._own_files = (path, path.with_name(path.name + "-wal"), lock_path(path))
@@ -118,6 +120,8 @@ class Store:
                 self._db.conn.executemany(_INSERT_CHANGE, map(_change_row, entries))
                 self._db.conn.execute(_FORGET, [entries[-1].revision - self.kept_changes])
         self._check_files()
+        if entries:
+            self._lock_file.note(entries[-1].revision)
 
     def _check_files(self) -> None:
         """Notice that the files are others now: SQLite would write on to those that are gone.
@@ -155,9 +159,9 @@ async def open_store(
             registry, or was written by a newer version.
     """
     path = _prepared(path)
-    with hold_lock_file(path):
+    with hold_lock_file(path) as lock_file:
         with _as_start_error(path):
-            store = await run_sync(partial(_open, path, run_sync, kept_changes))
+            store = await run_sync(partial(_open, path, run_sync, kept_changes, lock_file))
         try:
             yield store
         finally:
@@ -183,7 +187,7 @@ def _as_start_error(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _open(path: Path, run_sync: RunSync, kept_changes: int) -> Store:
+def _open(path: Path, run_sync: RunSync, kept_changes: int, lock_file: LockFile) -> Store:
     connection = sqlite3.connect(path, check_same_thread=False, timeout=BUSY_TIMEOUT)
     try:
         db = Database(connection, execute_plugins=False)
@@ -197,8 +201,7 @@ def _open(path: Path, run_sync: RunSync, kept_changes: int) -> Store:
         migrations.apply(db)
         connection.execute(f"PRAGMA user_version = {LAYOUT}")
         records = tuple(_record(row) for row in db.table(TABLE).rows)
-        rows = db.table(CHANGES_TABLE).rows_where(order_by="revision")
-        entries = tuple(_entry(row) for row in rows)
+        entries = _changes(db, lock_file.revision, path)
     except BaseException:
         connection.close()
         raise
@@ -208,8 +211,37 @@ def _open(path: Path, run_sync: RunSync, kept_changes: int) -> Store:
         records=records,
         entries=entries,
         kept_changes=kept_changes,
+        lock_file=lock_file,
         run_sync=run_sync,
     )
+
+
+def _changes(db: Database, known_revision: int, path: Path) -> tuple[Entry, ...]:
+    """Read the last changes; those of an older copy of the database lead nowhere any more.
+
+    Its next changes would get revisions that followers have seen already, of other changes: the
+    count goes on above them, and so everyone begins anew.
+    """
+    table = db.table(CHANGES_TABLE)
+    entries = tuple(_entry(row) for row in table.rows_where(order_by="revision"))
+    revision = entries[-1].revision if entries else 0
+    if revision >= known_revision:
+        return entries
+    log.warning(
+        "database %s is an older copy: it was at revision %d, and is at %d;"
+        " whoever follows changes begins anew",
+        path,
+        known_revision,
+        revision,
+    )
+    # Two above: nobody can name the revision between, and resume without a snapshot.
+    first = Entry(
+        known_revision + 2, None, (), encode_event(Compacted(revision=known_revision + 2))
+    )
+    with db.atomic():
+        db.execute(f"DELETE FROM {CHANGES_TABLE}")  # noqa: S608 - a constant
+        db.execute(_INSERT_CHANGE, _change_row(first))
+    return (first,)
 
 
 def _refuse_foreign(db: Database, path: Path) -> None:

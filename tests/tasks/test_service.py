@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -181,6 +182,30 @@ async def test_what_is_said_to_have_failed_is_taken_back_with_the_next_commit(
     async with opened(tmp_path) as registry:
         assert registry.list(active_only=False) == shown
         assert [each.revision for each in registry.feed.after(0)] == [1, 2]
+
+
+async def test_after_an_older_copy_of_the_database_followers_begin_anew(tmp_path: Path) -> None:
+    database, copy = tmp_path / "registry.db", tmp_path / "copy"
+    async with opened(tmp_path) as registry:
+        await registry.register(claim("a"))
+        await registry.register(claim("b"))
+    shutil.copy(database, copy)
+    async with opened(tmp_path) as registry:
+        assert registry.feed.revision == 2
+        await registry.delete("a")
+    shutil.copy(copy, database)
+    async with opened(tmp_path) as registry:
+        assert [each.name for each in registry.list()] == ["a", "b"]
+        assert not any(registry.feed.can_resume(revision) for revision in (0, 1, 2, 3))
+        revision = registry.feed.revision
+        assert (await registry.register(claim("c"))).revision == revision + 1
+    async with opened(tmp_path) as registry:
+        assert registry.feed.revision == revision + 1
+        assert registry.feed.can_resume(revision)
+        assert not registry.feed.can_resume(3)
+    database.unlink()  # a new one is no different
+    async with opened(tmp_path) as registry:
+        assert registry.feed.revision > revision + 1
 
 
 async def test_what_does_not_exist_is_refused(tmp_path: Path) -> None:
