@@ -42,8 +42,8 @@ BACKEND = Backend(
         (996_401, "59 min ago"),
         (996_400, "1 h ago"),
         (913_601, "23 h ago"),
-        (913_600, "1 day ago"),
-        (740_800, "3 days ago"),
+        (913_600, "1 d ago"),
+        (740_800, "3 d ago"),
     ],
 )
 def test_times_are_relative(then: int | None, shown: str) -> None:
@@ -132,7 +132,7 @@ def test_what_the_registry_learned_is_shown() -> None:
     head, row = (click.unstyle(line) for line in table([backend]).split("\n"))
     for column, text in (
         ("STATE", "up "),
-        ("SINCE", "2 h ago"),
+        ("SINCE", "2 h "),
         ("LATENCY", "1.2 ms"),
         ("SEEN", "5 s ago"),
     ):

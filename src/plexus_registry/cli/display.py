@@ -24,7 +24,7 @@ MAX_CELL = 60
 MIN_DESCRIPTION = 20
 _GAP = "  "
 _CUT = "..."
-_UNITS = (("day", 86400), ("h", 3600), ("min", 60), ("s", 1))
+_UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 
 def escaped(text: str) -> str:
@@ -72,11 +72,16 @@ def ago(then: int | None, now: float) -> str:
     """Say how long ago a time was, in the largest unit; both in Unix seconds."""
     if then is None:
         return "never"
+    age = _age(then, now)
+    return f"{age} ago" if age else "just now"
+
+
+def _age(then: int, now: float) -> str:
     for unit, length in _UNITS:
         count = int(now - then) // length
         if count > 0:
-            return f"{count} {unit}{'s' if unit == 'day' and count > 1 else ''} ago"
-    return "just now"
+            return f"{count} {unit}"
+    return ""
 
 
 def state(backend: Backend) -> str:
@@ -118,7 +123,7 @@ def table(backends: Iterable[Backend], *, columns: int | None = None) -> str:
             _cell(backend.name),
             _cell(backend.url),
             state(backend),
-            ago(_since(backend), now),
+            _age(_since(backend), now) or "now",
             _latency(backend),
             ago(_seen(backend), now),
             escaped(backend.source),
