@@ -13,10 +13,11 @@ from plexus_registry._version import VERSION
 __version__ = VERSION
 
 if TYPE_CHECKING:
-    from plexus_registry.announcement import Announcement, Status, announce
     from plexus_registry.app import open_registry, serve
-    from plexus_registry.client import RegistryClient, connect
-    from plexus_registry.client_events import WatchEvent
+    from plexus_registry.client.announcement import Announcement, Status, announce
+    from plexus_registry.client.connection import RegistryClient, connect
+    from plexus_registry.client.discovery import Discovered, discover
+    from plexus_registry.client.events import WatchEvent
     from plexus_registry.core.commands import Register, Update
     from plexus_registry.core.errors import (
         ConfigError,
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
         Snapshot,
     )
     from plexus_registry.core.model import Backend, Health, Source, State
-    from plexus_registry.discovery import Discovered, discover
     from plexus_registry.service import Registry
     from plexus_registry.settings import Settings
 
@@ -92,12 +92,10 @@ __all__ = [
 ]
 
 _HOMES = {
-    # The modules have other names than their functions: an imported module becomes an
-    # attribute of the package, and would hide a function of its name.
-    "announcement": ("Announcement", "Status", "announce"),
+    "client.announcement": ("Announcement", "Status", "announce"),
     "app": ("open_registry", "serve"),
-    "client": ("RegistryClient", "connect"),
-    "client_events": ("WatchEvent",),
+    "client.connection": ("RegistryClient", "connect"),
+    "client.events": ("WatchEvent",),
     "core.commands": ("Register", "Update"),
     "core.errors": (
         "ConfigError",
@@ -125,7 +123,7 @@ _HOMES = {
         "Snapshot",
     ),
     "core.model": ("Backend", "Health", "Source", "State"),
-    "discovery": ("Discovered", "discover"),
+    "client.discovery": ("Discovered", "discover"),
     "service": ("Registry",),
     "settings": ("Settings",),
 }

@@ -22,19 +22,27 @@ from sqlite_utils.db import NoTable
 
 from plexus_registry.blocking import RunSync, run_in_thread
 from plexus_registry.core.errors import StartError, StorageFailed
-from plexus_registry.core.events import Compacted, encode_event, encode_value
+from plexus_registry.core.events import Compacted, encode_event
 from plexus_registry.core.feed import KEPT_CHANGES, Entry
-from plexus_registry.core.health import durable
-from plexus_registry.core.model import MANUAL_LAYERS, Backend, Health, Layer, Record, Source
 from plexus_registry.lock_file import LockFile, hold_lock_file, lock_path
 from plexus_registry.migrations import (
     CHANGES_TABLE,
-    COLUMNS,
     LAYOUT,
     TABLE,
     is_foreign,
     is_original_layout,
     migrations,
+)
+from plexus_registry.rows import (
+    DELETE,
+    FORGET,
+    INSERT,
+    INSERT_CHANGE,
+    TAKE_BACK,
+    change_of,
+    record_of,
+    row_of,
+    row_of_change,
 )
 
 if TYPE_CHECKING:
@@ -42,6 +50,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from plexus_registry.core.claims import Records
+    from plexus_registry.core.model import Record
 
 log = logging.getLogger(__name__)
 
@@ -110,15 +119,15 @@ class Store:
         self, changes: Mapping[str, Records], entries: Sequence[Entry], after: int | None
     ) -> None:
         self._check_files()
-        rows = [_row(record) for records in changes.values() for record in records]
+        rows = [row_of(record) for records in changes.values() for record in records]
         with self._db.atomic():
-            self._db.conn.executemany(_DELETE, [(name,) for name in changes])
-            self._db.conn.executemany(_INSERT, rows)
+            self._db.conn.executemany(DELETE, [(name,) for name in changes])
+            self._db.conn.executemany(INSERT, rows)
             if after is not None:
-                self._db.conn.execute(_TAKE_BACK, [after])
+                self._db.conn.execute(TAKE_BACK, [after])
             if entries:
-                self._db.conn.executemany(_INSERT_CHANGE, map(_change_row, entries))
-                self._db.conn.execute(_FORGET, [entries[-1].revision - self.kept_changes])
+                self._db.conn.executemany(INSERT_CHANGE, map(row_of_change, entries))
+                self._db.conn.execute(FORGET, [entries[-1].revision - self.kept_changes])
         self._check_files()
         if entries:
             self._lock_file.note(entries[-1].revision)
@@ -200,7 +209,7 @@ def _open(path: Path, run_sync: RunSync, kept_changes: int, lock_file: LockFile)
         connection.execute("PRAGMA synchronous = FULL")
         migrations.apply(db)
         connection.execute(f"PRAGMA user_version = {LAYOUT}")
-        records = tuple(_record(row) for row in db.table(TABLE).rows)
+        records = tuple(record_of(row) for row in db.table(TABLE).rows)
         entries = _changes(db, lock_file.revision, path)
     except BaseException:
         connection.close()
@@ -223,7 +232,7 @@ def _changes(db: Database, known_revision: int, path: Path) -> tuple[Entry, ...]
     count goes on above them, and so everyone begins anew.
     """
     table = db.table(CHANGES_TABLE)
-    entries = tuple(_entry(row) for row in table.rows_where(order_by="revision"))
+    entries = tuple(change_of(row) for row in table.rows_where(order_by="revision"))
     revision = entries[-1].revision if entries else 0
     if revision >= known_revision:
         return entries
@@ -240,7 +249,7 @@ def _changes(db: Database, known_revision: int, path: Path) -> tuple[Entry, ...]
     )
     with db.atomic():
         db.execute(f"DELETE FROM {CHANGES_TABLE}")  # noqa: S608 - a constant
-        db.execute(_INSERT_CHANGE, _change_row(first))
+        db.execute(INSERT_CHANGE, row_of_change(first))
     return (first,)
 
 
@@ -272,7 +281,7 @@ def read_records(path: Path) -> tuple[Record, ...]:
             db = Database(connection, execute_plugins=False)
             if is_original_layout(db) or not db.table(TABLE).exists():
                 raise StartError(f"database {path} is not in use yet: start trio-registry once")
-            return tuple(_record(row) for row in db.table(TABLE).rows)
+            return tuple(record_of(row) for row in db.table(TABLE).rows)
         finally:
             connection.close()
 
@@ -293,64 +302,3 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return (status.st_dev, status.st_ino)
-
-
-# Per row a third of what `insert_all` takes, and it is the same every time.
-_DELETE = f"DELETE FROM {TABLE} WHERE name = ?"  # noqa: S608 - all parts are constants
-_INSERT = (
-    f"INSERT INTO {TABLE} ({', '.join(COLUMNS)})"  # noqa: S608 - as above
-    f" VALUES ({', '.join('?' * len(COLUMNS))})"
-)
-_INSERT_CHANGE = (
-    f"INSERT INTO {CHANGES_TABLE} (revision, name, namespaces, event)"  # noqa: S608 - as above
-    " VALUES (?, ?, ?, ?)"
-)
-_TAKE_BACK = f"DELETE FROM {CHANGES_TABLE} WHERE revision > ?"  # noqa: S608 - as above
-_FORGET = f"DELETE FROM {CHANGES_TABLE} WHERE revision <= ?"  # noqa: S608 - as above
-_OF_BACKEND = tuple(COLUMNS)[2:-1]
-"""The members of a backend that are columns as they are; `health`, the last one, is not."""
-
-
-def _row(record: Record) -> tuple[object, ...]:
-    """Turn a record into its row: all that calls wrote is `database` to the next run."""
-    layer = Layer.DATABASE if record.layer in MANUAL_LAYERS else record.layer
-    backend = record.backend
-    if backend is None:
-        return (record.name, layer, *(None for _ in _OF_BACKEND), None)
-    health = durable(backend.health)
-    return (
-        record.name,
-        layer,
-        *(getattr(backend, column) for column in _OF_BACKEND),
-        None if health is None else encode_value(health),
-    )
-
-
-def _record(row: Mapping[str, object]) -> Record:
-    """Turn a row into its record."""
-    name, layer = str(row["name"]), Layer(str(row["layer"]))
-    if row["id"] is None:
-        return Record(name=name, layer=layer, backend=None)
-    values = {"name": name, **{column: row[column] for column in _OF_BACKEND}}
-    values["source"] = Source(str(row["source"]))
-    values["is_active"] = bool(row["is_active"])
-    if row.get("health") is not None:
-        values["health"] = msgspec.json.decode(str(row["health"]), type=Health)
-    return Record(name=name, layer=layer, backend=msgspec.convert(values, Backend))
-
-
-def _change_row(entry: Entry) -> tuple[object, ...]:
-    """Turn an entry into its row."""
-    return (entry.revision, entry.name, encode_value(entry.namespaces), entry.event)
-
-
-def _entry(row: Mapping[str, object]) -> Entry:
-    """Turn a row into its entry."""
-    namespaces = msgspec.json.decode(str(row["namespaces"]), type=tuple[str | None, ...])
-    name = row["name"]
-    return Entry(
-        int(str(row["revision"])),
-        None if name is None else str(name),
-        namespaces,
-        str(row["event"]),
-    )

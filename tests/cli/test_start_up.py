@@ -17,7 +17,7 @@ from tests.e2e.harness import clean_environment
 
 # All that a verb may load of the package: the rest is the server's. Settings are plain values.
 CLIENT = re.compile(
-    r"plexus_registry(\.(__main__|_version|cli(\.\w+)?|client(_\w+)?|announcement|core"
+    r"plexus_registry(\.(__main__|_version|cli(\.\w+)?|client(\.\w+)?|core"
     r"|core\.(call_parameters|commands|declarations|errors|events|export|gate|limits|methods|model)"
     r"|core\.(networks|reports)|settings|token_file))?"
 )
@@ -57,7 +57,7 @@ def of_server(modules: set[str]) -> set[str]:
 
 def test_what_belongs_to_the_server_is_known() -> None:
     server = {"plexus_registry.app", "plexus_registry.core.catalog", "sqlite3"}
-    assert of_server(server | {"plexus_registry.client_feed", "json"}) == server
+    assert of_server(server | {"plexus_registry.client.feed", "json"}) == server
 
 
 async def test_client_verbs_load_nothing_of_the_server(url: str) -> None:
@@ -72,7 +72,7 @@ async def test_client_verbs_load_nothing_of_the_server(url: str) -> None:
     ):
         status, modules = await loaded(*arguments, REGISTRY_URL=url)
         assert status == 0
-        assert "plexus_registry.client" in modules
+        assert "plexus_registry.client.connection" in modules
         assert of_server(modules) == set()
 
 
@@ -86,7 +86,7 @@ async def test_a_watch_loads_nothing_of_the_server_either() -> None:
 async def test_help_loads_neither_trio_nor_sqlite(verb: str | None) -> None:
     status, modules = await loaded(*(() if verb is None else (verb,)), "--help")
     assert status == 0
-    assert modules & {"trio", "plexus_registry.client"} == of_server(modules) == set()
+    assert modules & {"trio", "plexus_registry.client.connection"} == of_server(modules) == set()
     if verb is None:
         assert "msgspec" not in modules
         assert not any(f"plexus_registry.cli.{each.module}" in modules for each in VERBS.values())
@@ -101,4 +101,4 @@ async def test_completion_loads_neither_trio_nor_sqlite(words: str) -> None:
     }
     status, modules = await loaded(**env)
     assert status == 0
-    assert modules & {"trio", "plexus_registry.client"} == of_server(modules) == set()
+    assert modules & {"trio", "plexus_registry.client.connection"} == of_server(modules) == set()

@@ -17,8 +17,8 @@ from wsproto.events import (
     TextMessage,
 )
 
-from plexus_registry.client import RegistryClient, run_client
-from plexus_registry.client_socket import shake_hands
+from plexus_registry.client.connection import RegistryClient, run_client
+from plexus_registry.client.socket import shake_hands
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -20,8 +20,8 @@ from plexus_registry import (
     UrlError,
     announce,
 )
-from plexus_registry import announcement as announcement_module
-from plexus_registry.announcement import (
+from plexus_registry.client import announcement as announcement_module
+from plexus_registry.client.announcement import (
     ANSWER_SECONDS,
     ENTRY_SECONDS,
     FIRST_PAUSE,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
     from plexus_registry import Backend, Registry
-    from plexus_registry.announcement import Announcement
+    from plexus_registry.client.announcement import Announcement
     from plexus_registry.core.events import Pinged
 
 announced = partial(announce, URL, name="svc", host="h", port=9)
@@ -104,7 +104,7 @@ async def test_it_pings_at_a_third_of_the_term_with_jitter(
 async def test_a_missing_registry_holds_nothing_up_and_is_said_once(
     tmp_path: Path, network: Network, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "plexus_registry.announcement")
+    caplog.set_level(logging.INFO, "plexus_registry.client.announcement")
     async with announced() as announcement:
         assert trio.current_time() == 0
         assert announcement.status is Status.UNREACHABLE
@@ -328,7 +328,7 @@ async def test_a_registry_that_came_back_is_told_goodbye_before_it_is_tried_agai
 async def test_a_registry_that_stays_away_is_not_said_again_at_the_end(
     tmp_path: Path, network: Network, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "plexus_registry.announcement")
+    caplog.set_level(logging.INFO, "plexus_registry.client.announcement")
     async with serving(tmp_path), announced() as announcement:
         assert network.last is not None
         network.listener = None

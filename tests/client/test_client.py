@@ -13,9 +13,9 @@ from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 from wsproto.events import CloseConnection, Ping, Pong, TextMessage
 
 from plexus_registry import Backend, RegistryUnavailableError, UrlError, connect
-from plexus_registry.client import run_client
-from plexus_registry.client_replies import Backends
-from plexus_registry.client_socket import MAX_QUEUED_BYTES, parse_url, shake_hands
+from plexus_registry.client.connection import run_client
+from plexus_registry.client.replies import Backends
+from plexus_registry.client.socket import MAX_QUEUED_BYTES, parse_url, shake_hands
 from plexus_registry.core import errors
 from tests.client.scripted import BACKEND, URL, ScriptedPeer, encode, response, scripted
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
-    from plexus_registry.client import RegistryClient
+    from plexus_registry.client.connection import RegistryClient
 
 KINDS = (
     errors.ParseError,

@@ -16,10 +16,10 @@ from plexus_registry import (
     RegistryUnavailableError,
     UrlError,
     discover,
-    discovery,
 )
+from plexus_registry.client import discovery
+from plexus_registry.client.discovery import ANSWER_SECONDS
 from plexus_registry.core.commands import Register
-from plexus_registry.discovery import ANSWER_SECONDS
 from tests.client.network import URL, Network, install, serving
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from plexus_registry import Status, announce, announcement, connect, discover, discovery
+from plexus_registry import Status, announce, connect, discover
+from plexus_registry.client import announcement, discovery
 from tests.e2e.harness import Peer, dial, running_registry
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import trio
 from wsproto.events import Ping
 
 from plexus_registry import RegistryUnavailableError
-from plexus_registry.client_socket import SILENCE_SECONDS
+from plexus_registry.client.socket import SILENCE_SECONDS
 from tests.client.scripted import response, scripted_for
 
 if TYPE_CHECKING:

@@ -197,9 +197,11 @@ async def test_announced_and_discovered(tmp_path: Path) -> None:
         assert not (await discover(url, "svc", last_known={})).backend.is_active
 
 
-@pytest.mark.parametrize("module", ["client", "announcement", "discovery"])
+@pytest.mark.parametrize("module", ["connection", "announcement", "discovery"])
 def test_a_client_loads_neither_the_server_nor_its_libraries(module: str) -> None:
-    script = f"import json, sys, plexus_registry.{module}; print(json.dumps(sorted(sys.modules)))"
+    script = (
+        f"import json, sys, plexus_registry.client.{module}; print(json.dumps(sorted(sys.modules)))"
+    )
     # Whoever measures the coverage of this process loads more than it does.
     plain = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
     command = [sys.executable, "-c", script]
@@ -208,5 +210,5 @@ def test_a_client_loads_neither_the_server_nor_its_libraries(module: str) -> Non
     )
     loaded = set(json.loads(result.stdout))
     assert loaded & {"trio_websocket", "sqlite_utils", "sqlite3", "click", "tomllib"} == set()
-    assert f"plexus_registry.{module}" in loaded
+    assert f"plexus_registry.client.{module}" in loaded
     assert {"plexus_registry.store", "plexus_registry.app"} & loaded == set()

@@ -10,7 +10,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from plexus_registry import RegistryUnavailableError, WatchEnded
-from plexus_registry.client_feed import BUFFERED_EVENTS
+from plexus_registry.client.feed import BUFFERED_EVENTS
 from plexus_registry.core import events
 from plexus_registry.core.errors import MethodNotFoundError
 from tests.client.scripted import BACKEND, event_frame, response, scripted
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
-    from plexus_registry.client import RegistryClient
-    from plexus_registry.client_events import WatchEvent
+    from plexus_registry.client.connection import RegistryClient
+    from plexus_registry.client.events import WatchEvent
     from tests.client.scripted import ScriptedPeer
 
 SNAPSHOT: dict[str, object] = {"type": "snapshot", "revision": 3, "backends": [BACKEND]}

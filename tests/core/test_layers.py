@@ -34,23 +34,26 @@ MAY_IMPORT: dict[str, str] = {
     ),
     "cli.completion": "",
     "cli.verbs": "cli.calls cli.display cli.session",
-    "cli.watch": "cli.calls cli.display cli.session client core.errors",
-    "cli.announce": "cli.session cli.supervision client_socket core.errors core.model",
-    "cli.supervision": "announcement cli.display",
-    "cli.calls": "cli.session client core.errors core.model core.reports",
+    "cli.watch": "cli.calls cli.display cli.session client.connection core.errors",
+    "cli.announce": "cli.session cli.supervision client.socket core.errors core.model",
+    "cli.supervision": "cli.display client.announcement",
+    "cli.calls": "cli.session client.connection core.errors core.model core.reports",
     "cli.session": "cli.display token_file core.errors",
     "cli.display": "core.events core.model core.reports",
     "": (
-        "_version announcement app client client_events discovery service settings core.commands"
-        " core.errors core.events core.model"
+        "_version app client.announcement client.connection client.discovery client.events service"
+        " settings core.commands core.errors core.events core.model"
     ),
-    "announcement": "client client_socket core.errors",
-    "discovery": "client core.errors core.model",
-    "client": "client_events client_feed client_replies client_socket core.errors core.model",
-    "client_feed": "client_events core.errors core.events",
-    "client_replies": "core.errors core.model core.reports",
-    "client_events": "core.errors core.events",
-    "client_socket": "core.errors",
+    "client": "",
+    "client.announcement": "client.connection client.socket core.errors",
+    "client.discovery": "client.connection core.errors core.model",
+    "client.connection": (
+        "client.events client.feed client.replies client.socket core.errors core.model"
+    ),
+    "client.feed": "client.events core.errors core.events",
+    "client.replies": "core.errors core.model core.reports",
+    "client.events": "core.errors core.events",
+    "client.socket": "core.errors",
     "app": (
         "_version blocking config_file config_watch conversation door_making drain front_door probe"
         " prober service settings store sweeper door.acceptor door.tls core.declarations"
@@ -96,9 +99,10 @@ MAY_IMPORT: dict[str, str] = {
     "group_commit": "store core.catalog core.claims core.draft core.errors core.feed",
     "config_file": "blocking core.declarations core.errors",
     "store": (
-        "blocking lock_file migrations core.claims core.errors core.events core.feed core.health"
+        "blocking lock_file migrations rows core.claims core.errors core.events core.feed"
         " core.model"
     ),
+    "rows": "migrations core.events core.feed core.health core.model",
     "migrations": "core.model",
     "lock_file": "core.errors",
     "wire": "core.visitor",
@@ -154,7 +158,8 @@ CORE_MAY_USE = {
 CORE_MAY_USE_MORE = {"core.export": {"tomli_w"}}
 MAY_USE_TRIO = {
     *("cli.calls", "cli.supervision", "cli.watch"),
-    *("announcement", "client", "client_feed", "client_socket", "discovery"),
+    *("client.announcement", "client.connection", "client.discovery", "client.feed"),
+    "client.socket",
     *("app", "bell", "blocking", "cli.serve", "config_file", "config_watch", "conversation"),
     *("door.acceptor", "door.complaints", "door.keeper", "door.reception", "door.tls"),
     *("drain", "front_door", "group_commit", "health_keeper", "health_report", "probe", "prober"),
@@ -168,7 +173,7 @@ EDGE_LIBRARIES = {
         *("cli.door_options", "cli.serve", "cli.session", "cli.verbs", "cli.watch"),
     },
     "trio": MAY_USE_TRIO,
-    "wsproto": {"client_socket"},
+    "wsproto": {"client.socket"},
     "h11": {"door.heads"},
     "trio_websocket": {"conversation", "door.keeper", "front_door", "teller", "wire"},
 }

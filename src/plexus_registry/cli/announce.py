@@ -94,7 +94,7 @@ def announce(
     A registry that is down never stops COMMAND: standard error says so once, and how it goes on.
     """
     from plexus_registry.cli.supervision import Service, run_announced
-    from plexus_registry.client_socket import parse_url
+    from plexus_registry.client.socket import parse_url
     from plexus_registry.core.errors import UrlError
 
     service = Service(

@@ -13,7 +13,7 @@ import msgspec
 import trio
 
 from plexus_registry.cli.session import EXIT_NO_ANSWER, EXIT_USAGE, TOKEN_VARIABLE, Failure
-from plexus_registry.client import connect
+from plexus_registry.client.connection import connect
 from plexus_registry.core.errors import (
     InvalidParamsError,
     MethodError,

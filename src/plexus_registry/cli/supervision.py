@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from plexus_registry.announcement import announce
 from plexus_registry.cli.display import escaped
+from plexus_registry.client.announcement import announce
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

@@ -95,7 +95,7 @@ class _Follower:
         import trio
 
         from plexus_registry.cli.calls import answer_from
-        from plexus_registry.client import connect
+        from plexus_registry.client.connection import connect
         from plexus_registry.core.errors import RegistryUnavailableError, WatchEnded
 
         token = self._session.token

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 import trio
 
-from plexus_registry.client_events import decode_watch_event
-from plexus_registry.client_feed import Feed
-from plexus_registry.client_replies import (
+from plexus_registry.client.events import decode_watch_event
+from plexus_registry.client.feed import Feed
+from plexus_registry.client.replies import (
     Backends,
     Checked,
     Found,
@@ -36,14 +36,14 @@ from plexus_registry.client_replies import (
     decode_message,
     senseless,
 )
-from plexus_registry.client_socket import CLOSE_SECONDS, open_socket
+from plexus_registry.client.socket import CLOSE_SECONDS, open_socket
 from plexus_registry.core.errors import InvalidParamsError, RegistryUnavailableError, shown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
 
-    from plexus_registry.client_events import WatchEvent
-    from plexus_registry.client_socket import ClientSocket
+    from plexus_registry.client.events import WatchEvent
+    from plexus_registry.client.socket import ClientSocket
     from plexus_registry.core.model import Backend
 
 log = logging.getLogger(__name__)

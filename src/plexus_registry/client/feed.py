@@ -10,7 +10,7 @@ from plexus_registry.core.errors import RegistryUnavailableError, WatchEnded
 from plexus_registry.core.events import Compacted
 
 if TYPE_CHECKING:
-    from plexus_registry.client_events import WatchEvent
+    from plexus_registry.client.events import WatchEvent
 
 BUFFERED_EVENTS = 16_384
 """How many events of one watch wait for its reader before it is cut off.

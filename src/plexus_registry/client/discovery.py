@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from plexus_registry.client import connect
+from plexus_registry.client.connection import connect
 from plexus_registry.core.errors import NotFound, RegistryUnavailableError
 
 if TYPE_CHECKING:

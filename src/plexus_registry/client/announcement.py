@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from plexus_registry.client import run_client, ungrouped
-from plexus_registry.client_socket import open_socket, parse_url
+from plexus_registry.client.connection import run_client, ungrouped
+from plexus_registry.client.socket import open_socket, parse_url
 from plexus_registry.core.errors import (
     MethodError,
     NameTaken,
@@ -31,8 +31,8 @@ from plexus_registry.core.errors import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 
-    from plexus_registry.client import RegistryClient
-    from plexus_registry.client_socket import ClientSocket
+    from plexus_registry.client.connection import RegistryClient
+    from plexus_registry.client.socket import ClientSocket
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""The client library: a connection, announcing, discovery. Trio only."""
