@@ -24,9 +24,9 @@ from plexus_registry.core.networks import parse_networks
 from plexus_registry.core.plexus import Hub
 from plexus_registry.core.vitals import Policy
 from plexus_registry.door.acceptor import is_reachable, open_listeners, url_of
-from plexus_registry.door_making import make_door, make_room, open_certificate
+from plexus_registry.door.front_door import keep_door
+from plexus_registry.door.making import make_door, make_room, open_certificate
 from plexus_registry.drain import Drain
-from plexus_registry.front_door import keep_door
 from plexus_registry.probe import Probe
 from plexus_registry.prober import probe_forever
 from plexus_registry.service import Registry, WallClock, wall_clock

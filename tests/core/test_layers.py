@@ -55,17 +55,17 @@ MAY_IMPORT: dict[str, str] = {
     "client.events": "core.errors core.events",
     "client.socket": "core.errors",
     "app": (
-        "_version blocking config_file config_watch conversation door_making drain front_door probe"
-        " prober service settings store sweeper door.acceptor door.tls core.declarations"
-        " core.errors core.feed core.model core.networks core.plexus core.vitals"
+        "_version blocking config_file config_watch conversation drain probe prober service"
+        " settings store sweeper door.acceptor door.front_door door.making door.tls"
+        " core.declarations core.errors core.feed core.model core.networks core.plexus core.vitals"
     ),
-    "door_making": (
+    "door.making": (
         "drain health_report service settings door.acceptor door.complaints door.keeper"
         " door.pages door.reception door.tls core.crowd core.gate"
     ),
     "conversation": "drain rpc service teller wire core.errors core.plexus",
     "teller": "bell rpc service wire",
-    "front_door": "wire door.acceptor door.heads door.reception core.gate core.visitor",
+    "door.front_door": "wire door.acceptor door.heads door.reception core.gate core.visitor",
     "health_report": "_version config_file service",
     "door": "",
     "door.reception": (
@@ -162,7 +162,15 @@ MAY_USE_TRIO = {
     "client.socket",
     *("app", "bell", "blocking", "cli.serve", "config_file", "config_watch", "conversation"),
     *("door.acceptor", "door.complaints", "door.keeper", "door.reception", "door.tls"),
-    *("drain", "front_door", "group_commit", "health_keeper", "health_report", "probe", "prober"),
+    *(
+        "door.front_door",
+        "drain",
+        "group_commit",
+        "health_keeper",
+        "health_report",
+        "probe",
+        "prober",
+    ),
     *("service", "store", "sweeper", "teller", "wire"),
 }
 EDGE_LIBRARIES = {
@@ -175,7 +183,7 @@ EDGE_LIBRARIES = {
     "trio": MAY_USE_TRIO,
     "wsproto": {"client.socket"},
     "h11": {"door.heads"},
-    "trio_websocket": {"conversation", "door.keeper", "front_door", "teller", "wire"},
+    "trio_websocket": {"conversation", "door.front_door", "door.keeper", "teller", "wire"},
 }
 
 
