@@ -6,6 +6,7 @@ import logging
 import signal
 from collections import Counter
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -225,7 +226,8 @@ async def run(settings: Settings, *, say: Callable[[str], None]) -> None:
     """
     drain = Drain()
     certificate = open_certificate(settings)
-    make_room(settings.door.max_connections)
+    room = make_room(settings.door.max_connections)
+    settings = replace(settings, door=replace(settings.door, max_connections=room))
     watched = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     with lone_error(), trio.open_signal_receiver(*watched) as signals:
         async with open_registry(settings) as registry, trio.open_nursery() as nursery:

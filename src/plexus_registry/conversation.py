@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 GOING_AWAY = 1001
 """Close code. Source: RFC 6455, section 7.4.1."""
 
+TOO_LARGE = 1009
+
 KEPT_CHARACTERS = 1024 * 1024
 """An answer is let go only when the next one is there, since fresh memory for each long answer
 costs more than making it; one that is longer than this is not kept while its peer is idle."""
@@ -42,6 +44,9 @@ async def converse(registry: Registry, hub: Hub, wire: Wire, drain: Drain) -> No
                 wire.was_heard = True
                 if seat.is_leaving():
                     break  # it came too late to be begun
+                if _is_too_large(frame, hub.limits.message_bytes):
+                    await wire.close(TOO_LARGE, "the message is too large")
+                    return
                 seat.is_busy = True
                 answer = responder.answer(frame)
                 if isinstance(answer, list):
@@ -62,3 +67,10 @@ async def converse(registry: Registry, hub: Hub, wire: Wire, drain: Drain) -> No
     except ConnectionClosed as closed:
         reason = closed.reason
         log.debug("peer left: %s", reason and f"{reason.code} {shown(reason.reason or '')}")
+
+
+def _is_too_large(frame: str | bytes, most: int) -> bool:
+    """Tell what the library lets through: it counts the characters of a text."""
+    if len(frame) <= most // 4 or isinstance(frame, bytes) or frame.isascii():
+        return False
+    return len(frame.encode()) > most

@@ -109,7 +109,7 @@ class Responder:
             else:
                 response = await self._respond(each, None)
             if response is not None:
-                self._unsent += len(response)
+                self._unsent += _bytes_of(response)
                 responses.append(response)
         return [f"[{','.join(responses)}]", *self._session.flush()] if responses else []
 
@@ -146,7 +146,7 @@ class Responder:
         else:
             report = None if command is None else await self._report(command)
             items = self._hub.items(stream.topic, report, now=self._registry.now())
-            self._unsent += sum(map(len, items))
+            self._unsent += sum(map(_bytes_of, items))
             live = Finite(stream, items)
         return str(self._session.begin(live)) if is_heard else ""
 
@@ -229,6 +229,10 @@ _LIMITS: dict[type[ProtocolError | MethodError], str] = {
     SubscriptionLimitError: "subscriptions",
 }
 """The limit that an error is about."""
+
+
+def _bytes_of(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
 
 
 def _bug(request: Request, error: Exception) -> InternalError:

@@ -22,8 +22,12 @@ def read_token(path: Path) -> str:
         TokenError: It cannot be read, holds no token, or others may read it.
     """
     try:
-        with path.open(encoding="utf-8") as file:
-            mode = os.fstat(file.fileno()).st_mode
+        # Without a wait: opening a named pipe would wait for whoever writes to it.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, encoding="utf-8") as file:  # noqa: PTH123 - a descriptor
+            mode = os.fstat(descriptor).st_mode
+            if not stat.S_ISREG(mode):
+                raise TokenError(f"cannot read the token in {path}: it is no plain file")
             if mode & _FOR_OTHERS:
                 raise TokenError(
                     f"cannot use the token in {path}: others may read it, its mode is"
@@ -54,5 +58,5 @@ def token_in_environment(variable: str) -> str | None:
     Raises:
         TokenError: It holds something else.
     """
-    text = os.environ.get(variable, "").strip()
+    text = os.environ.get(variable, "")
     return checked(text, origin=variable) if text else None

@@ -62,6 +62,11 @@ class Wire:
         return self._stream.sent if self._stream.is_sending else None
 
     @property
+    def fragments(self) -> int:
+        """How many parts of a message came that is not whole yet."""
+        return len(self._ws._message_parts)  # noqa: SLF001 - it has no limit for them
+
+    @property
     def was_too_large(self) -> bool:
         """Whether the connection ended because of a message that is too large."""
         closed = self._ws.closed
@@ -120,6 +125,7 @@ class HandedStream(trio.abc.Stream):
         self._gathered = bytearray()
         self._is_gathering = False
         self._said_goodbye = False
+        self._is_over = False
         self.is_sending = False
         self.sent = 0
         self._is_open = trio.Event() if rest else None
@@ -146,6 +152,8 @@ class HandedStream(trio.abc.Stream):
             if self._is_gathering:
                 return
             data, self._gathered = self._gathered, bytearray()
+        if self._is_over:
+            raise trio.BrokenResourceError("the connection was ended")
         self._said_goodbye = data[:1] == _CLOSE
         self.sent += 1
         self.is_sending = True
@@ -204,7 +212,7 @@ class HandedStream(trio.abc.Stream):
         is_late = self.is_sending or self._said_goodbye
         if reason is None or reason.code not in _OUR_COMPLAINTS or is_late:
             return
-        self._said_goodbye = True
+        self._said_goodbye = self._is_over = True
         with trio.move_on_after(1, shield=True), suppress(*_GONE):
             await self._stream.send_all(_close_frame(reason))
 

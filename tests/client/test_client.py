@@ -15,7 +15,7 @@ from wsproto.events import CloseConnection, Ping, Pong, TextMessage
 from plexus_registry import Backend, RegistryUnavailableError, UrlError, connect
 from plexus_registry.client.connection import run_client
 from plexus_registry.client.replies import Backends
-from plexus_registry.client.socket import MAX_QUEUED_BYTES, parse_url, shake_hands
+from plexus_registry.client.socket import MAX_QUEUED_BYTES, parse_url, shake_hands, without_secrets
 from plexus_registry.core import errors
 from tests.client.scripted import BACKEND, URL, ScriptedPeer, encode, response, scripted
 
@@ -424,3 +424,25 @@ async def test_a_peer_that_speaks_no_tls_is_said_in_the_words_of_tls() -> None:
     secured = trio.SSLStream(ours, ssl.create_default_context(), server_hostname="registry")
     with pytest.raises(RegistryUnavailableError, match="wrong version number"):
         await shake_hands(secured, "wss://registry:4445")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("ws://h:1/path?access_token=secret", "ws://h:1/path"),
+        ("ws://user:secret@h/?x", "ws://h/"),
+        ("wss://h", "wss://h"),
+        ("h?secret", "h"),
+        ("ws://h#secret", "ws://h"),
+    ],
+)
+def test_a_url_is_shown_without_its_secrets(url: str, shown: str) -> None:
+    assert without_secrets(url) == shown
+
+
+@pytest.mark.parametrize("url", ["ws://127.0.0.1:1/?access_token=secret", "ws://u:secret@[::1]:x"])
+async def test_an_error_shows_no_secret_of_the_url(url: str) -> None:
+    with pytest.raises((RegistryUnavailableError, UrlError)) as raised:
+        async with connect(url):
+            pass
+    assert "secret" not in str(raised.value)

@@ -69,6 +69,11 @@ def test_a_host_of_ours_is_answered(host: str) -> None:
         "2130706433",
         "127.1",
         "\xe9",
+        "\xa0localhost",
+        "127.0.0.1%evil.com",
+        "[::1%evil.com]",
+        "[127.0.0.1]",
+        "localhost:65536",
     ],
 )
 def test_any_other_host_is_misdirected(host: str) -> None:
@@ -107,6 +112,10 @@ def test_a_page_of_this_machine_or_a_guest_gets_in(origin: str) -> None:
     "origin",
     [
         "null",
+        "\xa0http://localhost",
+        "http://127.0.0.1%.evil.com:80",
+        "http://[127.0.0.1]",
+        "http://localhost:65536",
         "",
         "https://evil.example",
         "http://localhost.evil.example",

@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, str] = {
     "cli.watch": "cli.calls cli.display cli.session client.connection core.errors",
     "cli.announce": "cli.session cli.supervision client.socket core.errors core.model",
     "cli.supervision": "cli.display client.announcement",
-    "cli.calls": "cli.session client.connection core.errors core.model core.reports",
+    "cli.calls": "cli.session client.connection client.socket core.errors core.model core.reports",
     "cli.session": "cli.display token_file core.errors",
     "cli.display": "core.events core.model core.reports",
     "": (
@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, str] = {
     ),
     "client": "",
     "client.announcement": "client.connection client.socket core.errors",
-    "client.discovery": "client.connection core.errors core.model",
+    "client.discovery": "client.connection client.socket core.errors core.model",
     "client.connection": (
         "client.events client.feed client.replies client.socket core.errors core.model"
     ),
@@ -65,7 +65,9 @@ MAY_IMPORT: dict[str, str] = {
     ),
     "conversation": "drain rpc service teller wire core.errors core.plexus",
     "teller": "bell rpc service wire",
-    "door.front_door": "wire door.acceptor door.heads door.reception core.gate core.visitor",
+    "door.front_door": (
+        "wire door.acceptor door.complaints door.heads door.reception core.gate core.visitor"
+    ),
     "health_report": "_version config_file service",
     "door": "",
     "door.reception": (

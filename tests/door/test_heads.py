@@ -93,6 +93,10 @@ FAULTS = {
     b"Version: 13": (b"Version: 8", 426),
     b"Sec-WebSocket-Key": (b"Sec-WebSocket-Kay", 400),
     b"Host: localhost": (b"Host: localhost\r\nContent-Length: 1", 400),
+    b"localhost": (b"localhost\xff", 400),
+    b"Key: ": (b"Protocol: \xff\r\nSec-WebSocket-Key: ", 400),
+    b"Upgrade: websocket": (b"Upgrade: foo, websocket", 400),
+    b"Connection: Up": (b"Upgrade: h2c\r\nConnection: Up", 400),
 }
 
 
@@ -105,6 +109,13 @@ def test_what_is_wrong_with_a_handshake_is_said(part: bytes) -> None:
     assert fault is not None
     assert fault.status == status
     assert "handshake" in fault.text
+
+
+def test_what_cannot_be_read_is_not_repeated() -> None:
+    refusal = read(b"GET / HTTP/1.1\r\nHost: h\r\nAuthorization : Bearer secret\r\n\r\n")
+    assert isinstance(refusal, Refusal)
+    assert refusal.status == 400
+    assert "secret" not in refusal.text
 
 
 def test_an_answer_to_head_is_that_to_get_without_its_body() -> None:

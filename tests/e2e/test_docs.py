@@ -112,6 +112,23 @@ def test_every_option_is_documented_with_its_variable_and_default() -> None:
             assert float(default) == option.default
 
 
+def test_the_settings_of_the_front_door_stand_with_their_defaults() -> None:
+    text = README.read_text().partition("### Limits\n")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1:3] for line in text.splitlines() if line.startswith("| `--")]
+    shown = {
+        flag: default.strip() for flags, default in rows for flag in re.findall("--[a-z-]+", flags)
+    }
+    options = {option.opts[0]: option for option in _options()}
+    assert shown.keys() == {
+        flag
+        for flag in options
+        if re.match("--(max|allow|insecure|tls|ping|unread|token|read)", flag)
+    }
+    for flag, default in shown.items():
+        if isinstance(options[flag].default, (int, float)) and not options[flag].is_flag:
+            assert float(default) == options[flag].default
+
+
 def _options() -> list[click.Option]:
     return [each for each in serve.params if hasattr(each, "is_flag")]  # type: ignore[misc]  # all
 
@@ -253,7 +270,10 @@ async def test_the_console_session_works_as_printed(tmp_path: Path) -> None:
 
 def _timeless(table: str) -> str:
     """Take out how long ago things were, and the columns that depend on it."""
-    return re.sub(r" +", " ", re.sub(r"[0-9]+ s ago", "just now", table))
+    ages = ((r"[0-9]+ s ago", "just now"), (r" [0-9]+ s ", " now "), (r" +", " "))
+    for age, plain in ages:
+        table = re.sub(age, plain, table)
+    return table
 
 
 def test_every_verb_is_documented() -> None:

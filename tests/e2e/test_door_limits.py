@@ -189,6 +189,26 @@ async def test_a_batch_ends_where_its_answers_are_too_much(tmp_path: Path) -> No
                 assert (await refused(server))["unread_bytes"] == 2
 
 
+async def test_sizes_are_of_bytes_whatever_the_characters(tmp_path: Path) -> None:
+    wide = '{"jsonrpc":"2.0","id":1,"method":"registry.get","params":["%s"]}'
+    with trio.fail_after(30):
+        async with running_registry(tmp_path, "--max-message-bytes=1024") as server:
+            async with dial(server.url) as peer:
+                await peer.exchange(wide % ("🙂" * 200))
+                with pytest.raises(ConnectionClosed) as closed:
+                    await peer.exchange(wide % ("🙂" * 250))
+                assert closed.value.reason is not None
+                assert closed.value.reason.code == 1009
+            assert (await refused(server))["message_bytes"] == 1
+        unread = "--max-unread-bytes=20000"
+        async with running_registry(tmp_path, "--no-auto-register", unread) as server:
+            async with dial(server.url) as peer:
+                text = "🙂" * 1000
+                await peer.call("registry.register", name="a", host="h", port=1, description=text)
+                answers = await peer.exchange(b"[" + b",".join([LIST] * 8) + b"]")
+                assert msgspec.json.encode(answers).decode().count("-32008") == 3
+
+
 async def test_every_limit_of_a_connection_is_counted(tmp_path: Path) -> None:
     options = ("--max-batch=2", "--max-nesting=8", "--max-subscriptions=1")
     with trio.fail_after(30):

@@ -204,6 +204,9 @@ async def test_the_verbs_take_the_token(tmp_path: Path) -> None:
         (["--token-file=ALL", "--read-token-file=ALL"], {}, "is the same"),
         (["--token-file=OPEN"], {}, "chmod 600"),
         ([], {"REGISTRY_TOKEN": "a\nb"}, "REGISTRY_TOKEN holds no token"),
+        ([], {"REGISTRY_TOKEN": "  "}, "REGISTRY_TOKEN holds no token"),
+        (["--token-file=PIPE"], {}, "it is no plain file"),
+        (["--tls-cert=PIPE"], {}, "it is no plain file"),
         (["--host=0.0.0.0"], {}, "say --insecure"),
         (["--allow-origin=https://x/path"], {}, "is no origin"),
         (["--allow-origin=*"], {}, "is no origin"),
@@ -218,7 +221,9 @@ async def test_what_is_not_safe_does_not_start(
         "OPEN": str(token_file(tmp_path, "open-secret", 0o644)),
         "ALL": str(token_file(tmp_path, ALL)),
         "READ": str(token_file(tmp_path, READ)),
+        "PIPE": str(tmp_path / "pipe"),
     }
+    os.mkfifo(files["PIPE"], 0o600)
     for name, path in files.items():
         options = [option.replace(name, path) for option in options]
     paths = (f"--db-path={tmp_path / 'r.db'}", f"--config={tmp_path / 'c.toml'}")

@@ -103,6 +103,28 @@ async def test_a_silent_peer_is_told_and_dropped_after_two_missed_pongs(
     assert connection.scope.cancel_called
 
 
+async def test_a_message_in_parts_without_end_is_cut_off(autojump_clock: MockClock) -> None:
+    async with kept() as connection:
+        await connection.peer.send_all(frame(TEXT, b"", last=False))
+        for _ in range(11):
+            await connection.peer.send_all(frame(0, b"", last=False) * 1000)
+        await trio.sleep(3)
+        assert connection.scope.cancel_called
+        assert connection.refused == {"fragments": 1}
+
+
+async def test_nothing_follows_the_goodbye_for_a_broken_protocol(
+    autojump_clock: MockClock,
+) -> None:
+    async with kept() as connection:
+        await connection.peer.send_all(frame(TEXT, b"{}") + frame(TEXT, b"", reserved=4))
+        assert await connection.wire.receive() == "{}"
+        opcode, payload = await connection.next_frame()
+        assert (opcode, payload[:2]) == (CLOSE, (1002).to_bytes(2, "big"))
+        with pytest.raises((ConnectionClosed, trio.BrokenResourceError)):
+            await connection.wire.send_one("too late")
+
+
 async def test_a_peer_that_asks_is_not_pinged(autojump_clock: MockClock) -> None:
     async with kept() as connection:
         for _ in range(10):

@@ -14,6 +14,7 @@ import trio
 
 from plexus_registry.cli.session import EXIT_NO_ANSWER, EXIT_USAGE, TOKEN_VARIABLE, Failure
 from plexus_registry.client.connection import connect
+from plexus_registry.client.socket import without_secrets
 from plexus_registry.core.errors import (
     InvalidParamsError,
     MethodError,
@@ -105,8 +106,8 @@ def failures_explained(session: Session) -> Iterator[None]:
         raise Failure(f"{error}, with --url or in REGISTRY_URL", EXIT_USAGE) from error
     except trio.TooSlowError as error:
         raise Failure(
-            f"no answer from {session.url} within {session.timeout:g} s; is it a registry, and"
-            " does it run? --timeout waits longer, --url names another",
+            f"no answer from {without_secrets(session.url)} within {session.timeout:g} s;"
+            " is it a registry, and does it run? --timeout waits longer, --url names another",
             EXIT_NO_ANSWER,
         ) from error
     except RegistryUnavailableError as error:
@@ -122,8 +123,9 @@ def failures_explained(session: Session) -> Iterator[None]:
 
 def _unreachable(session: Session, reason: str) -> str:
     reason = reason.replace("cannot connect to", "cannot reach a registry at", 1)
-    if session.url not in reason:
-        reason = f"{session.url}: {reason}"
+    where = without_secrets(session.url)
+    if where not in reason:
+        reason = f"{where}: {reason}"
     if "HTTP status 401" in reason or "HTTP status 403" in reason:
         return f"{reason}; give the token in {TOKEN_VARIABLE} or with --token-file"
     return f"{reason}; start one with trio-registry, or name another with --url"

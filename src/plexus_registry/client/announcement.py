@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from plexus_registry.client.connection import run_client, ungrouped
-from plexus_registry.client.socket import open_socket, parse_url
+from plexus_registry.client.socket import open_socket, parse_url, without_secrets
 from plexus_registry.core.errors import (
     MethodError,
     NameTaken,
@@ -168,7 +168,7 @@ async def announce(
     if not stale_after > 0:
         raise ValueError(f"stale_after is {stale_after}: it must be a number of seconds above 0")
     parse_url(url)
-    announcement = Announcement(name, url)
+    announcement = Announcement(name, without_secrets(url))
     keeper = _Keeper(
         announcement,
         open_socket=partial(_enter_socket, url, token),

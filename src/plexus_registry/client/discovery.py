@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from plexus_registry.client.connection import connect
+from plexus_registry.client.socket import without_secrets
 from plexus_registry.core.errors import NotFound, RegistryUnavailableError
 
 if TYPE_CHECKING:
@@ -96,6 +97,6 @@ async def _ask(url: str, name: str, token: str | None) -> Backend | None:
                 scope.deadline = math.inf  # an answer that came in time counts
     except trio.TooSlowError as error:
         raise RegistryUnavailableError(
-            f"{url} does not answer within {ANSWER_SECONDS:g} seconds"
+            f"{without_secrets(url)} does not answer within {ANSWER_SECONDS:g} seconds"
         ) from error
     return backend

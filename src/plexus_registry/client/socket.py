@@ -63,10 +63,12 @@ def parse_url(url: str) -> Address:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise UrlError(f"{shown(url)} is no URL: {error}; write {_EXAMPLE}") from error
+        raise UrlError(
+            f"{shown(without_secrets(url))} is no URL: {error}; write {_EXAMPLE}"
+        ) from error
     is_plain = url.isascii() and url.isprintable() and " " not in url
     if parts.scheme not in _PORTS or not parts.hostname or not is_plain:
-        raise UrlError(f"{shown(url)} is no WebSocket URL: write {_EXAMPLE}")
+        raise UrlError(f"{shown(without_secrets(url))} is no WebSocket URL: write {_EXAMPLE}")
     return Address(
         is_secure=parts.scheme == "wss",
         host=parts.hostname,
@@ -84,6 +86,14 @@ def check_token(token: str | None) -> None:
     """
     if token is not None and not (token.isascii() and token.isprintable()):
         raise ValueError("the token must be printable ASCII")
+
+
+def without_secrets(url: str) -> str:
+    """Give a URL without what may be a password or a token in it, to be shown."""
+    scheme, separator, rest = url.partition("://")
+    authority, slash, path = rest.partition("/")
+    where = f"{authority.rpartition('@')[2]}{slash}{path}" if separator else ""
+    return f"{scheme}{separator}{where}".partition("?")[0].partition("#")[0]
 
 
 @asynccontextmanager
@@ -114,7 +124,9 @@ async def _open_stream(url: str, address: Address) -> trio.abc.Stream:
     try:
         stream = await trio.open_tcp_stream(address.host, address.port)
     except (OSError, UnicodeError) as error:  # the latter: a host that no name server takes
-        raise RegistryUnavailableError(f"cannot connect to {url}: {_reason(error)}") from error
+        raise RegistryUnavailableError(
+            f"cannot connect to {without_secrets(url)}: {_reason(error)}"
+        ) from error
     if not address.is_secure:
         return stream
     import ssl  # only who needs it waits for it
@@ -147,6 +159,7 @@ async def shake_hands(
         RegistryUnavailableError: The peer is no WebSocket server, or left.
     """
     address = parse_url(url)
+    where = without_secrets(url)
     check_token(token)
     ws = WSConnection(ConnectionType.CLIENT)
     headers = [] if token is None else [(b"Authorization", f"Bearer {token}".encode())]
@@ -156,7 +169,7 @@ async def shake_hands(
         while True:
             data = await stream.receive_some(_RECEIVE_BYTES)
             if not data:
-                raise RegistryUnavailableError(f"{url} hung up before the connection was open")
+                raise RegistryUnavailableError(f"{where} hung up before the connection was open")
             ws.receive_data(bytes(data))
             # Only the first event is taken: frames may have come along with the handshake.
             match next(ws.events(), None):
@@ -164,12 +177,12 @@ async def shake_hands(
                     return ClientSocket(stream, ws)
                 case RejectConnection(status_code=status):
                     raise RegistryUnavailableError(
-                        f"{url} is no registry: it answered with HTTP status {status}"
+                        f"{where} is no registry: it answered with HTTP status {status}"
                     )
     except ProtocolError as error:
-        raise RegistryUnavailableError(f"{url} does not speak WebSocket: {error}") from error
+        raise RegistryUnavailableError(f"{where} does not speak WebSocket: {error}") from error
     except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-        raise RegistryUnavailableError(f"cannot connect to {url}: {_reason(error)}") from error
+        raise RegistryUnavailableError(f"cannot connect to {where}: {_reason(error)}") from error
 
 
 class ClientSocket:

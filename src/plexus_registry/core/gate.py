@@ -106,15 +106,19 @@ TAURI_ORIGINS = frozenset(
 """What the windows of Tauri's desktop programs send, by system. Only they can: a browser makes
 `tauri.localhost` this machine."""
 
-_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^\s\[\]:/?#@\\]+)(?::[0-9]{0,5})?", re.ASCII)
-_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[^\s\[\]:/?#@\\]+)(?::([0-9]{1,5}))?")
+_NAME_OR_ADDRESS = r"(\[[0-9a-f.]*:[0-9a-f:.]*\]|[^\x00-\x20\x7f-\xff\[\]:/?#@%\\]+)"
+_HOST = re.compile(rf"{_NAME_OR_ADDRESS}(?::([0-9]{{0,5}}))?")
+_ORIGIN = re.compile(rf"([a-z][a-z0-9+.-]*)://{_NAME_OR_ADDRESS}(?::([0-9]{{1,5}}))?")
+_MOST_PORT = 65535
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 
 def host_of(value: str) -> str | None:
     """Take the host out of a `Host` field, in its one spelling; None where there is none."""
-    match = _HOST.fullmatch(value.strip().lower())
-    return None if match is None else _one_spelling(match[1])
+    match = _HOST.fullmatch(value.strip(" \t").lower())
+    if match is None or int(match[2] or 0) > _MOST_PORT:
+        return None
+    return _one_spelling(match[1])
 
 
 def spelled_host(value: str) -> str | None:
@@ -128,8 +132,8 @@ def origin_of(value: str) -> str | None:
 
     Source: RFC 6454, section 6.2.
     """
-    match = _ORIGIN.fullmatch(value.strip().lower())
-    if match is None:
+    match = _ORIGIN.fullmatch(value.strip(" \t").lower())
+    if match is None or int(match[3] or 0) > _MOST_PORT:
         return None
     scheme, host, port = match[1], _one_spelling(match[2]), match[3]
     is_default = port is None or port.lstrip("0") == _DEFAULT_PORTS.get(scheme)

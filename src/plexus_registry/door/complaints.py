@@ -28,6 +28,15 @@ class Complaints:
 
     def say(self, kind: str, text: str, *, level: int = logging.WARNING) -> None:
         """Log a refusal, or count it where its kind was said often enough."""
+        if self._may_say(kind, level):
+            log.log(level, "%s", text)
+
+    def say_bug(self, text: str, bug: BaseException) -> None:
+        """Log a bug with its trace, or count it: no peer may fill a disk with our bugs."""
+        if self._may_say("bug", logging.ERROR):
+            log.error("%s", text, exc_info=bug)
+
+    def _may_say(self, kind: str, level: int) -> bool:
         now = trio.current_time()
         window = self._windows.get(kind)
         if window is None or now - window.began >= WINDOW_SECONDS:
@@ -36,6 +45,6 @@ class Complaints:
             window = self._windows[kind] = _Window(now)
         if window.said >= LINES_IN_WINDOW:
             window.kept_back += 1
-            return
+            return False
         window.said += 1
-        log.log(level, "%s", text)
+        return True

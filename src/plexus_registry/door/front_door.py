@@ -27,6 +27,8 @@ from plexus_registry.wire import accept_websocket
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from plexus_registry.door.complaints import Complaints
+
 log = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 5.0
@@ -51,7 +53,7 @@ async def keep_door(
             await acceptors.start(door.keeper.keep_forever)
             receive = partial(_receive, door, connections, trio.CapacityLimiter(MOST_TURNED_AWAY))
             for listener in listeners:
-                acceptors.start_soon(accept_forever, listener, receive, door.complaints.say)
+                acceptors.start_soon(accept_forever, listener, receive, door.complain)
             task_status.started(url_of(listeners[0], is_secure=door.certificate is not None))
             await door.drain.begun.wait()
             acceptors.cancel_scope.cancel()
@@ -75,6 +77,7 @@ def _receive(
         connections.start_soon(
             _see_through,
             stream,
+            door.complaints,
             partial(_attend, door, stream, ends),
             partial(door.crowd.leave, ends.address),
         )
@@ -88,6 +91,7 @@ def _receive(
     connections.start_soon(
         _see_through,
         stream,
+        door.complaints,
         partial(_turn_away, door, stream, answer),
         partial(turned_away.release_on_behalf_of, stream),
     )
@@ -95,6 +99,7 @@ def _receive(
 
 async def _see_through(
     stream: trio.abc.Stream,
+    complaints: Complaints,
     attend: Callable[[], Awaitable[None]],
     leave: Callable[[], None],
 ) -> None:
@@ -103,8 +108,8 @@ async def _see_through(
         await attend()
     except* (ConnectionClosed, trio.BrokenResourceError, trio.ClosedResourceError):
         log.debug("connection lost")
-    except* Exception:
-        log.exception("a connection failed")
+    except* Exception as bug:  # noqa: BLE001 - it is logged, and ends this connection only
+        complaints.say_bug("a connection failed", bug)
     finally:
         leave()
         await trio.aclose_forcefully(stream)

@@ -17,6 +17,10 @@ from plexus_registry.core.gate import Head, Refusal
 
 HEAD_BYTES = 16 * 1024
 _FIRST_LINE = re.compile(rb"[!-~]+ [!-~]+ HTTP/([0-9])\.([0-9])\r?")
+_OF_HANDSHAKE = {
+    *(b"host", b"upgrade", b"connection", b"sec-websocket-key", b"sec-websocket-version"),
+    *(b"sec-websocket-protocol", b"sec-websocket-extensions"),
+}
 _TLS_RECORD = b"\x16"
 
 
@@ -80,7 +84,9 @@ class HeadReader:
         except h11.RemoteProtocolError as error:
             if error.error_status_hint == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE:
                 return TOO_LARGE
-            return bad_request(f"This is no HTTP request that can be read: {shown(str(error))}.")
+            # What follows the colon is what the peer sent, and that may be a token.
+            reason = str(error).partition(":")[0]
+            return bad_request(f"This is no HTTP request that can be read: {shown(reason)}.")
         raw = bytes(self._raw[: len(self._raw) - len(rest)])
         if len(raw) > HEAD_BYTES:
             return TOO_LARGE
@@ -121,6 +127,13 @@ def handshake_fault(request: Request) -> Refusal | None:
     Source: RFC 6455, section 4.2.1.
     """
     head = request.head
+    for name, value in head.fields:
+        if name in _OF_HANDSHAKE and not (
+            value.isascii() and value.decode("latin-1").isprintable()
+        ):
+            return bad_request(f"The field {name.decode()} of a handshake must be plain ASCII.")
+    if [value.lower() for value in head.values(b"upgrade")] != ["websocket"]:
+        return bad_request("A WebSocket handshake needs `Upgrade: websocket`, and nothing else.")
     if head.version != "1.1":
         return bad_request("A WebSocket handshake needs HTTP/1.1.")
     if "upgrade" not in head.words(b"connection"):

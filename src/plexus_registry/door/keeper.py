@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 TICK_SECONDS = 1.0
 MISSED_PONGS = 2
+MOST_FRAGMENTS = 10_000
+"""So many parts of one message may wait for the rest of it; empty ones have no size to limit."""
 NO_PONG = 1011
 """Close code. Source: RFC 6455, section 7.4.1."""
 
@@ -105,11 +107,15 @@ class Keeper:
     def look_once(self, turn: int, nursery: trio.Nursery) -> None:
         """Look at all connections; those of this turn are pinged where they are idle."""
         for watched in [*self._watched]:
+            if watched.wire.fragments > MOST_FRAGMENTS:
+                self._cut_off(watched, "fragments", "its message came in too many parts")
+                continue
             sending = watched.wire.sending
             if sending is not None and sending == watched.sending:
                 watched.stuck_ticks += 1
                 if watched.stuck_ticks >= self._patience:
-                    self._cut_off(watched)
+                    silence = f"it read nothing for {self._unread_seconds:g} s"
+                    self._cut_off(watched, "unread_seconds", silence)
                     continue
             else:
                 watched.sending = sending
@@ -117,9 +123,8 @@ class Keeper:
             if watched.turn == turn:
                 self._check_life(watched, nursery)
 
-    def _cut_off(self, watched: Watched) -> None:
-        text = f"cut off {watched.name}: it read nothing for {self._unread_seconds:g} s"
-        self._refuse("unread_seconds", text)
+    def _cut_off(self, watched: Watched, word: str, why: str) -> None:
+        self._refuse(word, f"cut off {watched.name}: {why}")
         self.remove(watched)
         watched.cut()
 

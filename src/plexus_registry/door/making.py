@@ -102,8 +102,12 @@ def open_certificate(settings: Settings) -> Certificate | None:
     return None if cert is None else Certificate(cert, settings.door.tls_key)
 
 
-def make_room(connections: int) -> None:
-    """Raise the limit of open files as far as needed; says so where it does not go that far."""
+def make_room(connections: int) -> int:
+    """Raise the limit of open files as far as needed; says so where it does not go that far.
+
+    Returns:
+        How many connections to take at most, so that the registry's own files have room, too.
+    """
     room = room_for(connections)
     if room < connections:
         log.warning(
@@ -113,3 +117,4 @@ def make_room(connections: int) -> None:
             connections,
             room,
         )
+    return max(1, room)

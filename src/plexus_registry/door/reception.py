@@ -75,6 +75,11 @@ class Door:
     certificate: Certificate | None = None
     max_message_bytes: int
 
+    def complain(self, word: str, text: str) -> None:
+        """Count and log trouble that nobody is answered for."""
+        self.refused[word] += 1
+        self.complaints.say(word, text)
+
     def refuse(self, refusal: Refusal) -> Answer:
         """Count and log a refusal, and give the answer that says it."""
         self.refused[refusal.word] += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import stat
 from typing import TYPE_CHECKING
 
 from plexus_registry.core.errors import StartError
@@ -46,6 +47,8 @@ class Certificate:
         context.set_alpn_protocols(["http/1.1"])
         for path in (self._cert, self._key):
             try:
+                if not stat.S_ISREG(path.stat().st_mode):
+                    raise StartError(f"cannot read {path}: it is no plain file")
                 path.read_bytes()
             except OSError as error:
                 raise StartError(
