@@ -120,7 +120,7 @@ async def test_calls_over_a_connection_that_is_cut_anywhere_have_an_answer_or_no
 
 
 async def test_what_a_hostile_peer_nests_too_deep_is_no_answer() -> None:
-    deep = "[" * 5000 + "]" * 5000
+    deep = "[" * 200_000 + "]" * 200_000
     async with scripted() as (client, peer), trio.open_nursery() as nursery:
 
         async def ask() -> None:

@@ -389,8 +389,9 @@ class VitalsMachine(RuleBasedStateMachine):
     def fails(self, name: str) -> None:
         self.ward.probe(name, REFUSED)
         self.failures[name] += 1
-        pings = self.ward.moment - self.pinged.get(name, -1000) < POLICY.stale_after
         state = self.expected[name]
+        is_pinged = self.ward.moment - self.pinged.get(name, -1000) < POLICY.stale_after
+        pings = is_pinged and state is not State.WRONG_HUB
         if self.doubted[name]:
             if state is State.UP:
                 self.expected[name] = State.DEREGISTERED
@@ -421,7 +422,7 @@ class VitalsMachine(RuleBasedStateMachine):
     @rule()
     def sweep(self) -> None:
         self.ward.sweep()
-        for name, pinged in self.pinged.items():
+        for name, pinged in [*self.pinged.items()]:
             silent = self.ward.moment - pinged >= POLICY.stale_after
             lapsed = self.failures[name] >= FAILURES
             if silent and lapsed and self.expected[name] in {State.UP, State.UNKNOWN}:

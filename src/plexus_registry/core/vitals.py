@@ -235,7 +235,8 @@ class Vitals:
             case Answered():
                 return _after_answer(probes, backend, outcome, now=now, moment=moment)
             case Unanswered():
-                pings = self._deadlines.holds(backend.name, moment=moment)
+                # A ping to the address of another hub speaks for nobody.
+                pings = backend.is_active and self._deadlines.holds(backend.name, moment=moment)
                 return _after_failure(probes, backend, outcome, now=now, pings=pings)
             case Unchecked(reason=reason):
                 return judged(
