@@ -14,10 +14,11 @@ __version__ = VERSION
 
 if TYPE_CHECKING:
     from plexus_registry.app import open_registry, serve
-    from plexus_registry.client.announcement import Announcement, Status, announce
+    from plexus_registry.client.announcement import announce
     from plexus_registry.client.connection import RegistryClient, connect
     from plexus_registry.client.discovery import Discovered, discover
     from plexus_registry.client.events import WatchEvent
+    from plexus_registry.client.keeper import Announcement, Status
     from plexus_registry.core.commands import Register, Update
     from plexus_registry.core.errors import (
         ConfigError,
@@ -92,10 +93,11 @@ __all__ = [
 ]
 
 _HOMES = {
-    "client.announcement": ("Announcement", "Status", "announce"),
+    "client.announcement": ("announce",),
     "app": ("open_registry", "serve"),
     "client.connection": ("RegistryClient", "connect"),
     "client.events": ("WatchEvent",),
+    "client.keeper": ("Announcement", "Status"),
     "core.commands": ("Register", "Update"),
     "core.errors": (
         "ConfigError",

@@ -41,11 +41,12 @@ MAY_IMPORT: dict[str, str] = {
     "cli.session": "cli.display token_file core.errors",
     "cli.display": "core.events core.model core.reports",
     "": (
-        "_version app client.announcement client.connection client.discovery client.events service"
-        " settings core.commands core.errors core.events core.model"
+        "_version app client.announcement client.connection client.discovery client.events"
+        " client.keeper service settings core.commands core.errors core.events core.model"
     ),
     "client": "",
-    "client.announcement": "client.connection client.socket core.errors",
+    "client.announcement": "client.connection client.keeper client.socket",
+    "client.keeper": "client.connection client.socket core.errors",
     "client.discovery": "client.connection client.socket core.errors core.model",
     "client.connection": (
         "client.events client.feed client.replies client.socket core.errors core.model"
@@ -161,7 +162,7 @@ CORE_MAY_USE_MORE = {"core.export": {"tomli_w"}}
 MAY_USE_TRIO = {
     *("cli.calls", "cli.supervision", "cli.watch"),
     *("client.announcement", "client.connection", "client.discovery", "client.feed"),
-    "client.socket",
+    *("client.keeper", "client.socket"),
     *("app", "bell", "blocking", "cli.serve", "config_file", "config_watch", "conversation"),
     *("door.acceptor", "door.complaints", "door.keeper", "door.reception", "door.tls"),
     *(
