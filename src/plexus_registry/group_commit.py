@@ -76,8 +76,12 @@ class GroupCommit:
 
     async def settled(self, name: str) -> None:
         """Wait until no commit in hand is about a name; most often that is at once."""
-        while name in self._committing:
+        while not self.is_settled(name):
             await self._committed.wait()
+
+    def is_settled(self, name: str) -> bool:
+        """Whether no commit in hand is about a name."""
+        return name not in self._committing
 
     async def commit(self, change: Change[T]) -> tuple[T, int]:
         """Make a change durable.

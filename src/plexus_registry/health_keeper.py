@@ -9,7 +9,8 @@ Source: design, "Health"; README, "Health".
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
 
 import trio
 
@@ -20,13 +21,15 @@ from plexus_registry.core.merge import effective
 from plexus_registry.core.vitals import Policy, Vitals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from plexus_registry.core.catalog import Catalog
     from plexus_registry.core.draft import Draft
     from plexus_registry.core.model import Backend
     from plexus_registry.core.reports import Outcome
     from plexus_registry.group_commit import GroupCommit
+
+    Rest: TypeAlias = Callable[[], Awaitable[None]]
 
 log = logging.getLogger(__name__)
 
@@ -138,33 +141,59 @@ class HealthKeeper:
         Raises:
             StorageFailed: It makes a lasting difference, which could not be saved.
         """
-        name = probed.name
-        await self._commits.settled(name)
-        backend = self._catalog.get(name)
+        rest = self.note_at_once(probed, outcome, began=began)
+        if rest is not None:
+            await rest()
+
+    def note_at_once(self, probed: Backend, outcome: Outcome, *, began: float) -> Rest | None:
+        """Do of `note_probe` what needs no wait, which is most often all.
+
+        Returns:
+            The rest, to be called next; it may raise `StorageFailed`.
+        """
+        if self._commits.is_settled(probed.name):
+            return self._weigh(probed, outcome, began=began)
+        return partial(self._note_once_settled, probed, outcome, began=began)
+
+    async def _note_once_settled(self, probed: Backend, outcome: Outcome, *, began: float) -> None:
+        await self._commits.settled(probed.name)
+        rest = self._weigh(probed, outcome, began=began)
+        if rest is not None:
+            await rest()
+
+    def _weigh(self, probed: Backend, outcome: Outcome, *, began: float) -> Rest | None:
+        backend = self._catalog.get(probed.name)
         if backend is None or backend.address != probed.address:
-            return
+            return None
         moment = trio.current_time()
         if not self._vitals.note_probe(backend, outcome, began=began, moment=moment):
-            return
+            return None
         self._tell_suspicion()
 
         def weighed(backend: Backend) -> Backend:
             return self._vitals.after_probe(backend, outcome, now=self._now(), moment=moment)
 
         after = weighed(backend)
-        if not differs(backend, after):
-            records = claims.with_health(self._catalog.records(name), after)
-            self._catalog.publish({name: records})
-            return
+        if differs(backend, after):
+            return partial(self._save, backend, after, weighed)
+        self._catalog.publish(
+            {after.name: claims.with_health(self._catalog.records(after.name), after)}
+        )
+        return None
+
+    async def _save(
+        self, before: Backend, after: Backend, weighed: Callable[[Backend], Backend]
+    ) -> None:
+        name = before.name
 
         def change(draft: Draft) -> None:
             records = draft.records(name)
             backend = effective(records)
-            if backend is not None and backend.address == probed.address:
+            if backend is not None and backend.address == before.address:
                 draft.write(name, claims.with_health(records, weighed(backend)))
 
         await self._commits.commit(change)
-        if after.state is not backend.state:
+        if after.state is not before.state:
             reason = after.health and after.health.reason
             log.info("backend %s is %s: %s", shown(name), after.state, reason or "it answers")
 

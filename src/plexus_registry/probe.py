@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from plexus_registry.core.dialogue import CredentialError, Dialogue, DialogueError
+from plexus_registry.core.dialogue import CredentialError, Dialogue, DialogueError, Info
 from plexus_registry.core.errors import StartError
 from plexus_registry.core.model import FIELDS
 from plexus_registry.core.networks import Networks
@@ -159,15 +159,33 @@ class Probe:
         self.timeout_seconds = timeout_seconds
         self._networks = networks or Networks()
         self._network = network or RealNetwork()
+        self._is_real = isinstance(self._network, RealNetwork)
         self._tls: ssl.SSLContext | None = None
         self._authorities = certificate_authorities
         if certificate_authorities is not None:
             self._tls = _tls_context(certificate_authorities)
 
+    def direct_address(self, backend: Backend) -> Address | None:
+        """Give the address of a backend that a bare socket of this machine reaches.
+
+        Returns:
+            None for a host name, for `wss`, and for whoever may not be asked: a call of the probe
+            knows what to do with them.
+        """
+        if backend.protocol != "ws" or "%" in backend.host or not self._is_real:
+            return None
+        try:
+            address = _numeric(backend.host, backend.port, backend.protocol)
+        except _Refusal:
+            return None
+        if address is None or self._networks.refusal(address.host) is not None:
+            return None
+        return address
+
     async def __call__(self, backend: Backend) -> Report:
         """Probe a backend; what goes wrong is in the report."""
         attempt = _Attempt()
-        failure = f"no answer within {self.timeout_seconds:g} s"
+        failure = too_late(self.timeout_seconds)
         with trio.move_on_after(self.timeout_seconds):
             try:
                 await self._ask(backend, attempt)
@@ -176,7 +194,7 @@ class Probe:
                 return attempt.report(Unchecked(reason=f"{attempt.step}: {refusal}"))
             except (OSError, ValueError, DialogueError, trio.BrokenResourceError) as error:
                 # A ValueError is what a name gets that no name server or certificate takes.
-                failure = _why(error)
+                failure = why(error)
         # Whatever goes wrong once the hub said who it is, it is there.
         if attempt.answer is not None:
             return attempt.report(attempt.judge(backend, attempt.answer))
@@ -251,6 +269,7 @@ class _Attempt:
         self.answer: Answered | None = None
         self._steps: list[tuple[str, bool, float, str]] = []
         self._began = self._step_began = trio.current_time()
+        self._latency_ms = 0.0
 
     def end(self, *, ok: bool, detail: str, then: str = "") -> None:
         """Note how the step in hand came out, and begin the one after it."""
@@ -267,15 +286,8 @@ class _Attempt:
         if self.answer is None:
             version = "" if info.version is None else f", version {info.version}"
             self.end(ok=True, detail=f"{info.name}{version}", then=NAME)
-            latency = milliseconds(trio.current_time() - self._began)
-            self.answer = Answered(name=info.name, version=info.version, latency_ms=latency)
-        if dialogue.schema_hash is not None:
-            self.answer = Answered(
-                name=info.name,
-                version=info.version,
-                latency_ms=self.answer.latency_ms,
-                schema_hash=dialogue.schema_hash,
-            )
+            self._latency_ms = milliseconds(trio.current_time() - self._began)
+        self.answer = answer_in(dialogue, info, self._latency_ms)
 
     def judge(self, backend: Backend, answer: Answered) -> Answered:
         """Compare the name that the hub said, which is the last step."""
@@ -288,9 +300,7 @@ class _Attempt:
 
 
 async def _converse(stream: trio.abc.Stream, backend: Backend, attempt: _Attempt) -> None:
-    host = backend.host.partition("%")[0]
-    authority = f"[{host}]:{backend.port}" if ":" in host else f"{host}:{backend.port}"
-    dialogue = Dialogue(authority, os.urandom(16))
+    dialogue = Dialogue(authority_of(backend.host, backend.port), os.urandom(16))
     await stream.send_all(dialogue.request)
     while not dialogue.is_over:
         data = await stream.receive_some(RECEIVE_BYTES)
@@ -307,6 +317,22 @@ async def _converse(stream: trio.abc.Stream, backend: Backend, attempt: _Attempt
         if reply:
             await stream.send_all(reply)
     await stream.send_all(dialogue.goodbye)
+
+
+def authority_of(host: str, port: int) -> str:
+    """Give a host and port as they stand in a URL, without the zone of an address."""
+    host = host.partition("%")[0]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def answer_in(dialogue: Dialogue, info: Info, latency_ms: float) -> Answered:
+    """Give what a hub answered so far."""
+    return Answered(
+        name=info.name,
+        version=info.version,
+        latency_ms=latency_ms,
+        schema_hash=dialogue.schema_hash,
+    )
 
 
 def _connected(backend: Backend) -> str:
@@ -340,7 +366,12 @@ def _tls_context(authorities: Path | None) -> ssl.SSLContext:
     return context
 
 
-def _why(error: Exception) -> str:
+def too_late(timeout_seconds: float) -> str:
+    """Say that nothing came in time."""
+    return f"no answer within {timeout_seconds:g} s"
+
+
+def why(error: Exception) -> str:
     """Say what failed in the system's words, whatever is wrapped around them."""
     cause = error.__cause__ if isinstance(error, trio.BrokenResourceError) else error
     match cause:

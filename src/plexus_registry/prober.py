@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from math import ceil, inf
 from typing import TYPE_CHECKING, Protocol
 
@@ -10,13 +11,16 @@ import trio
 
 from plexus_registry.core.schedule import Schedule
 from plexus_registry.trouble import Trouble
+from plexus_registry.volley import open_volley
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from plexus_registry.core.model import Backend
-    from plexus_registry.core.reports import Report
+    from plexus_registry.core.reports import Outcome, Report
+    from plexus_registry.probe import Address
     from plexus_registry.service import Registry
+    from plexus_registry.volley import Volley
 
 FIRST_SECONDS = 0.9
 """Within so many seconds of its start everyone is due for the first time."""
@@ -44,23 +48,9 @@ class Ask(Protocol):
         """Probe a backend."""
         ...
 
-
-async def probe_once(registry: Registry, ask: Ask, name: str) -> bool:
-    """Probe the backend of a name, and take note of what came out.
-
-    Returns:
-        Whether there is such a backend.
-
-    Raises:
-        StorageFailed: What came out could not be saved.
-    """
-    backend = registry.get(name)
-    if backend is None:
-        return False
-    began = trio.current_time()
-    report = await ask(backend)
-    await registry.health.note_probe(backend, report.outcome, began=began)
-    return True
+    def direct_address(self, backend: Backend, /) -> Address | None:
+        """Give the address of a backend that a bare socket reaches."""
+        ...
 
 
 async def probe_forever(
@@ -80,23 +70,51 @@ async def probe_forever(
         chance: Gives a number from 0 to 1.
         task_status: Told that it is running.
     """
-    rounds = _Rounds(registry, ask, interval=interval, chance=chance)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rounds.hear_news)
-        task_status.started()
-        while True:
-            name, due = await rounds.next_turn()
-            nursery.start_soon(rounds.take_turn, name, due)
+    with open_volley(timeout_seconds=ask.timeout_seconds) as volley:
+        async with trio.open_nursery() as nursery:
+            rounds = _Rounds(registry, ask, volley, nursery, interval=interval, chance=chance)
+            nursery.start_soon(rounds.hear_news)
+            if volley is not None:
+                nursery.start_soon(volley.run)
+            task_status.started()
+            while True:
+                await rounds.next_turns()
+
+
+class _Turn:
+    """One backend's turn to be probed; it holds a slot.
+
+    Attributes:
+        backend: The backend as it is when its turn begins.
+        due: When that should have been.
+        began: When it was.
+    """
+
+    __slots__ = ("backend", "began", "due")
+
+    def __init__(self, backend: Backend, *, due: float, began: float) -> None:
+        self.backend = backend
+        self.due = due
+        self.began = began
 
 
 class _Rounds:
     """Who has a turn when."""
 
     def __init__(
-        self, registry: Registry, ask: Ask, *, interval: float, chance: Callable[[], float]
+        self,
+        registry: Registry,
+        ask: Ask,
+        volley: Volley | None,
+        nursery: trio.Nursery,
+        *,
+        interval: float,
+        chance: Callable[[], float],
     ) -> None:
         self._registry = registry
         self._ask = ask
+        self._volley = volley
+        self._nursery = nursery
         self._chance = chance
         # Waiting for the others of a tick must not make a round longer than the interval.
         self._schedule = Schedule(interval=max(interval - TICK, interval / 2))
@@ -116,34 +134,60 @@ class _Rounds:
             for name in self._registry.health.take_unprobed():
                 self._add(name, trio.current_time())
 
-    async def next_turn(self) -> tuple[str, float]:
-        """Wait for a free slot and somebody who is due; give the name, and when it was due."""
-        while True:
-            due = self._schedule.next_due()
-            if due is not None and due <= trio.current_time():
-                await self._ask.slots.acquire()
-                due = self._schedule.next_due()
-                assert due is not None  # noqa: S101 - only this task takes any
-                return self._schedule.take(), due
+    async def next_turns(self) -> None:
+        """Wait for somebody who is due, and have all be probed who are, as slots get free."""
+        while (due := self._schedule.next_due()) is None or due > trio.current_time():
             self._sleeps_until = inf if due is None else ceil(due / TICK) * TICK
             with trio.move_on_at(self._sleeps_until):
                 await self._wake.wait()
             self._wake = trio.Event()
+        await self._ask.slots.acquire()
+        moment = trio.current_time()
+        while (due := self._schedule.next_due()) is not None and due <= moment:
+            self._begin(self._schedule.take(), due, moment)
+            try:
+                self._ask.slots.acquire_nowait()
+            except trio.WouldBlock:
+                return
+        self._ask.slots.release()
 
-    async def take_turn(self, name: str, due: float) -> None:
-        """Probe one backend, which has a slot, and schedule its next turn."""
-        turn = trio.current_time()
-        is_there = True
-        try:
-            with self._trouble:
-                is_there = await probe_once(self._registry, self._ask, name)
-        finally:
+    def _begin(self, name: str, due: float, moment: float) -> None:
+        """Have a backend be probed, which has a slot."""
+        backend = self._registry.get(name)
+        if backend is None:
             self._ask.slots.release()
-        if not is_there:
             return
+        turn = _Turn(backend, due=due, began=moment)
+        address = None if self._volley is None else self._ask.direct_address(backend)
+        if self._volley is None or address is None:
+            self._nursery.start_soon(self._probe, turn)
+        else:
+            self._volley.probe(address, partial(self._note, turn))
+
+    async def _probe(self, turn: _Turn) -> None:
+        report = await self._ask(turn.backend)
+        self._note(turn, report.outcome)
+
+    def _note(self, turn: _Turn, outcome: Outcome) -> None:
+        """Take note of what a probe found; where that has to be saved, the slot is held so long."""
+        rest = self._registry.health.note_at_once(turn.backend, outcome, began=turn.began)
+        if rest is None:
+            self._end(turn)
+        else:
+            self._nursery.start_soon(self._save, turn, rest)
+
+    async def _save(self, turn: _Turn, rest: Callable[[], Awaitable[None]]) -> None:
+        with self._trouble:
+            await rest()
+        self._end(turn)
+
+    def _end(self, turn: _Turn) -> None:
+        """Free the slot, and schedule the backend's next turn."""
+        self._ask.slots.release()
+        name = turn.backend.name
         if self._registry.health.is_doubted(name):
             self._add(name, trio.current_time() + SECOND_LOOK)
-        self._schedule.put_back(name, turn, due=due, chance=self._chance())
+        self._schedule.put_back(name, turn.began, due=turn.due, chance=self._chance())
         self._look_again()
 
     def _add(self, name: str, due: float) -> None:

@@ -87,7 +87,8 @@ MAY_IMPORT: dict[str, str] = {
     ),
     "config_watch": "config_file service core.errors core.model",
     "sweeper": "service trouble core.errors",
-    "prober": "service trouble core.model core.reports core.schedule",
+    "prober": "probe service trouble volley core.model core.reports core.schedule",
+    "volley": "probe core.dialogue core.reports",
     "trouble": "core.errors",
     "service": (
         "bell config_file group_commit health_keeper probe store core.catalog core.claims"
@@ -174,7 +175,7 @@ MAY_USE_TRIO = {
         "probe",
         "prober",
     ),
-    *("service", "store", "sweeper", "teller", "wire"),
+    *("service", "store", "sweeper", "teller", "volley", "wire"),
 }
 EDGE_LIBRARIES = {
     "sqlite_utils": {"store", "migrations"},

@@ -214,7 +214,8 @@ def with_health(records: Records, backend: Backend) -> Records:
     held = holder(records)
     if held is None or held.backend is None:
         return records
-    return with_record(records, msgspec.structs.replace(held, backend=backend))
+    # The holder comes first: this is what every probe does.
+    return (msgspec.structs.replace(held, backend=backend), *records[1:])
 
 
 def _pinged(backend: Backend, *, now: int) -> Backend:

@@ -28,6 +28,9 @@ MAX_CONTROL_BYTES = 125
 _MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _HEAD_END = b"\r\n\r\n"
 _STATUS = re.compile(rb"HTTP/1\.[01] ([0-9]{3})(?: |\r\n)")
+_ACCEPT = re.compile(
+    rb"\r\nsec-websocket-accept[ \t]*:[ \t]*([^ \t\r]*)[ \t]*(?=\r\n)", re.IGNORECASE
+)
 _HASH = re.compile(r"[0-9a-f]{16}", re.ASCII)
 _CREDENTIAL_WANTED = (401, 403)
 _INFO_ID, _HASH_ID = 1, 2
@@ -42,6 +45,10 @@ class Opcode(IntEnum):
     CLOSE = 8
     PING = 9
     PONG = 10
+
+
+_OPCODES = {opcode.value: opcode for opcode in Opcode}
+_DATA_OPCODES = frozenset({Opcode.CONTINUATION, Opcode.TEXT, Opcode.BINARY})
 
 
 class DialogueError(RegistryError):
@@ -93,6 +100,13 @@ class _Message(msgspec.Struct):
 
 
 _decode = msgspec.json.Decoder(_Message).decode
+
+
+def _request(number: int, method: str, params: object) -> bytes:
+    return msgspec.json.encode({"jsonrpc": "2.0", "id": number, "method": method, "params": params})
+
+
+_ASK_INFO = _request(_INFO_ID, "_info", None)
 
 
 class Dialogue:
@@ -154,7 +168,7 @@ class Dialogue:
             self._read_head(head + b"\r\n")
             self._buffer = rest
             self.is_open = True
-            replies.append(self._ask(_INFO_ID, "_info", None))
+            replies.append(self._frame(Opcode.TEXT, _ASK_INFO))
         while not self.is_over and (frame := self._next_frame()) is not None:
             replies.append(self._take(*frame))
         self._buffer = self._buffer[self._read :]
@@ -176,11 +190,8 @@ class Dialogue:
         if code != 101:
             hint = ", and redirects are not followed" if 300 <= code < 400 else ""
             raise DialogueError(f"it answers with HTTP status {code}{hint}")
-        headers = {
-            name.strip().lower(): value.strip()
-            for name, _, value in (line.partition(b":") for line in head.split(b"\r\n")[1:])
-        }
-        if headers.get(b"sec-websocket-accept") != self._accept:
+        accept = _ACCEPT.search(head)
+        if accept is None or accept[1] != self._accept:
             raise DialogueError("it answers the upgrade with a wrong key")
 
     def _next_frame(self) -> tuple[Opcode, bool, bytes] | None:
@@ -196,29 +207,32 @@ class Dialogue:
             length = int.from_bytes(buffer[size:start], "big")
         if len(buffer) < start + length:
             return None
-        try:
-            opcode = Opcode(first & 0x0F)
-        except ValueError:
-            raise DialogueError(f"it sends frames of type {first & 0x0F}") from None
+        opcode = _OPCODES.get(first & 0x0F)
+        if opcode is None:
+            raise DialogueError(f"it sends frames of type {first & 0x0F}")
         self._read = start + length
         return opcode, bool(first & 0x80), buffer[start : start + length]
 
     def _take(self, opcode: Opcode, is_last: bool, payload: bytes) -> bytes:
+        if opcode in _DATA_OPCODES:
+            return self._take_part(payload, is_last=is_last)
         match opcode:
-            case Opcode.TEXT | Opcode.BINARY | Opcode.CONTINUATION:
-                self._parts.append(payload)
-                if not is_last:
-                    return b""
-                text = b"".join(self._parts)
-                self._parts.clear()
-                return self._understand(text)
             case Opcode.PING:
                 return self._frame(Opcode.PONG, payload[:MAX_CONTROL_BYTES])
             case Opcode.CLOSE:
                 code = int.from_bytes(payload[:2], "big")
                 raise DialogueError(f"it closes the connection with code {code}")
-            case Opcode.PONG:
-                return b""
+        return b""
+
+    def _take_part(self, payload: bytes, *, is_last: bool) -> bytes:
+        if is_last and not self._parts:
+            return self._understand(payload)
+        self._parts.append(payload)
+        if not is_last:
+            return b""
+        text = b"".join(self._parts)
+        self._parts.clear()
+        return self._understand(text)
 
     def _understand(self, text: bytes) -> bytes:
         try:
@@ -256,7 +270,7 @@ class Dialogue:
         if self.schema_hash is not None:
             self.is_over = True
             return b""
-        return self._ask(_HASH_ID, f"{name}.hash", {})
+        return self._frame(Opcode.TEXT, _request(_HASH_ID, f"{name}.hash", {}))
 
     def _note_hash(self, value: object, member: str) -> None:
         found = value.get(member) if isinstance(value, dict) else None
@@ -269,10 +283,6 @@ class Dialogue:
         self.is_over = True  # it has no hash to tell
         return b""
 
-    def _ask(self, number: int, method: str, params: object) -> bytes:
-        request = {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
-        return self._frame(Opcode.TEXT, msgspec.json.encode(request))
-
     def _frame(self, opcode: Opcode, payload: bytes) -> bytes:
         """Make a masked frame, as clients must."""
         length = len(payload)
@@ -284,4 +294,4 @@ class Dialogue:
             raise DialogueError("its name is too long to be asked about")
         mask = (self._mask * (length // 4 + 1))[:length]
         masked = int.from_bytes(payload, "big") ^ int.from_bytes(mask, "big")
-        return bytes([0x80 | opcode]) + size + self._mask + masked.to_bytes(length, "big")
+        return b"%c%b%b%b" % (0x80 | opcode, size, self._mask, masked.to_bytes(length, "big"))
