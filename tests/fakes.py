@@ -110,6 +110,7 @@ async def opened(
     now: Clock | None = None,
     network: Network | None = None,
     probe_interval: float = 0.0,
+    probe_failures: int = 3,
 ) -> AsyncIterator[Registry]:
     """Open a registry on a folder, without a built-in entry and without worker threads."""
     settings = Settings(
@@ -118,6 +119,7 @@ async def opened(
         auto_register=False,
         stale_after=stale_after,
         probe_interval=probe_interval,
+        probe_failures=probe_failures,
     )
     async with open_registry(
         settings, run_sync=disk or run_inline, now=now or Clock(), network=network

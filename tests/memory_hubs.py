@@ -127,6 +127,7 @@ class MemoryNetwork:
         self.hubs = dict(hubs)
         self.names: dict[str, list[str]] = {}
         self.is_down = False
+        self.connections = 0
         self.open_streams = 0
         self.most_streams = 0
         self.resolved: list[str] = []
@@ -141,6 +142,7 @@ class MemoryNetwork:
 
     async def connect(self, address: Address) -> trio.abc.Stream:
         await trio.lowlevel.checkpoint()
+        self.connections += 1
         hub = self.hubs.get(address.port)
         if self.is_down:
             raise OSError(errno.ENETUNREACH, "unreachable")

@@ -84,6 +84,7 @@ async def open_registry(
         stale_after=settings.stale_after,
         probe_interval=settings.probe_interval,
         probe_failures=settings.probe_failures,
+        probe_timeout=settings.probe_timeout,
     )
     opening = open_store(settings.db_path, run_sync=run_sync, kept_changes=kept_changes)
     async with opening as store:

@@ -18,6 +18,7 @@ from plexus_registry.core import claims
 from plexus_registry.core.errors import shown
 from plexus_registry.core.health import differs
 from plexus_registry.core.merge import effective
+from plexus_registry.core.model import State
 from plexus_registry.core.vitals import Policy, Vitals
 
 if TYPE_CHECKING:
@@ -77,6 +78,13 @@ class HealthKeeper:
     def follow(self, name: str, before: Backend | None, after: Backend | None) -> None:
         """Take note of what a name means now, after a commit."""
         if self._vitals.follow(name, before, after, moment=trio.current_time()):
+            self._unprobed.add(name)
+            self._news.set()
+
+    def register(self, name: str) -> None:
+        """Take note that somebody registered a backend, which is to be probed at once."""
+        self._vitals.register(name, moment=trio.current_time())
+        if self.probes:
             self._unprobed.add(name)
             self._news.set()
 
@@ -189,8 +197,12 @@ class HealthKeeper:
         def change(draft: Draft) -> None:
             records = draft.records(name)
             backend = effective(records)
-            if backend is not None and backend.address == before.address:
-                draft.write(name, claims.with_health(records, weighed(backend)))
+            # What a call said of it in the meantime counts for more than a probe of before.
+            if backend is None or name in draft.registered or not _is_same(backend, before):
+                return
+            weighed_anew = weighed(backend)
+            if differs(backend, weighed_anew):
+                draft.write(name, claims.with_health(records, weighed_anew))
 
         await self._commits.commit(change)
         if after.state is not before.state:
@@ -211,8 +223,19 @@ class HealthKeeper:
 
     def is_doubted(self, name: str) -> bool:
         """Whether a backend said goodbye and answered all the same, a moment ago."""
-        return self._vitals.is_doubted(name)
+        backend = self._catalog.get(name)
+        is_up = backend is not None and backend.state is State.UP
+        return is_up and self._vitals.is_doubted(name)
 
     def forgive(self, pause: float) -> None:
         """Give every backend back the seconds in which this process heard nobody."""
         self._vitals.forgive(pause, moment=trio.current_time())
+
+
+def _is_same(backend: Backend, before: Backend) -> bool:
+    """Tell whether a backend is where it was, and how it was."""
+    return (
+        backend.address == before.address
+        and backend.state is before.state
+        and (backend.health is None) == (before.health is None)
+    )

@@ -116,6 +116,7 @@ class Registry:
         backend, revision = await self._decide(
             claim.name,
             lambda records: claims.register(records, claim, now=self.now(), new_id=new_id),
+            registers=True,
         )
         return BackendRegistered(backend=backend, revision=revision)
 
@@ -289,7 +290,9 @@ class Registry:
 
     # How it comes together.
 
-    async def _decide(self, name: str, rule: Rule) -> tuple[Backend, int]:
+    async def _decide(
+        self, name: str, rule: Rule, *, registers: bool = False
+    ) -> tuple[Backend, int]:
         def change(draft: Draft) -> Backend:
             decision = rule(draft.records(name))
             if isinstance(decision, MethodError):
@@ -297,6 +300,8 @@ class Registry:
             draft.write(name, decision.records)
             if decision.is_sign_of_life:
                 draft.signs_of_life.add(name)
+            if registers:
+                draft.registered.add(name)
             return decision.backend
 
         return await self._commits.commit(change)
@@ -307,6 +312,8 @@ class Registry:
         self.feed.append(draft.entries)
         for name in changes:
             self.health.follow(name, before[name], self.catalog.get(name))
+        for name in draft.registered:
+            self.health.register(name)
         for name in draft.signs_of_life:
             self.health.renew(name)
         self._unwritten_pings -= changes.keys()

@@ -346,6 +346,60 @@ def test_who_is_under_no_check_is_active_for_ever(history: list[str]) -> None:
         assert ward.backends["a"].is_active
 
 
+def test_a_probe_that_took_longer_than_it_may_says_nothing() -> None:
+    ward = Ward("a", policy=Policy(probe_interval=INTERVAL, probe_failures=1))
+    ward.moment += 10
+    ward.probe("a", REFUSED, seconds=3.0)  # this process did not run for a while
+    assert ward.state() is State.UNKNOWN
+    ward.probe("a", REFUSED, seconds=2.1)
+    assert ward.state() is State.DOWN
+
+
+def test_failures_at_the_same_time_are_one() -> None:
+    ward = Ward("a")
+    ward.moment += 10
+    for _ in range(FAILURES):
+        ward.probe("a", REFUSED, seconds=2.0)
+    assert ward.state() is State.UNKNOWN
+
+
+def test_what_an_earlier_backend_of_the_address_answered_says_nothing() -> None:
+    ward = Ward("a")
+    ward.moment += 10
+    ward.publish("a", None)
+    ward.publish("a", backend_of("a"))
+    ward.probe("a", answer("other"), seconds=1.0)
+    assert ward.state() is State.UNKNOWN
+
+
+def test_a_registration_voids_the_failures_before_it() -> None:
+    ward = Ward("a")
+    ward.rounds([answer("a"), REFUSED, REFUSED])
+    ward.vitals.register("a", moment=ward.moment)
+    ward.probe("a", REFUSED, seconds=1.0)
+    ward.rounds([REFUSED, REFUSED])
+    assert ward.state() is State.UP
+    ward.probe("a", REFUSED)
+    assert ward.state() is State.DOWN
+
+
+def test_who_answers_now_and_then_after_a_goodbye_is_held_down() -> None:
+    ward = Ward("a")
+    for _ in range(3):
+        assert ward.goodbye()  # to be probed at once
+        ward.rounds([answer("a")])
+        assert ward.state() is State.UP
+        assert ward.vitals.is_doubted("a")
+        ward.rounds([REFUSED])
+        assert ward.state() is State.DEREGISTERED
+        assert not ward.vitals.is_doubted("a")
+        ward.ping()
+    ward.goodbye()
+    ward.probe("a", answer("a"))
+    assert ward.state() is State.DEREGISTERED
+    assert "held down" in str(ward.reason())
+
+
 class VitalsMachine(RuleBasedStateMachine):
     """Any history of two backends (too few for the guard), against the rule in plain words."""
 
@@ -394,7 +448,8 @@ class VitalsMachine(RuleBasedStateMachine):
         pings = is_pinged and state is not State.WRONG_HUB
         if self.doubted[name]:
             if state is State.UP:
-                self.expected[name] = State.DEREGISTERED
+                self.doubted[name] = False
+                self._fall(name, State.DEREGISTERED)
         elif (
             self.failures[name] >= FAILURES
             and not pings

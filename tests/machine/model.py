@@ -59,6 +59,7 @@ class Probes:
     failures: int = 0
     lapsed: bool = False
     doubted: bool = False
+    stopping: bool = False
     falls: int = 0
     up_since: float | None = None
     answers_since: float | None = None
@@ -142,6 +143,9 @@ class Model:
             self.layers["manual"][name] = claimed
         self.this_run.add(name)
         self._saved_since(before)
+        if name in self.probes:
+            probes = self.probes[name]
+            probes.failures, probes.lapsed, probes.doubted = 0, False, False
         if pinged:
             self.deadlines[name] = self.moment + self.stale_after
 
@@ -219,6 +223,7 @@ class Model:
             pings = self.deadlines.get(name, self.moment) > self.moment
             if probes.doubted:
                 state = "deregistered" if was == "up" else was
+                probes.stopping = was == "up"
             elif probes.lapsed and not pings and was in ("unknown", "up", "wrong_hub"):
                 state = "down"
         else:
@@ -232,7 +237,7 @@ class Model:
                     probes.answers_since = self.moment
                 hold = 0 if probes.falls <= 2 else min(300, 15 * 2 ** (probes.falls - 3))
                 is_held = self.moment < probes.answers_since + hold
-                if was not in ("down", "wrong_hub") or not is_held:
+                if was not in ("down", "wrong_hub", "deregistered") or not is_held:
                     state = "up"
                     current["version"] = "said"
         put(current, state)
@@ -343,11 +348,12 @@ class Model:
         was, state = state_of(before), state_of(after)
         if after["state"] is None:
             probes.failures, probes.lapsed, probes.doubted = 0, False, False
+        has_stopped, probes.stopping = probes.stopping, False
         if state == "deregistered" != was:
-            probes.doubted = True
+            probes.doubted = not has_stopped
         if state == "up":
             probes.up_since = self.moment if probes.up_since is None else probes.up_since
-        elif state in ("down", "wrong_hub") and was == "up":
+        elif was == "up" and (state in ("down", "wrong_hub") or has_stopped):
             if probes.up_since is not None and self.moment - probes.up_since >= 600:
                 probes.falls = 0
             probes.falls += 1

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+import trio.testing
 
 from plexus_registry.core.commands import Register, Update
 from plexus_registry.core.errors import NotFound
 from plexus_registry.core.model import Health, State
+from plexus_registry.core.reports import Answered, Unanswered
 from plexus_registry.core.suspicion import ROUNDS
 from plexus_registry.health_report import reporter
 from plexus_registry.prober import probe_forever
@@ -427,3 +429,61 @@ async def test_without_probes_a_check_tells_and_judges_nobody(
             assert backend is not None
             assert backend.health is None
         nursery.cancel_scope.cancel()
+
+
+async def test_a_hub_that_is_gone_after_its_goodbye_is_probed_no_more_often(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path) as ward:
+        hub = Hub("a")
+        port = await ward.register(hub)
+        await trio.sleep(1)
+        await ward.registry.deregister("a")
+        del ward.network.hubs[port]
+        await trio.sleep(2)
+        before = ward.network.connections
+        await trio.sleep(4 * INTERVAL)
+        assert ward.network.connections - before <= 5
+
+
+async def test_who_registers_again_is_probed_at_once(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path) as ward:
+        port = await ward.register(Hub("a"))
+        await trio.sleep(3)
+        before = ward.network.connections
+        await ward.registry.register(Register(name="a", host="127.0.0.1", port=port))
+        await trio.sleep(1)
+        assert ward.network.connections == before + 1
+
+
+@pytest.mark.parametrize("outcome", [Unanswered(reason="gone"), Answered(name="a", latency_ms=1)])
+async def test_a_call_that_is_committed_beside_a_probe_counts_for_more(
+    tmp_path: Path, outcome: Unanswered | Answered
+) -> None:
+    disk = Disk()
+    async with opened(tmp_path, disk, probe_interval=INTERVAL, probe_failures=1) as registry:
+        await registry.register(Register(name="a", host="h", port=1))
+        probed = registry.get("a")
+        assert probed is not None
+        disk.gate = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(registry.update, Update(name="a", description="first"))
+            await disk.reached_gate.wait()
+            if isinstance(outcome, Answered):
+                nursery.start_soon(registry.deregister, "a")
+            else:
+                again = Register(name="a", host="h", port=1, source="auto")
+                nursery.start_soon(registry.register, again)
+            await trio.testing.wait_all_tasks_blocked()
+            note = partial(registry.health.note_probe, began=trio.current_time())
+            nursery.start_soon(note, probed, outcome)
+            await trio.testing.wait_all_tasks_blocked()
+            gate, disk.gate = disk.gate, None
+            gate.set()
+        found = registry.get("a")
+        assert found is not None
+        assert found.state is (
+            State.DEREGISTERED if isinstance(outcome, Answered) else State.UNKNOWN
+        )

@@ -30,12 +30,14 @@ class Draft:
         entries: What the changes that have ended are, in order.
         revision: The revision after them.
         signs_of_life: The names that one of them shows to be alive.
+        registered: The names that somebody registered.
     """
 
     def __init__(self, catalog: Catalog) -> None:
         self.entries: list[Entry] = []
         self.revision = catalog.revision
         self.signs_of_life: set[str] = set()
+        self.registered: set[str] = set()
         self._catalog = catalog
         self._changes: dict[str, Records] = {}
         self._unended: dict[str, Records] = {}

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _SHAKEN = frozenset({State.DOWN, State.WRONG_HUB})
+_HELD = _SHAKEN | {State.DEREGISTERED}
+"""From here, who fell too often lately has to answer for a while."""
+OVERTIME = 0.25
+"""A probe that took so many seconds more than it may shows that this process did not run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,11 +49,13 @@ class Policy:
         stale_after: Seconds of silence after which pings speak for a backend no more.
         probe_interval: Seconds between two probes of one backend; 0 where none is probed.
         probe_failures: How many probes in a row must fail until probes speak for it no more.
+        probe_timeout: Seconds that a probe may take.
     """
 
     stale_after: float = 60.0
     probe_interval: float = 0.0
     probe_failures: int = 3
+    probe_timeout: float = 2.0
 
     @property
     def probes(self) -> bool:
@@ -65,23 +71,30 @@ class _Probes:
         failures: How many in a row failed.
         has_lapsed: Whether so many failed that probes speak for it no more.
         is_doubted: Whether it said goodbye and answered all the same, a moment ago.
+        failed_at: When the last failure was noted.
+        is_stopping: Whether it answered after a goodbye, and then no more.
         valid_from: What a probe found that began before this moment says nothing any more.
         damping: How often it fell.
     """
 
-    __slots__ = ("applies", "damping", "failures", "has_lapsed", "is_doubted", "valid_from")
+    __slots__ = (
+        *("applies", "damping", "failed_at", "failures", "has_lapsed", "is_doubted"),
+        *("is_stopping", "valid_from"),
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, moment: float = -inf) -> None:
         self.damping = Damping()
-        self.start_over(-inf)
+        self.start_over(moment)
 
     def start_over(self, moment: float) -> None:
         """Take it for one that was not probed yet, but for its falls."""
         self.valid_from = moment
         self.applies = True
+        self.failed_at = -inf
         self.failures = 0
         self.has_lapsed = False
         self.is_doubted = False
+        self.is_stopping = False
 
 
 class Vitals:
@@ -113,21 +126,34 @@ class Vitals:
             return False
         if after is None or before is None or before.address != after.address:
             self._probes.pop(name, None)
+            if after is not None:
+                self._probes[name] = _Probes(moment)
             self._suspicion.count(name, is_up=False, fails=False, moment=moment)
             return after is not None
-        said_goodbye = after.state is State.DEREGISTERED is not before.state
         probes = self._probes.setdefault(name, _Probes())
+        is_gone = after.state is State.DEREGISTERED is not before.state
+        stopped, probes.is_stopping = is_gone and probes.is_stopping, False
+        said_goodbye = is_gone and not stopped
         if after.health is None:
             probes.start_over(moment)
         if said_goodbye:
             probes.valid_from = moment
-            probes.is_doubted = True
+        if is_gone:
+            probes.is_doubted = said_goodbye
+        if stopped:
+            probes.damping.fell(moment)
         if after.state is State.UP:
             probes.damping.rose(moment)
         elif after.state in _SHAKEN and before.state is State.UP:
             probes.damping.fell(moment)
         self._count(after, probes, moment=moment)
         return after.health is None or said_goodbye
+
+    def register(self, name: str, *, moment: float) -> None:
+        """Take note that somebody registered a backend: whatever failed before says nothing."""
+        probes = self._probes.get(name)
+        if probes is not None:
+            probes.start_over(moment)
 
     def forgive(self, pause: float, *, moment: float) -> None:
         """Give everyone back the seconds in which this process did not run.
@@ -193,12 +219,19 @@ class Vitals:
 
         Returns:
             Whether it says anything: not where the backend said goodbye, registered or was
-            given a pause back since the probe began.
+            given a pause back since the probe began, nor where another one failed meanwhile, or
+            this process did not run.
         """
         name = backend.name
         probes = self._probes.setdefault(name, _Probes())
         if began < probes.valid_from:
             return False
+        if isinstance(outcome, Unanswered):
+            is_late = moment - began > self.policy.probe_timeout + OVERTIME
+            # Failures in a row are one after the other.
+            if is_late or began < probes.failed_at:
+                return False
+            probes.failed_at = moment
         probes.applies = not isinstance(outcome, Unchecked)
         if isinstance(outcome, Unanswered):
             probes.failures += 1
@@ -257,7 +290,7 @@ def _after_answer(
     if not is_answer_of(backend, outcome):
         reason = other_name(backend, outcome)
         return judged(backend, Sign.OTHER_NAME, now=now, reason=reason, seen=seen)
-    if backend.state in _SHAKEN and (wait := probes.damping.wait(moment)) > 0:
+    if backend.state in _HELD and (wait := probes.damping.wait(moment)) > 0:
         reason = (
             f"it answers again, but fell {probes.damping.falls} times lately:"
             f" it is held down for {wait:.0f} s more"
@@ -277,6 +310,7 @@ def _after_failure(
     seen = {"last_probe": now, "failures": probes.failures}
     if probes.is_doubted:
         sign = Sign.FAREWELL
+        probes.is_stopping = backend.state is State.UP
         reason = f"it said goodbye, and is gone: {reason}"
     elif probes.has_lapsed and not pings:
         sign = Sign.NO_ANSWER
