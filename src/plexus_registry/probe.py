@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 RECEIVE_BYTES = 16 * 1024
 CACHED = 16 * 1024
+_LOCALHOST = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 RESOLVERS = 8
 """So many host names are looked up at once; a name server that hangs holds no other thread."""
 
@@ -217,7 +218,13 @@ class Probe:
     async def _resolve(self, backend: Backend) -> list[Address]:
         host, port, protocol = backend.host, backend.port, backend.protocol
         numeric = _numeric(host, port, protocol)
-        addresses = [numeric] if numeric else await self._network.resolve(host, port)
+        if numeric is not None:
+            addresses = [numeric]
+        elif host.lower().removesuffix(".") == "localhost":
+            # No name server is needed for it, nor has any a say in it. Source: RFC 6761, 6.3.
+            addresses = [Address(family, each, port) for family, each in _LOCALHOST]
+        else:
+            addresses = await self._network.resolve(host, port)
         refusals = [self._networks.refusal(address.host) for address in addresses]
         if None in refusals:
             return [each for each, why in zip(addresses, refusals, strict=True) if why is None]

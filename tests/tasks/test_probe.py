@@ -68,6 +68,17 @@ async def test_a_hub_says_who_it_is(autojump_clock: MockClock) -> None:
     assert report.steps[3].detail == "hub2, version 1.0"
 
 
+@pytest.mark.parametrize("host", ["localhost", "LocalHost."])
+async def test_the_name_of_this_machine_needs_no_name_server(
+    autojump_clock: MockClock, host: str
+) -> None:
+    async with probing(Hub("hub2")) as (network, ask):
+        report = await ask(msgspec.structs.replace(HUB2, host=host))
+    assert isinstance(report.outcome, Answered)
+    assert report.steps[0].detail == "127.0.0.1, ::1"
+    assert network.resolved == []
+
+
 async def test_a_hub_of_another_name_fails_at_the_name(autojump_clock: MockClock) -> None:
     report = await probe(HUB2, Hub("hub3"))
     assert isinstance(report.outcome, Answered)

@@ -188,7 +188,7 @@ def _set_up_logging(levels: dict[str, int]) -> None:
 )
 @click.option(
     "--probe-failures",
-    type=click.IntRange(1, 1000),
+    type=click.IntRange(2, 1000),
     default=3,
     envvar="REGISTRY_PROBE_FAILURES",
     show_envvar=True,
