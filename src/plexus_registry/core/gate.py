@@ -106,7 +106,9 @@ TAURI_ORIGINS = frozenset(
 """What the windows of Tauri's desktop programs send, by system. Only they can: a browser makes
 `tauri.localhost` this machine."""
 
-_NAME_OR_ADDRESS = r"(\[[0-9a-f.]*:[0-9a-f:.]*\]|[^\x00-\x20\x7f-\xff\[\]:/?#@%\\]+)"
+_NAME_OR_ADDRESS = (
+    r"(\[[0-9a-f.]*:[0-9a-f:.]*\]|[^\x00-\x20\x7f-\xff\[\]:/?#@%\\]+(?<!\.\.)(?<!^\.)(?<!/\.))"
+)
 _HOST = re.compile(rf"{_NAME_OR_ADDRESS}(?::([0-9]{{0,5}}))?")
 _ORIGIN = re.compile(rf"([a-z][a-z0-9+.-]*)://{_NAME_OR_ADDRESS}(?::([0-9]{{1,5}}))?")
 _MOST_PORT = 65535
