@@ -265,9 +265,9 @@ class Peer:
         assert isinstance(error, dict)
         return error
 
-    async def names(self, *, active_only: bool = False) -> list[object]:
-        """The names that `registry.list` shows, in its order."""
-        return [backend["name"] for backend in await self.backends(active_only=active_only)]
+    async def names(self, *, active_only: bool = False) -> list[str]:
+        """The names that `registry.list` shows, sorted: its own order goes by the second first."""
+        return sorted(str(each["name"]) for each in await self.backends(active_only=active_only))
 
     async def backends(self, *, active_only: bool = False) -> list[dict[str, object]]:
         """The backends that `registry.list` shows, in its order."""
