@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import trio
 
 from plexus_registry._version import VERSION
+from plexus_registry.core.model import State
 
 if TYPE_CHECKING:
-    from collections import Counter
     from collections.abc import Callable
     from pathlib import Path
 
@@ -33,10 +34,15 @@ def reporter(
     def report() -> dict[str, object]:
         known = registry.list(active_only=False)
         active = sum(backend.is_active for backend in known)
+        states = Counter(backend.state for backend in known)
         return {
             "version": VERSION,
             "uptime_seconds": round(trio.current_time() - start, 3),
-            "backends": {"active": active, "inactive": len(known) - active},
+            "backends": {
+                "active": active,
+                "inactive": len(known) - active,
+                "states": {state.value: states[state] for state in State},
+            },
             "network": "suspect" if registry.health.is_suspect else "trusted",
             "database": db_path.name,
             "config": _config(registry.config),

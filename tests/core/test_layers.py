@@ -69,7 +69,7 @@ MAY_IMPORT: dict[str, str] = {
     "door.front_door": (
         "wire door.acceptor door.complaints door.heads door.reception core.gate core.visitor"
     ),
-    "health_report": "_version config_file service",
+    "health_report": "_version config_file service core.model",
     "door": "",
     "door.reception": (
         "drain wire door.complaints door.heads door.keeper door.pages door.tls core.crowd core.gate"

@@ -53,7 +53,18 @@ async def test_health_tells_how_the_registry_is(tmp_path: Path) -> None:
                 assert shown == {
                     "status": "ok",
                     "version": __version__,
-                    "backends": {"active": 1, "inactive": 1},
+                    "backends": {
+                        "active": 1,
+                        "inactive": 1,
+                        "states": {
+                            "unknown": 1,
+                            "up": 0,
+                            "down": 0,
+                            "wrong_hub": 0,
+                            "deregistered": 1,
+                            "stale": 0,
+                        },
+                    },
                     "network": "trusted",
                     "database": "registry.db",
                     "config": {"state": "loaded", "exists": False},
