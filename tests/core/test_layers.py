@@ -28,7 +28,6 @@ MAY_IMPORT: dict[str, str] = {
         " core.model core.networks"
     ),
     "cli.door_options": "settings token_file core.errors core.gate",
-    "cli.log_lines": "cli.display",
     "cli.config_files": (
         "cli.calls cli.session settings store core.errors core.export core.merge core.model"
     ),
@@ -36,9 +35,10 @@ MAY_IMPORT: dict[str, str] = {
     "cli.verbs": "cli.calls cli.display cli.session",
     "cli.watch": "cli.calls cli.display cli.session client.connection core.errors",
     "cli.announce": "cli.session cli.supervision client.socket core.errors core.model",
-    "cli.supervision": "cli.display client.announcement",
+    "cli.supervision": "cli.log_lines client.announcement",
     "cli.calls": "cli.session client.connection client.socket core.errors core.model core.reports",
     "cli.session": "cli.display token_file core.errors",
+    "cli.log_lines": "cli.display",
     "cli.display": "core.events core.model core.reports",
     "": (
         "_version app client.announcement client.connection client.discovery client.events"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from plexus_registry.cli.display import escaped
+from plexus_registry.cli.log_lines import LineFormatter
 from plexus_registry.client.announcement import announce
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def run_announced(
         OSError: The command cannot be run.
     """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Escaping("trio-registry announce: %(message)s"))
+    handler.setFormatter(LineFormatter("trio-registry announce: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
     async def keep_announced() -> None:
@@ -91,13 +91,6 @@ def run_announced(
         return status if status >= 0 else 128 - status
 
     return trio.run(supervise)
-
-
-class _Escaping(logging.Formatter):
-    """Keeps what a registry says from steering the terminal."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        return escaped(super().formatMessage(record))
 
 
 async def _forward(signals: AsyncIterator[int], process: trio.Process) -> None:
