@@ -24,20 +24,23 @@ MAY_IMPORT: dict[str, str] = {
     "__main__": "cli",
     "cli": "_version cli.display core.methods",
     "cli.serve": (
-        "app cli.door_options cli.log_lines settings core.errors core.limits core.methods"
-        " core.model core.networks"
+        "app cli.door_options cli.log_lines cli.values settings core.errors core.limits"
+        " core.methods core.model core.networks"
     ),
-    "cli.door_options": "settings token_file core.errors core.gate",
+    "cli.door_options": "cli.values settings token_file core.errors core.gate",
     "cli.config_files": (
         "cli.calls cli.session settings store core.errors core.export core.merge core.model"
     ),
     "cli.completion": "",
     "cli.verbs": "cli.calls cli.display cli.session",
     "cli.watch": "cli.calls cli.display cli.session client.connection core.errors",
-    "cli.announce": "cli.session cli.supervision client.socket core.errors core.model",
+    "cli.announce": "cli.session cli.supervision cli.values client.socket core.errors core.model",
     "cli.supervision": "cli.log_lines client.announcement",
-    "cli.calls": "cli.session client.connection client.socket core.errors core.model core.reports",
-    "cli.session": "cli.display token_file core.errors",
+    "cli.calls": (
+        "cli.session cli.values client.connection client.socket core.errors core.model core.reports"
+    ),
+    "cli.session": "cli.display cli.values token_file core.errors",
+    "cli.values": "",
     "cli.log_lines": "cli.display",
     "cli.display": "core.events core.model core.reports",
     "": (
@@ -182,7 +185,8 @@ EDGE_LIBRARIES = {
     "sqlite3": {"store"},
     "click": {
         *("cli", "cli.announce", "cli.completion", "cli.config_files", "cli.display"),
-        *("cli.door_options", "cli.serve", "cli.session", "cli.verbs", "cli.watch"),
+        *("cli.door_options", "cli.serve", "cli.session", "cli.values", "cli.verbs"),
+        "cli.watch",
     },
     "trio": MAY_USE_TRIO,
     "wsproto": {"client.socket"},

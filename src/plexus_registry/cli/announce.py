@@ -20,8 +20,8 @@ from plexus_registry.cli.session import (
     Session,
     address_options,
     pass_session,
-    seconds,
 )
+from plexus_registry.cli.values import seconds
 
 if TYPE_CHECKING:
     from plexus_registry.cli.supervision import Service

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from plexus_registry.cli.session import EXIT_NO_ANSWER, EXIT_USAGE, TOKEN_VARIABLE, Failure
+from plexus_registry.cli.session import EXIT_NO_ANSWER, EXIT_USAGE, Failure
+from plexus_registry.cli.values import TOKEN_VARIABLE
 from plexus_registry.client.connection import connect
 from plexus_registry.client.socket import without_secrets
 from plexus_registry.core.errors import (

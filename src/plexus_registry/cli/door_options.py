@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ParamSpec
 
 import click
 
+from plexus_registry.cli.values import TOKEN_VARIABLE, seconds
 from plexus_registry.core.errors import TokenError
 from plexus_registry.core.gate import origin_of, spelled_host
 from plexus_registry.settings import DoorSettings
@@ -18,9 +19,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
-TOKEN_VARIABLE = "REGISTRY_TOKEN"  # noqa: S105 - its name, not the token
-READ_TOKEN_VARIABLE = "REGISTRY_READ_TOKEN"  # noqa: S105
-MAX_SECONDS = 1e9
+READ_TOKEN_VARIABLE = "REGISTRY_READ_TOKEN"  # noqa: S105 - its name, not the token
 _KEY = "plexus_registry.door"
 _DEFAULTS = DoorSettings()
 
@@ -30,9 +29,7 @@ def _store(ctx: click.Context, param: click.Parameter, value: object) -> None:
 
 
 def _store_seconds(ctx: click.Context, param: click.Parameter, value: float) -> None:
-    if not 0 < value <= MAX_SECONDS:
-        raise click.BadParameter(f"{value} must be a number of seconds above 0")
-    _store(ctx, param, value)
+    _store(ctx, param, seconds(ctx, param, value))
 
 
 def _words(values: tuple[str, ...]) -> list[str]:

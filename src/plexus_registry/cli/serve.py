@@ -10,6 +10,7 @@ import click
 
 from plexus_registry.cli.door_options import door_options, door_settings
 from plexus_registry.cli.log_lines import LineFormatter
+from plexus_registry.cli.values import seconds, seconds_or_never
 from plexus_registry.core.errors import ConfigError, RegistryError
 from plexus_registry.core.limits import Limits
 from plexus_registry.core.methods import NAMESPACE
@@ -27,7 +28,6 @@ LEVELS = {
     "off": logging.CRITICAL,
 }
 _PACKAGE = "plexus_registry"
-MAX_SECONDS = 1e9
 MAX_NESTING_LIMIT = 256
 EXIT_BUG = 70
 
@@ -45,18 +45,6 @@ def _log_levels(_ctx: click.Context, _param: click.Parameter, text: str) -> dict
         # Rust programs part a module path with "::".
         levels[target.replace("::", ".")] = LEVELS[level.lower()]
     return levels
-
-
-def _seconds(_ctx: click.Context, _param: click.Parameter, seconds: float) -> float:
-    if not 0 < seconds <= MAX_SECONDS:
-        raise click.BadParameter(f"{seconds} must be a number of seconds above 0")
-    return seconds
-
-
-def _seconds_or_none(_ctx: click.Context, _param: click.Parameter, seconds: float) -> float:
-    if not 0 <= seconds <= MAX_SECONDS:
-        raise click.BadParameter(f"{seconds} must be a number of seconds, or 0 for never")
-    return seconds
 
 
 def _networks(_ctx: click.Context, _param: click.Parameter, text: str) -> str:
@@ -145,7 +133,7 @@ def _set_up_logging(levels: dict[str, int]) -> None:
 @click.option(
     "--poll-interval",
     type=float,
-    callback=_seconds,
+    callback=seconds,
     default=1.0,
     show_default=True,
     help="Seconds between two looks at the config file.",
@@ -153,7 +141,7 @@ def _set_up_logging(levels: dict[str, int]) -> None:
 @click.option(
     "--stale-after",
     type=float,
-    callback=_seconds,
+    callback=seconds,
     default=60.0,
     show_default=True,
     help="Seconds of silence after which a backend that pings is inactive.",
@@ -161,7 +149,7 @@ def _set_up_logging(levels: dict[str, int]) -> None:
 @click.option(
     "--sweep-interval",
     type=float,
-    callback=_seconds,
+    callback=seconds,
     default=5.0,
     show_default=True,
     help="Seconds between two looks for silent backends.",
@@ -169,7 +157,7 @@ def _set_up_logging(levels: dict[str, int]) -> None:
 @click.option(
     "--probe-interval",
     type=float,
-    callback=_seconds_or_none,
+    callback=seconds_or_never,
     default=15.0,
     envvar="REGISTRY_PROBE_INTERVAL",
     show_envvar=True,
@@ -179,7 +167,7 @@ def _set_up_logging(levels: dict[str, int]) -> None:
 @click.option(
     "--probe-timeout",
     type=float,
-    callback=_seconds,
+    callback=seconds,
     default=2.0,
     envvar="REGISTRY_PROBE_TIMEOUT",
     show_envvar=True,

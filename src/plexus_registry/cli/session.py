@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, ParamSpec
 import click
 
 from plexus_registry.cli.display import escaped
+from plexus_registry.cli.values import TOKEN_VARIABLE, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 DEFAULT_URL = "ws://127.0.0.1:4445"
-TOKEN_VARIABLE = "REGISTRY_TOKEN"  # noqa: S105 - its name, not the token
-MAX_SECONDS = 1e9
 
 EXIT_NO = 1
 EXIT_USAGE = 2
@@ -64,13 +63,6 @@ class Session:
 
 
 pass_session = click.make_pass_decorator(Session, ensure=True)
-
-
-def seconds(_ctx: click.Context, _param: click.Parameter, value: float) -> float:
-    """Take a number of seconds that one can wait."""
-    if not 0 < value <= MAX_SECONDS:
-        raise click.BadParameter(f"{value} must be a number of seconds above 0")
-    return value
 
 
 def _store(ctx: click.Context, param: click.Parameter, value: object) -> None:
