@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, str] = {
     "cli.calls": (
         "cli.session cli.values client.connection client.socket core.errors core.model core.reports"
     ),
-    "cli.session": "cli.display cli.values token_file core.errors",
+    "cli.session": "cli.display cli.values client token_file core.errors",
     "cli.values": "",
     "cli.log_lines": "cli.display",
     "cli.display": "core.events core.model core.reports",
@@ -47,17 +47,17 @@ MAY_IMPORT: dict[str, str] = {
         "_version app client.announcement client.connection client.discovery client.events"
         " client.keeper service settings core.commands core.errors core.events core.model"
     ),
-    "client": "",
     "client.announcement": "client.connection client.keeper client.socket",
     "client.keeper": "client.connection client.socket core.errors",
     "client.discovery": "client.connection client.socket core.errors core.model",
     "client.connection": (
-        "client.events client.feed client.replies client.socket core.errors core.model"
+        "client client.events client.feed client.replies client.socket core.errors core.model"
     ),
     "client.feed": "client.events core.errors core.events",
     "client.replies": "core.errors core.model core.reports",
     "client.events": "core.errors core.events",
-    "client.socket": "core.errors",
+    "client.socket": "client core.errors",
+    "client": "",
     "app": (
         "_version blocking config_file config_watch conversation drain probe prober service"
         " settings store sweeper door.acceptor door.front_door door.making door.tls"

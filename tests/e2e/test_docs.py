@@ -15,12 +15,12 @@ from trio_websocket import open_websocket_url
 from plexus_registry.cli import VERBS, completion, main, verbs
 from plexus_registry.cli.serve import serve
 from plexus_registry.cli.session import (
-    DEFAULT_URL,
     EXIT_NO,
     EXIT_NO_ANSWER,
     EXIT_USAGE,
     Session,
 )
+from plexus_registry.client import DEFAULT_URL
 from plexus_registry.core import errors
 from plexus_registry.core.health import RULES, Sign
 from plexus_registry.core.methods import METHODS, Method

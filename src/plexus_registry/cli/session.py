@@ -10,11 +10,11 @@ import click
 
 from plexus_registry.cli.display import escaped
 from plexus_registry.cli.values import TOKEN_VARIABLE, seconds
+from plexus_registry.client import DEFAULT_URL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-DEFAULT_URL = "ws://127.0.0.1:4445"
 
 EXIT_NO = 1
 EXIT_USAGE = 2

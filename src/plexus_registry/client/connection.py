@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 import trio
 
+from plexus_registry.client import DEFAULT_URL
 from plexus_registry.client.events import decode_watch_event
 from plexus_registry.client.feed import Feed
 from plexus_registry.client.replies import (
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DEFAULT_URL = "ws://127.0.0.1:4445"
 R = TypeVar("R", bound=Reply)
 
 

@@ -26,6 +26,7 @@ from wsproto.events import (
 )
 from wsproto.utilities import ProtocolError
 
+from plexus_registry.client import DEFAULT_URL
 from plexus_registry.core.errors import RegistryUnavailableError, UrlError, shown
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ CLOSE_SECONDS = 1.0
 SILENCE_SECONDS = 20.0
 """After how long a silent peer is pinged, and after how long more it is taken for lost."""
 _RECEIVE_BYTES = 64 * 1024
-_EXAMPLE = "one such as ws://127.0.0.1:4445"
+_EXAMPLE = f"one such as {DEFAULT_URL}"
 _PORTS = {"ws": 80, "wss": 443}
 _OPEN = (ConnectionState.OPEN, ConnectionState.REMOTE_CLOSING)
 
