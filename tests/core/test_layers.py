@@ -24,9 +24,10 @@ MAY_IMPORT: dict[str, str] = {
     "__main__": "cli",
     "cli": "_version cli.display core.methods",
     "cli.serve": (
-        "app cli.door_options cli.log_lines cli.values settings core.errors core.limits"
-        " core.methods core.model core.networks"
+        "app cli.door_options cli.log_lines cli.probe_options cli.values settings core.errors"
+        " core.limits core.methods core.model"
     ),
+    "cli.probe_options": "cli.values core.errors core.networks",
     "cli.door_options": "cli.values settings token_file core.errors core.gate",
     "cli.config_files": (
         "cli.calls cli.session settings store core.errors core.export core.merge core.model"
@@ -185,8 +186,8 @@ EDGE_LIBRARIES = {
     "sqlite3": {"store"},
     "click": {
         *("cli", "cli.announce", "cli.completion", "cli.config_files", "cli.display"),
-        *("cli.door_options", "cli.serve", "cli.session", "cli.values", "cli.verbs"),
-        "cli.watch",
+        *("cli.door_options", "cli.probe_options", "cli.serve", "cli.session", "cli.values"),
+        *("cli.verbs", "cli.watch"),
     },
     "trio": MAY_USE_TRIO,
     "wsproto": {"client.socket"},

@@ -5,18 +5,24 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from plexus_registry.cli.door_options import door_options, door_settings
 from plexus_registry.cli.log_lines import LineFormatter
-from plexus_registry.cli.values import seconds, seconds_or_never
-from plexus_registry.core.errors import ConfigError, RegistryError
+from plexus_registry.cli.probe_options import probe_options
+from plexus_registry.cli.values import seconds
+from plexus_registry.core.errors import RegistryError
 from plexus_registry.core.limits import Limits
 from plexus_registry.core.methods import NAMESPACE
 from plexus_registry.core.model import FIELDS
-from plexus_registry.core.networks import parse_networks
 from plexus_registry.settings import DEFAULT_PORT, Settings, default_config_path, default_db_path
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from plexus_registry.cli.probe_options import ProbeValues
 
 LEVELS = {
     "trace": logging.DEBUG,
@@ -45,14 +51,6 @@ def _log_levels(_ctx: click.Context, _param: click.Parameter, text: str) -> dict
         # Rust programs part a module path with "::".
         levels[target.replace("::", ".")] = LEVELS[level.lower()]
     return levels
-
-
-def _networks(_ctx: click.Context, _param: click.Parameter, text: str) -> str:
-    try:
-        parse_networks(text)
-    except ConfigError as error:
-        raise click.BadParameter(error.reason) from error
-    return text
 
 
 def _hub_namespace(_ctx: click.Context, _param: click.Parameter, name: str) -> str:
@@ -154,60 +152,7 @@ def _set_up_logging(levels: dict[str, int]) -> None:
     show_default=True,
     help="Seconds between two looks for silent backends.",
 )
-@click.option(
-    "--probe-interval",
-    type=float,
-    callback=seconds_or_never,
-    default=15.0,
-    envvar="REGISTRY_PROBE_INTERVAL",
-    show_envvar=True,
-    show_default=True,
-    help="Seconds between two probes of one backend; 0 probes none.",
-)
-@click.option(
-    "--probe-timeout",
-    type=float,
-    callback=seconds,
-    default=2.0,
-    envvar="REGISTRY_PROBE_TIMEOUT",
-    show_envvar=True,
-    show_default=True,
-    help="Seconds that one probe may take.",
-)
-@click.option(
-    "--probe-failures",
-    type=click.IntRange(2, 1000),
-    default=3,
-    envvar="REGISTRY_PROBE_FAILURES",
-    show_envvar=True,
-    show_default=True,
-    help="How many probes in a row must fail until a backend is down.",
-)
-@click.option(
-    "--probe-concurrency",
-    type=click.IntRange(1, 10_000),
-    default=64,
-    envvar="REGISTRY_PROBE_CONCURRENCY",
-    show_envvar=True,
-    show_default=True,
-    help="How many probes are under way at once.",
-)
-@click.option(
-    "--probe-networks",
-    callback=_networks,
-    default="",
-    envvar="REGISTRY_PROBE_NETWORKS",
-    show_envvar=True,
-    show_default="all; link-local addresses never",
-    help="The networks whose addresses are probed: 10.0.0.0/8,fd00::/8",
-)
-@click.option(
-    "--probe-ca",
-    type=click.Path(dir_okay=False, path_type=Path),
-    envvar="REGISTRY_PROBE_CA",
-    show_envvar=True,
-    help="A file of certificates (PEM) whose authority wss backends may have, too.",
-)
+@probe_options
 @click.option(
     "--max-message-bytes",
     type=click.IntRange(1024, 2**30),
@@ -270,12 +215,6 @@ def serve(
     poll_interval: float,
     stale_after: float,
     sweep_interval: float,
-    probe_interval: float,
-    probe_timeout: float,
-    probe_failures: int,
-    probe_concurrency: int,
-    probe_networks: str,
-    probe_ca: Path | None,
     max_message_bytes: int,
     max_batch: int,
     max_subscriptions: int,
@@ -283,6 +222,7 @@ def serve(
     max_unread_bytes: int,
     no_auto_register: bool,
     env_backends: str,
+    **probing: Unpack[ProbeValues],
 ) -> None:
     """Serve the registry (what `trio-registry` does without a verb).
 
@@ -300,12 +240,6 @@ def serve(
         poll_interval=poll_interval,
         stale_after=stale_after,
         sweep_interval=sweep_interval,
-        probe_interval=probe_interval,
-        probe_timeout=probe_timeout,
-        probe_failures=probe_failures,
-        probe_concurrency=probe_concurrency,
-        probe_networks=probe_networks,
-        probe_ca=probe_ca,
         auto_register=not no_auto_register,
         limits=Limits(
             message_bytes=max_message_bytes,
@@ -315,6 +249,7 @@ def serve(
             unread_bytes=max_unread_bytes,
         ),
         door=door_settings(ctx),
+        **probing,
     )
     import trio
 
