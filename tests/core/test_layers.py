@@ -48,12 +48,16 @@ MAY_IMPORT: dict[str, str] = {
         "_version app client.announcement client.connection client.discovery client.events"
         " client.keeper service settings core.commands core.errors core.events core.model"
     ),
-    "client.announcement": "client.connection client.keeper client.socket",
+    "client.announcement": "client.groups client.keeper client.socket",
     "client.keeper": "client.connection client.socket core.errors",
     "client.discovery": "client.connection client.socket core.errors core.model",
     "client.connection": (
-        "client client.events client.feed client.replies client.socket core.errors core.model"
+        "client client.events client.exchange client.replies client.socket core.model"
     ),
+    "client.exchange": (
+        "client.events client.feed client.groups client.replies client.socket core.errors"
+    ),
+    "client.groups": "",
     "client.feed": "client.events core.errors core.events",
     "client.replies": "core.errors core.model core.reports",
     "client.events": "core.errors core.events",
@@ -166,8 +170,8 @@ CORE_MAY_USE = {
 CORE_MAY_USE_MORE = {"core.export": {"tomli_w"}}
 MAY_USE_TRIO = {
     *("cli.calls", "cli.supervision", "cli.watch"),
-    *("client.announcement", "client.connection", "client.discovery", "client.feed"),
-    *("client.keeper", "client.socket"),
+    *("client.announcement", "client.discovery", "client.exchange", "client.feed"),
+    *("client.groups", "client.keeper", "client.socket"),
     *("app", "bell", "blocking", "cli.serve", "config_file", "config_watch", "conversation"),
     *("door.acceptor", "door.complaints", "door.keeper", "door.reception", "door.tls"),
     *(

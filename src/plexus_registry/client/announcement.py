@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from plexus_registry.client.connection import ungrouped
+from plexus_registry.client.groups import ungrouped
 from plexus_registry.client.keeper import Announcement, Keeper, Status
 from plexus_registry.client.socket import open_socket, parse_url, without_secrets
 
