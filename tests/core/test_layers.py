@@ -125,12 +125,13 @@ MAY_IMPORT: dict[str, str] = {
     "core": "",
     "core.plexus": (
         "_version core.call_parameters core.commands core.errors core.events core.items"
-        " core.limits core.methods core.routes core.schema"
+        " core.json_schema core.limits core.methods core.routes core.schema"
     ),
     "core.crowd": "core.gate",
     "core.gate": "core.errors",
     "core.call_parameters": "core.commands core.errors core.items core.methods",
-    "core.schema": "core.commands core.events core.methods core.model core.reports",
+    "core.schema": "core.json_schema core.methods",
+    "core.json_schema": "core.commands core.events core.model core.reports",
     "core.session": "core.errors core.feed core.items core.routes",
     "core.routes": "core.commands core.items",
     "core.items": "core.events",

@@ -30,10 +30,12 @@ from plexus_registry.core.items import Failure, data_item, done_item, error_item
 from plexus_registry.core.limits import Limits
 from plexus_registry.core.methods import BY_NAME, METHODS, NAMESPACE, Method, command_from, nearest
 from plexus_registry.core.routes import Known, Route, Stream, Topic, Unsubscribe
-from plexus_registry.core.schema import Plugin, Schema, hub_plugin, registry_plugin
+from plexus_registry.core.schema import Plugin, hub_plugin, registry_plugin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from plexus_registry.core.json_schema import Schema
 
 INFO = "_info"
 RESULT = "result"

@@ -1,9 +1,7 @@
 """What the registry tells clients of itself: schemas and their hashes, made once.
 
 Everything comes from the table of methods and the event types; nothing about a method is
-written here. Clients build command lines and trees from these schemas, which asks for some
-care: nullable types are type arrays, unions are inline objects with a constant `type`, every
-default is null, and a hash changes with the described surface only.
+written here. A hash changes with the described surface only.
 
 Source: wire protocol, section 5 and section 0, items 10 and 11.
 """
@@ -14,22 +12,21 @@ import hashlib
 from typing import TYPE_CHECKING
 
 import msgspec
-from msgspec import inspect
 
-from plexus_registry.core.events import EVENTS, Failed
+from plexus_registry.core.json_schema import (
+    events_schema,
+    object_schema,
+    parameters_schema,
+    titled,
+)
 from plexus_registry.core.methods import METHODS, NAMESPACE, Method
-from plexus_registry.core.model import FIELDS, Backend, Health, Source, State
-from plexus_registry.core.reports import Step
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
-    from plexus_registry.core.commands import Parameter
-
-Schema = dict[str, object]
+    from plexus_registry.core.json_schema import Schema
 
 SURFACE_VERSION = "1.0.0"
-_DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 SCHEMA_METHOD: Schema = {
     "name": "schema",
@@ -124,7 +121,7 @@ class Plugin:
 
 def registry_plugin() -> Plugin:
     """The activation that holds the registry's methods."""
-    returns = _returns()
+    returns = events_schema()
     return Plugin(
         NAMESPACE,
         "Backend discovery and registration service for Plexus hubs",
@@ -153,8 +150,8 @@ def hub_plugin(namespace: str, registry: Plugin) -> Plugin:
         "required": ["method"],
     }
     a_hash: Schema = {"type": "string"}
-    hash_event = _object({"event": {"type": "string", "const": "hash"}, "value": a_hash})
-    hashes = _object(
+    hash_event = object_schema({"event": {"type": "string", "const": "hash"}, "value": a_hash})
+    hashes = object_schema(
         {
             "namespace": {"type": "string"},
             "self_hash": a_hash,
@@ -162,7 +159,7 @@ def hub_plugin(namespace: str, registry: Plugin) -> Plugin:
             "hash": a_hash,
             "children": {
                 "type": "array",
-                "items": _object({"namespace": {"type": "string"}, "hash": a_hash}),
+                "items": object_schema({"namespace": {"type": "string"}, "hash": a_hash}),
             },
         }
     )
@@ -172,14 +169,14 @@ def hub_plugin(namespace: str, registry: Plugin) -> Plugin:
             "call",
             "Route a call to a method",
             params=call_params,
-            returns=_titled("StreamItem", item),
+            returns=titled("StreamItem", item),
             streaming=True,
         ),
         method_schema(
-            "hash", "Get the hash of the whole hub", returns=_titled("HashEvent", hash_event)
+            "hash", "Get the hash of the whole hub", returns=titled("HashEvent", hash_event)
         ),
         method_schema(
-            "hashes", "Get the hashes of hub and children", returns=_titled("Hashes", hashes)
+            "hashes", "Get the hashes of hub and children", returns=titled("Hashes", hashes)
         ),
     ]
     return Plugin(namespace, "Central routing and introspection", methods, [registry])
@@ -208,113 +205,4 @@ def method_schema(
 
 def _params(method: Method) -> Schema | None:
     parameters = method.command.parameters
-    if not parameters:
-        return None
-    schema: Schema = {
-        "type": "object",
-        "properties": {each.name: _parameter(each) for each in parameters},
-    }
-    required = [each.name for each in parameters if each.required]
-    return {**schema, "required": required} if required else schema
-
-
-def _parameter(parameter: Parameter) -> Schema:
-    schema: Schema = {"description": parameter.doc, **parameter.field.schema}
-    return schema if parameter.required else {**_nullable(schema), "default": None}
-
-
-def _nullable(schema: Schema) -> Schema:
-    """Allow null: as a type array where there is a type, which clients read best."""
-    if "type" in schema:
-        return {**schema, "type": [schema["type"], "null"]}
-    return {"anyOf": [schema, {"type": "null"}]}
-
-
-def _titled(title: str, schema: Schema) -> Schema:
-    return {"$schema": _DIALECT, "title": title, **schema}
-
-
-def _object(properties: Mapping[str, object]) -> Schema:
-    return {"type": "object", "properties": dict(properties), "required": list(properties)}
-
-
-def _returns() -> Schema:
-    """The union of all events."""
-    return {
-        "$schema": _DIALECT,
-        "title": "RegistryEvent",
-        "description": "Events emitted by registry methods",
-        "oneOf": [_struct(event) for event in EVENTS],
-        "$defs": {
-            "BackendInfo": _struct(Backend),
-            "BackendSource": {
-                "oneOf": [
-                    {"description": f"Stated by {source}", "type": "string", "const": source}
-                    for source in Source
-                ]
-            },
-            "BackendHealth": _struct(Health),
-            "BackendState": {"type": "string", "enum": list(State)},
-            "ProbeStep": _struct(Step),
-        },
-    }
-
-
-def _struct(struct: type[msgspec.Struct]) -> Schema:
-    """Describe a record; an event has its constant `type` first."""
-    info = inspect.type_info(struct)
-    assert isinstance(info, inspect.StructType)  # noqa: S101 - what type_info gives for one
-    properties: Schema = {}
-    required = []
-    if info.tag is not None:
-        properties["type"] = {"type": "string", "const": info.tag}
-        required.append("type")
-    for field in info.fields:
-        properties[field.encode_name] = _field(field)
-        if field.required:
-            required.append(field.encode_name)
-    schema: Schema = {
-        "description": (struct.__doc__ or "").partition("\n")[0],
-        "type": "object",
-        "properties": properties,
-        "required": required,
-    }
-    # A refusal carries what its caller needs to act, and that depends on the refusal.
-    return {**schema, "additionalProperties": True} if struct is Failed else schema
-
-
-def _field(field: inspect.Field) -> Schema:
-    if field.encode_name == "port":
-        # An adopted database may hold a port that nobody could register.
-        return {**FIELDS["port"].schema, "minimum": 0}
-    return _type(field.type)
-
-
-_DEFINED: Mapping[type, str] = {
-    Backend: "BackendInfo",
-    Source: "BackendSource",
-    Health: "BackendHealth",
-    State: "BackendState",
-    Step: "ProbeStep",
-}
-
-
-def _type(kind: inspect.Type) -> Schema:
-    match kind:
-        case inspect.StrType():
-            return {"type": "string"}
-        case inspect.BoolType():
-            return {"type": "boolean"}
-        case inspect.IntType():
-            return {"type": "integer", "format": "int64"}
-        case inspect.FloatType():
-            return {"type": "number"}
-        case inspect.EnumType(cls=cls) | inspect.StructType(cls=cls):
-            return {"$ref": f"#/$defs/{_DEFINED[cls]}"}
-        case inspect.VarTupleType(item_type=item):
-            return {"type": "array", "items": _type(item)}
-        case inspect.UnionType(types=types):
-            (inner,) = (each for each in types if not isinstance(each, inspect.NoneType))
-            return _nullable(_type(inner))
-        case _:
-            raise NotImplementedError(f"no schema for {kind}")
+    return parameters_schema(parameters) if parameters else None
