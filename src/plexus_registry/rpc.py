@@ -36,9 +36,9 @@ from plexus_registry.core.jsonrpc import (
     result_response,
 )
 from plexus_registry.core.methods import READS
-from plexus_registry.core.plexus import BUG, Hub
 from plexus_registry.core.routes import Route, Stream, Unsubscribe, command_of
 from plexus_registry.core.session import Finite, Following, Session
+from plexus_registry.core.speaker import BUG
 from plexus_registry.core.visitor import Visitor
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
     from plexus_registry.core.commands import Command
     from plexus_registry.core.items import Failure
+    from plexus_registry.core.plexus import Hub
     from plexus_registry.service import Registry
 
 log = logging.getLogger(__name__)
@@ -145,7 +146,7 @@ class Responder:
             live: Finite | Following = Following(stream, Watch(command))
         else:
             report = None if command is None else await self._report(command)
-            items = self._hub.items(stream.topic, report, now=self._registry.now())
+            items = self._hub.speaker.items(stream.topic, report, now=self._registry.now())
             self._unsent += sum(map(_bytes_of, items))
             live = Finite(stream, items)
         return str(self._session.begin(live)) if is_heard else ""
@@ -192,11 +193,10 @@ class Responder:
             )
         except WatchEnded as error:
             events, is_over = [encode_ended(error)], True
-        items = [
-            item for event in events for item in self._hub.saying(stream.topic, event, now=now)
-        ]
+        speaker = self._hub.speaker
+        items = [item for event in events for item in speaker.saying(stream.topic, event, now=now)]
         if is_over:
-            items += self._hub.ending(stream.topic, now=now)
+            items += speaker.ending(stream.topic, now=now)
             self._session.unsubscribe(stream.method, number)
         return notifications(stream.notification, number, items), looks
 

@@ -91,7 +91,7 @@ MAY_IMPORT: dict[str, str] = {
     "token_file": "core.errors",
     "rpc": (
         "service core.commands core.errors core.events core.feed core.items core.jsonrpc"
-        " core.methods core.plexus core.routes core.session core.visitor"
+        " core.methods core.plexus core.routes core.session core.speaker core.visitor"
     ),
     "config_watch": "config_file service core.errors core.model",
     "sweeper": "service trouble core.errors",
@@ -125,8 +125,9 @@ MAY_IMPORT: dict[str, str] = {
     "core": "",
     "core.plexus": (
         "_version core.call_parameters core.commands core.errors core.events core.items"
-        " core.json_schema core.limits core.methods core.routes core.schema"
+        " core.json_schema core.limits core.methods core.routes core.schema core.speaker"
     ),
+    "core.speaker": "core.commands core.items core.routes",
     "core.crowd": "core.gate",
     "core.gate": "core.errors",
     "core.call_parameters": "core.commands core.errors core.items core.methods",

@@ -30,7 +30,7 @@ def called(method: str, params: object = None, **extra: object) -> Stream:
 
 
 def items(route: Stream, report: str | Failure | None = None) -> list[dict[str, object]]:
-    return [msgspec.json.decode(item) for item in HUB.items(route.topic, report, now=NOW)]
+    return [msgspec.json.decode(item) for item in HUB.speaker.items(route.topic, report, now=NOW)]
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_a_hub_may_have_another_name_and_other_mechanisms() -> None:
     assert route.topic.content_type == "my-hub.hash"
     info = hub.route("_info", None)
     assert isinstance(info, Stream)
-    data = msgspec.json.decode(hub.items(info.topic, None, now=NOW)[0])
+    data = msgspec.json.decode(hub.speaker.items(info.topic, None, now=NOW)[0])
     assert data["content"]["auth_capabilities"] == {"mechanisms": [bearer]}
     with pytest.raises(MethodNotFoundError):
         hub.route("registry-hub.call", {"method": "registry.list"})
@@ -285,4 +285,4 @@ def test_a_hub_may_have_another_name_and_other_mechanisms() -> None:
 
 def test_a_stream_of_a_command_needs_its_report() -> None:
     with pytest.raises(ValueError, match="report"):
-        HUB.items(called("registry.list").topic, None, now=NOW)
+        HUB.speaker.items(called("registry.list").topic, None, now=NOW)

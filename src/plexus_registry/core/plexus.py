@@ -26,11 +26,12 @@ from plexus_registry.core.call_parameters import (
 from plexus_registry.core.commands import Command, Watch
 from plexus_registry.core.errors import InvalidParamsError, MethodNotFoundError, clipped, shown
 from plexus_registry.core.events import encode_value
-from plexus_registry.core.items import Failure, data_item, done_item, error_item, metadata
+from plexus_registry.core.items import Failure
 from plexus_registry.core.limits import Limits
 from plexus_registry.core.methods import BY_NAME, METHODS, NAMESPACE, Method, command_from, nearest
 from plexus_registry.core.routes import Known, Route, Stream, Topic, Unsubscribe
 from plexus_registry.core.schema import Plugin, hub_plugin, registry_plugin
+from plexus_registry.core.speaker import Speaker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,7 +51,7 @@ class Hub:
     Attributes:
         namespace: What the hub is called.
         limits: What one connection may ask for at a time.
-        plexus_hash: The hash of everything it describes.
+        speaker: Says what streams say, once it is known.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class Hub:
         self.limits = limits or Limits()
         self._registry = registry_plugin()
         self._hub = hub_plugin(namespace, self._registry)
-        self.plexus_hash = self._hub.hash
+        self.speaker = Speaker(self._hub.hash)
         info = {
             "backend": namespace,
             "version": VERSION,
@@ -280,66 +281,6 @@ class Hub:
             "hash": hub.hash,
             "children": [{"namespace": child.namespace, "hash": child.hash}],
         }
-
-    # What a stream says, once it is known.
-
-    def items(self, topic: Topic | Watch, report: str | Failure | None, *, now: int) -> list[str]:
-        """Encode all items of a stream that says one thing.
-
-        Args:
-            topic: What the stream says.
-            report: The event that reports the topic's command, as JSON text, or why there is
-                none; None where the topic holds no command.
-            now: Unix seconds.
-
-        Returns:
-            The items in order; the last one, and no other, ends the stream.
-        """
-        source: object = topic
-        while isinstance(source, Topic):
-            source = source.source
-        match report if isinstance(source, Command) else source:
-            case Failure() as failure:
-                return self.ending(topic, now=now, failure=failure)
-            case Known(content=content) | str(content):
-                return [*self.saying(topic, content, now=now), *self.ending(topic, now=now)]
-            case _:
-                raise ValueError("a command's stream needs its report")
-
-    def saying(self, topic: Topic | Watch, content: str, *, now: int) -> list[str]:
-        """Encode the items that say something; `content` is JSON text, `now` Unix seconds."""
-        if not isinstance(topic, Topic):
-            return [content]
-        shared = metadata(topic.provenance, self.plexus_hash, now)
-        inner = topic.source
-        contents = self.saying(inner, content, now=now) if isinstance(inner, Topic) else [content]
-        return [data_item(shared, topic.content_type, each) for each in contents]
-
-    def ending(
-        self, topic: Topic | Watch, *, now: int, failure: Failure | None = None
-    ) -> list[str]:
-        """Encode the items that end a stream, well or, where there is a failure, badly."""
-        return self._ending(topic, failure, now=now, is_outermost=True)
-
-    def _ending(
-        self, topic: Topic | Watch, failure: Failure | None, *, now: int, is_outermost: bool
-    ) -> list[str]:
-        if not isinstance(topic, Topic):
-            return []
-        shared = metadata(topic.provenance, self.plexus_hash, now)
-        if isinstance(topic.source, Topic):
-            inner = self._ending(topic.source, failure, now=now, is_outermost=False)
-            contents = [data_item(shared, topic.content_type, item) for item in inner]
-            return [*contents, done_item(shared)]
-        if failure is not None:
-            return [error_item(shared, failure, with_code=is_outermost)]
-        return [done_item(shared)]
-
-
-BUG = Failure(
-    "Internal error", -32603, {"kind": "execution", "message": "internal error, see the log"}
-)
-"""What a stream ends with when the registry itself fails."""
 
 
 def _report(method: Method, command: Command) -> Topic:
