@@ -214,13 +214,12 @@ def _fatal(name: str) -> Iterator[None]:
 async def run(settings: Settings, *, say: Callable[[str], None]) -> None:
     """Run a registry as a process does: until SIGINT or SIGTERM, and then gently to an end.
 
-    A second signal stops it at once; what was acknowledged is on the disk either way.
+    A second signal stops it at once; what was acknowledged is on the disk either way. SIGHUP has it
+    read the config file and the certificate again.
 
     Args:
         settings: All of them.
         say: Is given the line that says where everything is, once it is ready.
-
-    SIGHUP has it read the config file and the certificate again.
 
     Raises:
         StartError: It cannot start.

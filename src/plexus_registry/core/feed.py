@@ -1,8 +1,10 @@
 """The changes in the order in which they were committed, each with its revision.
 
-Revisions count the changes of one database, without a gap. The last changes are kept; whoever
-follows them holds no more than the revision that he has seen (`Watch`), so that one who is slow
-costs nothing, and is cut off once what he would need next is no longer kept.
+Revisions count the changes of one database one by one. Only where it turns out to be an older
+copy does the count jump, to two above the last revision that was known of it, and what is kept
+begins anew there: among the changes that are kept there is never a gap. The last changes are kept;
+whoever follows them holds no more than the revision that he has seen (`Watch`), so that one who is
+slow costs nothing, and is cut off once what he would need next is no longer kept.
 """
 
 from __future__ import annotations
