@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plexus_registry.core.jsonrpc import (
-    MAX_NESTING,
     Batch,
     Invalid,
     Request,
     read_frame,
 )
+from plexus_registry.core.limits import Limits
 from tests.core.json_texts import ID_TEXTS
 
 if TYPE_CHECKING:
@@ -26,11 +26,12 @@ if TYPE_CHECKING:
 Refused = tuple[str | bytes, int, str]
 
 MAX_BATCH = 3
+MAX_NESTING = Limits().nesting
 HEAD = '{"jsonrpc":"2.0","method":"m"'
 
 
 def read(frame: str | bytes) -> Frame:
-    return read_frame(frame, max_batch=MAX_BATCH)
+    return read_frame(frame, max_batch=MAX_BATCH, max_nesting=MAX_NESTING)
 
 
 def refusal(frame: str | bytes) -> tuple[int, str]:

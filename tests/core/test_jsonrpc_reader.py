@@ -16,16 +16,18 @@ from plexus_registry.core.jsonrpc import (
     read_frame,
     result_response,
 )
+from plexus_registry.core.limits import Limits
 from tests.core.json_texts import json_texts, request_texts
 
 if TYPE_CHECKING:
     from plexus_registry.core.jsonrpc import Frame
 
 MAX_BATCH = 3
+MAX_NESTING = Limits().nesting
 
 
 def read(frame: str | bytes) -> Frame:
-    return read_frame(frame, max_batch=MAX_BATCH)
+    return read_frame(frame, max_batch=MAX_BATCH, max_nesting=MAX_NESTING)
 
 
 frames = st.one_of(

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 NULL_ID = "null"
-MAX_NESTING = 64
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -87,7 +86,7 @@ _decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
 _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
-def read_frame(frame: str | bytes, *, max_batch: int, max_nesting: int = MAX_NESTING) -> Frame:
+def read_frame(frame: str | bytes, *, max_batch: int, max_nesting: int) -> Frame:
     """Read one frame, whatever is in it.
 
     Args:
