@@ -229,11 +229,6 @@ class Gate:
             " --allow-origin",
         )
 
-    @property
-    def wants_token(self) -> bool:
-        """Whether there is a token to show."""
-        return bool(self._tokens)
-
     def grant(self, head: Head) -> Grant:
         """Find out what the tokens of a request allow, in a time that does not depend on them."""
         if not self._tokens:

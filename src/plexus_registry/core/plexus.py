@@ -87,7 +87,6 @@ class Hub:
         self._info = Topic(Known(encode_value(info)), namespace, INFO)
         self._known_hash = Known(encode_value({"event": "hash", "value": self._hub.hash}))
         self._known_hashes = Known(encode_value(self._hashes()))
-        self._schemas = {each.namespace: each for each in (self._hub, self._registry)}
         self._encoded: dict[tuple[str, str, str], Known] = {}
         self._direct = {f"{NAMESPACE}.{method.name}": method for method in METHODS}
         self._underscored = {f"{NAMESPACE}_{method.name}": method for method in METHODS}
