@@ -171,7 +171,8 @@ class HealthKeeper:
 
     def _weigh(self, probed: Backend, outcome: Outcome, *, began: float) -> Rest | None:
         backend = self._catalog.get(probed.name)
-        if backend is None or backend.address != probed.address:
+        # Most often it is the very same backend; to compare addresses takes longer.
+        if backend is None or (backend is not probed and backend.address != probed.address):
             return None
         moment = trio.current_time()
         if not self._vitals.note_probe(backend, outcome, began=began, moment=moment):

@@ -188,8 +188,9 @@ class Volley:
             address: Where it is.
             finish: Is given what the probe comes to, later, and from within `run`.
         """
+        if not self._wanted:
+            self._patience.cancel()
         self._wanted.append((address, finish))
-        self._patience.cancel()
 
     async def run(self) -> None:
         """Make the probes that are asked for, until cancelled."""
@@ -262,7 +263,7 @@ class Volley:
     def _end(self, over: list[_Call]) -> None:
         for call in over:
             del self._calls[call.number]
-            self._epoll.unregister(call.number)
+            # Epoll forgets a socket that is closed.
             call.hang_up()
         for call in over:
             assert call.outcome is not None  # noqa: S101 - that is why it ends

@@ -95,9 +95,10 @@ def judged(
     state = before if sign is None else RULES[sign].get(before, before)
     if former is None:
         former = Health(state=before, since=backend.updated_at, failures=0)
-    health = msgspec.structs.replace(former, reason=reason, **(seen or {}))
+    learned: dict[str, object] = {**(seen or {}), "reason": reason}
     if state is not before or backend.health is None:
-        health = msgspec.structs.replace(health, state=state, since=now)
+        learned.update(state=state, since=now)
+    health = msgspec.structs.replace(former, **learned)
     return msgspec.structs.replace(backend, is_active=state in ACTIVE_STATES, health=health)
 
 
@@ -113,11 +114,13 @@ def differs(before: Backend, after: Backend) -> bool:
 
     Only then it is worth a write and an event.
     """
-    return _lasting(before) != _lasting(after)
-
-
-def _lasting(backend: Backend) -> tuple[object, ...]:
-    health = backend.health
-    if health is None:
-        return (backend.is_active, backend.version, None)
-    return (backend.is_active, backend.version, health.state, health.since, health.schema_hash)
+    if before.is_active is not after.is_active or before.version != after.version:
+        return True
+    known, learned = before.health, after.health
+    if known is None or learned is None:
+        return known is not learned
+    return (
+        known.state is not learned.state
+        or known.since != learned.since
+        or known.schema_hash != learned.schema_hash
+    )
