@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
-    from plexus_registry.probe import Network
+    from plexus_registry.network import Network
     from plexus_registry.rpc import Responder
     from plexus_registry.service import Registry
 

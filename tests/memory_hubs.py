@@ -13,7 +13,7 @@ from trio.testing import memory_stream_pair
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, Request, TextMessage
 
-from plexus_registry.probe import Address
+from plexus_registry.network import Address
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable

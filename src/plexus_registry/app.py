@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from plexus_registry.door.tls import Certificate
-    from plexus_registry.probe import Network
+    from plexus_registry.network import Network
     from plexus_registry.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -10,15 +10,14 @@ import os
 import socket
 import ssl
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import trio
 
 from plexus_registry.core.dialogue import CredentialError, Dialogue, DialogueError, Info
-from plexus_registry.core.errors import StartError
+from plexus_registry.core.errors import RegistryError, StartError
 from plexus_registry.core.model import FIELDS
 from plexus_registry.core.networks import Networks
 from plexus_registry.core.reports import (
@@ -32,99 +31,32 @@ from plexus_registry.core.reports import (
     Report,
     Unanswered,
     Unchecked,
+    Untried,
     is_answer_of,
     milliseconds,
     other_name,
+)
+from plexus_registry.network import (
+    RECEIVE_BYTES,
+    Address,
+    Connection,
+    RealNetwork,
+    is_shortage,
+    too_late,
+    why,
 )
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from plexus_registry.core.model import Backend
+    from plexus_registry.network import Network
 
-RECEIVE_BYTES = 16 * 1024
 CACHED = 16 * 1024
+SHARE_OF_CHECKS = 1 / 8
+"""So much of the slots calls may use: a flood of them on a hub that hangs delays no round."""
+
 _LOCALHOST = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
-RESOLVERS = 8
-"""So many host names are looked up at once; a name server that hangs holds no other thread."""
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """A numeric address to connect to.
-
-    Attributes:
-        family: Such as `AF_INET`.
-        host: In digits.
-        port: The port.
-    """
-
-    family: int
-    host: str
-    port: int
-
-
-class Network(Protocol):
-    """How a probe reaches hubs."""
-
-    async def resolve(self, host: str, port: int) -> list[Address]:
-        """Look a host name up; raises OSError."""
-        ...
-
-    async def connect(self, address: Address) -> trio.abc.Stream:
-        """Connect over TCP; raises OSError."""
-        ...
-
-
-class RealNetwork:
-    """The network of this machine."""
-
-    def __init__(self) -> None:
-        self._resolvers = trio.CapacityLimiter(RESOLVERS)
-
-    async def resolve(self, host: str, port: int) -> list[Address]:
-        """Look a host name up in a thread that can be left behind."""
-        look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
-        found = await trio.to_thread.run_sync(
-            look_up, abandon_on_cancel=True, limiter=self._resolvers
-        )
-        return [Address(family, str(where[0]), port) for family, _, _, _, where in found]
-
-    async def connect(self, address: Address) -> trio.abc.Stream:
-        """Connect over TCP."""
-        connection = trio.socket.socket(address.family, socket.SOCK_STREAM)
-        try:
-            await connection.connect((address.host, address.port))
-        except BaseException:
-            connection.close()
-            raise
-        return _Connection(connection)
-
-
-class _Connection(trio.abc.Stream):
-    """A TCP connection for one task; Trio's own stream checks for more, which takes its time."""
-
-    def __init__(self, connection: trio.socket.SocketType) -> None:
-        self._connection = connection
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        sent = await self._connection.send(data)
-        while sent < len(data):
-            sent += await self._connection.send(data[sent:])
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await trio.lowlevel.wait_writable(self._connection.fileno())
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        return await self._connection.recv(max_bytes or RECEIVE_BYTES)
-
-    def close(self) -> None:
-        """Close it without a wait."""
-        self._connection.close()
-
-    async def aclose(self) -> None:
-        self.close()
-        await trio.lowlevel.checkpoint()
 
 
 class Probe:
@@ -132,6 +64,8 @@ class Probe:
 
     Attributes:
         slots: Whoever probes holds one of them, so that few sockets are open at once.
+        check_turns: Whoever probes because a call asks for it holds one of these besides, so that
+            calls leave most slots to the rounds.
         timeout_seconds: How long one probe may take.
     """
 
@@ -157,12 +91,12 @@ class Probe:
             StartError: The authorities cannot be read.
         """
         self.slots = trio.Semaphore(concurrency)
+        self.check_turns = trio.Semaphore(max(1, int(concurrency * SHARE_OF_CHECKS)))
         self.timeout_seconds = timeout_seconds
         self._networks = networks or Networks()
         self._network = network or RealNetwork()
         self._is_real = isinstance(self._network, RealNetwork)
         self._tls: ssl.SSLContext | None = None
-        self._authorities = certificate_authorities
         if certificate_authorities is not None:
             self._tls = _tls_context(certificate_authorities)
 
@@ -187,20 +121,22 @@ class Probe:
         """Probe a backend; what goes wrong is in the report."""
         attempt = _Attempt()
         failure = too_late(self.timeout_seconds)
+        outcome: type[Unanswered | Untried] = Unanswered
         with trio.move_on_after(self.timeout_seconds):
             try:
                 await self._ask(backend, attempt)
             except _Refusal as refusal:
                 attempt.end(ok=False, detail=str(refusal))
                 return attempt.report(Unchecked(reason=f"{attempt.step}: {refusal}"))
-            except (OSError, ValueError, DialogueError, trio.BrokenResourceError) as error:
+            except (OSError, ValueError, RegistryError, trio.BrokenResourceError) as error:
                 # A ValueError is what a name gets that no name server or certificate takes.
                 failure = why(error)
+                outcome = Untried if is_shortage(error) else Unanswered
         # Whatever goes wrong once the hub said who it is, it is there.
         if attempt.answer is not None:
             return attempt.report(attempt.judge(backend, attempt.answer))
         attempt.end(ok=False, detail=failure)
-        return attempt.report(Unanswered(reason=f"{attempt.step}: {failure}"))
+        return attempt.report(outcome(reason=f"{attempt.step}: {failure}"))
 
     async def _ask(self, backend: Backend, attempt: _Attempt) -> None:
         addresses = await self._resolve(backend)
@@ -210,7 +146,7 @@ class Probe:
             attempt.end(ok=True, detail=_connected(backend), then=UPGRADE)
             await _converse(stream, backend, attempt)
         finally:
-            if isinstance(stream, _Connection):
+            if isinstance(stream, Connection):
                 stream.close()
             else:
                 await trio.aclose_forcefully(stream)
@@ -371,26 +307,3 @@ def _tls_context(authorities: Path | None) -> ssl.SSLContext:
                 " of certificates in PEM form"
             ) from error
     return context
-
-
-def too_late(timeout_seconds: float) -> str:
-    """Say that nothing came in time."""
-    return f"no answer within {timeout_seconds:g} s"
-
-
-def why(error: Exception) -> str:
-    """Say what failed in the system's words, whatever is wrapped around them."""
-    cause = error.__cause__ if isinstance(error, trio.BrokenResourceError) else error
-    match cause:
-        case ssl.SSLCertVerificationError():
-            return f"its certificate is not trusted: {cause.verify_message}"
-        case ssl.SSLError():
-            return f"no TLS: {(cause.reason or str(cause)).lower().replace('_', ' ')}"
-        case socket.gaierror():
-            return (cause.strerror or str(cause)).lower()
-        case OSError(errno=int(number)):
-            return os.strerror(number).lower()
-        case None:
-            return "the connection was lost"
-        case _:
-            return str(cause) or "the connection was lost"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from functools import partial
 from math import ceil, inf
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
+from plexus_registry.core.errors import shown
+from plexus_registry.core.reports import Untried
 from plexus_registry.core.schedule import Schedule
 from plexus_registry.trouble import Trouble
 from plexus_registry.volley import open_volley
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
 
     from plexus_registry.core.model import Backend
     from plexus_registry.core.reports import Outcome, Report
-    from plexus_registry.probe import Address
+    from plexus_registry.network import Address
     from plexus_registry.service import Registry
     from plexus_registry.volley import Volley
 
@@ -31,6 +34,11 @@ one cost three times as much."""
 
 SECOND_LOOK = 1.0
 """So soon it is probed again who answered after a goodbye: it may have been about to stop."""
+
+COMPLAINT_SECONDS = 60.0
+"""That this machine cannot probe is said so often at most."""
+
+log = logging.getLogger(__name__)
 
 
 class Ask(Protocol):
@@ -120,6 +128,7 @@ class _Rounds:
         self._schedule = Schedule(interval=max(interval - TICK, interval / 2))
         self._wake = trio.Event()
         self._sleeps_until = inf
+        self._next_complaint = -inf
         self._trouble = Trouble(
             "what probes found is not saved: %s", "what probes find is saved again"
         )
@@ -170,11 +179,24 @@ class _Rounds:
 
     def _note(self, turn: _Turn, outcome: Outcome) -> None:
         """Take note of what a probe found; where that has to be saved, the slot is held so long."""
+        if isinstance(outcome, Untried):
+            self._tell_shortage(turn, outcome)
         rest = self._registry.health.note_at_once(turn.backend, outcome, began=turn.began)
         if rest is None:
             self._end(turn)
         else:
             self._nursery.start_soon(self._save, turn, rest)
+
+    def _tell_shortage(self, turn: _Turn, outcome: Untried) -> None:
+        """Say that this machine could not probe, but not for every backend."""
+        if turn.began < self._next_complaint:
+            return
+        self._next_complaint = turn.began + COMPLAINT_SECONDS
+        log.warning(
+            "backends cannot be probed, and are not judged: %s: %s",
+            shown(turn.backend.name),
+            outcome.reason,
+        )
 
     async def _save(self, turn: _Turn, rest: Callable[[], Awaitable[None]]) -> None:
         with self._trouble:

@@ -196,7 +196,7 @@ class Registry:
         backend = self.catalog.get(name)
         if backend is None:
             raise NotFound(name)
-        async with self.probe.slots:
+        async with self.probe.check_turns, self.probe.slots:
             began = trio.current_time()
             report = await self.probe(backend)
             if self.health.probes:

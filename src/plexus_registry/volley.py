@@ -30,9 +30,11 @@ from plexus_registry.core.reports import (
     Outcome,
     Unanswered,
     Unchecked,
+    Untried,
     milliseconds,
 )
-from plexus_registry.probe import RECEIVE_BYTES, Address, answer_in, authority_of, too_late, why
+from plexus_registry.network import RECEIVE_BYTES, Address, is_shortage, too_late, why
+from plexus_registry.probe import answer_in, authority_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -216,7 +218,8 @@ class Volley:
             try:
                 begun.append((_connecting(address), address, finish, began))
             except OSError as error:
-                refused.append((finish, Unanswered(reason=f"{CONNECT}: {why(error)}")))
+                kind = Untried if is_shortage(error) else Unanswered
+                refused.append((finish, kind(reason=f"{CONNECT}: {why(error)}")))
         calls = [_Call(*each) for each in begun]
         for call in calls:
             # On this very machine the connection is there by now.

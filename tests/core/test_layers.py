@@ -64,7 +64,7 @@ MAY_IMPORT: dict[str, str] = {
     "client.socket": "client core.errors",
     "client": "",
     "app": (
-        "_version blocking config_file config_watch conversation drain probe prober service"
+        "_version blocking config_file config_watch conversation drain network probe prober service"
         " settings store sweeper door.acceptor door.front_door door.making door.tls"
         " core.declarations core.errors core.feed core.model core.networks core.plexus core.vitals"
     ),
@@ -95,15 +95,16 @@ MAY_IMPORT: dict[str, str] = {
     ),
     "config_watch": "config_file service core.errors core.model",
     "sweeper": "service trouble core.errors",
-    "prober": "probe service trouble volley core.model core.reports core.schedule",
-    "volley": "probe core.dialogue core.reports",
+    "prober": ("network service trouble volley core.errors core.model core.reports core.schedule"),
+    "volley": "network probe core.dialogue core.reports",
     "trouble": "core.errors",
     "service": (
         "bell config_file group_commit health_keeper probe store core.catalog core.claims"
         " core.commands core.declarations core.draft core.errors core.events core.feed core.health"
         " core.model core.reconciliation core.vitals"
     ),
-    "probe": "core.dialogue core.errors core.model core.networks core.reports",
+    "probe": "network core.dialogue core.errors core.model core.networks core.reports",
+    "network": "core.errors",
     "health_keeper": (
         "group_commit core.catalog core.claims core.draft core.errors core.health core.merge"
         " core.model core.reports core.vitals"
@@ -182,6 +183,7 @@ MAY_USE_TRIO = {
         "group_commit",
         "health_keeper",
         "health_report",
+        "network",
         "probe",
         "prober",
     ),

@@ -13,7 +13,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from plexus_registry.core.damping import FIRST
 from plexus_registry.core.health import Sign, judged
 from plexus_registry.core.model import Backend, Source, State
-from plexus_registry.core.reports import Answered, Outcome, Unanswered, Unchecked, is_answer_of
+from plexus_registry.core.reports import (
+    Answered,
+    Outcome,
+    Unanswered,
+    Unchecked,
+    Untried,
+    is_answer_of,
+)
 from plexus_registry.core.suspicion import ROUNDS
 from plexus_registry.core.vitals import Policy, Vitals
 
@@ -314,13 +321,12 @@ def test_when_most_fail_at_once_nobody_is_marked_for_five_rounds() -> None:
     assert not ward.vitals.is_suspicious
 
 
-def test_without_the_guard_they_would_be_down_after_three() -> None:
-    """What the guard is good for: two that fail are no reason for it."""
-    ward = Ward("a", "b")
-    for name in ("a", "b"):
-        ward.probe(name, answer(name))
-    ward.rounds([REFUSED] * 3, "a", "b")
-    assert ward.state("a") is ward.state("b") is State.DOWN
+def test_who_was_not_even_asked_is_as_before() -> None:
+    ward = Ward("a")
+    ward.probe("a", answer("a"))
+    before = ward.backends["a"]
+    ward.rounds([Untried(reason="connect: too many open files")] * 5)
+    assert ward.backends["a"] is before
 
 
 def test_when_the_network_is_back_nobody_was_ever_away() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+from collections import Counter
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -11,8 +14,9 @@ import trio
 
 from plexus_registry.core.errors import StartError
 from plexus_registry.core.networks import Networks, parse_networks
-from plexus_registry.core.reports import Answered, Report, Unanswered, Unchecked
-from plexus_registry.probe import Address, Probe
+from plexus_registry.core.reports import Answered, Report, Unanswered, Unchecked, Untried
+from plexus_registry.network import RESOLVERS, RealNetwork
+from plexus_registry.probe import Probe
 from tests.core.test_vitals import backend_of
 from tests.memory_hubs import (
     HASH,
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
     from plexus_registry.core.model import Backend
+    from plexus_registry.network import Address
 
 HUB2 = msgspec.structs.replace(backend_of("hub2", host="127.0.0.1"), port=5001)
 
@@ -49,6 +54,11 @@ async def probing(
 async def probe(backend: Backend, *hubs: Hub, networks: Networks | None = None) -> Report:
     async with probing(*hubs, networks=networks) as (_, ask):
         return await ask(backend)
+
+
+def reason_of(report: Report) -> str:
+    assert not isinstance(report.outcome, Answered)
+    return report.outcome.reason
 
 
 def steps(report: Report) -> list[tuple[str, bool]]:
@@ -140,6 +150,35 @@ async def test_a_name_that_no_name_server_takes(autojump_clock: MockClock) -> No
         network.resolve = refuse  # type: ignore[method-assign, assignment]  # an odd one
         report = await ask(msgspec.structs.replace(HUB2, host="odd"))
         assert report.outcome == Unanswered(reason="resolve: encoding of odd failed")
+
+
+async def test_names_that_hang_do_not_speak_against_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each holds a thread until its name server gives up; who gets none was not asked."""
+    over = threading.Event()
+
+    def look_up(*_: object, **__: object) -> list[object]:
+        over.wait()
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    ask = Probe(network=RealNetwork(), timeout_seconds=0.2)
+    reports = []
+
+    async def note(host: str) -> None:
+        reports.append(await ask(msgspec.structs.replace(HUB2, host=host)))
+
+    try:
+        async with trio.open_nursery() as nursery:
+            for index in range(RESOLVERS + 3):
+                nursery.start_soon(note, f"name{index}")
+    finally:
+        over.set()
+    outcomes = Counter(type(report.outcome) for report in reports)
+    assert outcomes == {Unanswered: RESOLVERS, Untried: 3}
+    assert {reason_of(report) for report in reports} == {
+        "resolve: no answer within 0.2 s",
+        f"resolve: {RESOLVERS} look-ups of other names hang",
+    }
 
 
 async def test_each_address_of_a_name_gets_its_part_of_the_time(

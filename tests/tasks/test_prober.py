@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import random
 import sqlite3
 from collections import Counter
 from contextlib import asynccontextmanager, closing
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,13 +27,14 @@ from plexus_registry.prober import probe_forever
 from plexus_registry.store import read_records
 from plexus_registry.sweeper import sweep_forever
 from tests.fakes import Disk, opened
-from tests.memory_hubs import HASH, Hub, MemoryNetwork, answer_after, hang
+from tests.memory_hubs import HASH, Hub, MemoryNetwork, answer_after, hang, talk_on
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from trio.testing import MockClock
 
+    from plexus_registry.network import Address
     from plexus_registry.service import Registry
 
 INTERVAL = 15.0
@@ -316,17 +319,54 @@ async def test_when_the_own_network_fails_nobody_is_marked_for_five_rounds(
         assert caplog.text.count("suspects its own network") == 1
 
 
-async def test_two_that_fail_are_marked_for_no_suspicion_holds_them(
+@pytest.mark.parametrize("probe_seconds", [2.0, inf])
+async def test_a_hub_that_hangs_costs_one_slot_for_at_most_the_timeout(
+    tmp_path: Path, autojump_clock: MockClock, probe_seconds: float
+) -> None:
+    """Without an end to a probe, as many hubs as there are slots stop all probing."""
+    async with running(tmp_path) as ward:
+        ward.registry.probe.timeout_seconds = probe_seconds
+        for index in range(64):
+            await ward.register(Hub(f"hangs{index}", behave=talk_on if index % 2 else hang))
+        await trio.sleep(INTERVAL)
+        quick = Hub("quick")
+        await ward.register(quick)
+        await trio.sleep(3 * INTERVAL)
+        assert len(quick.asked) >= 3 if probe_seconds < inf else not quick.asked
+
+
+async def test_checks_on_a_hub_that_hangs_delay_no_round(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """The harm that the guard prevents."""
+    async with running(tmp_path) as ward, trio.open_nursery() as checks:
+        await ward.register(Hub("hangs", behave=hang))
+        quick = Hub("quick")
+        await ward.register(quick)
+        for _ in range(1000):
+            checks.start_soon(ward.registry.check, "hangs")
+        await trio.sleep(4 * INTERVAL)
+        assert max(b - a for a, b in itertools.pairwise(quick.asked)) <= INTERVAL + 0.2
+        assert ward.network.most_streams <= 1 + 64 / 8 + 1
+        checks.cancel_scope.cancel()
+
+
+async def test_a_machine_that_has_nothing_left_to_ask_with_judges_nobody(
+    tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
     async with running(tmp_path) as ward:
-        for name in ("a", "b"):
-            await ward.register(Hub(name))
+        await ward.register(Hub("hub"))
         await trio.sleep(INTERVAL)
-        ward.network.is_down = True
-        await trio.sleep(3 * INTERVAL + 1)
-        assert ward.state("a") is ward.state("b") is State.DOWN
+
+        async def refuse(_address: Address) -> trio.abc.Stream:
+            await trio.lowlevel.checkpoint()
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        ward.network.connect = refuse  # type: ignore[method-assign, assignment]  # no descriptors
+        await trio.sleep(8 * INTERVAL)
+        assert ward.state("hub") is State.UP
+        assert ward.health("hub").failures == 0
+        said = 'cannot be probed, and are not judged: "hub": connect: too many open files'
+        assert caplog.text.count(said) == 2, "once a minute"
 
 
 async def test_a_ping_keeps_up_who_cannot_be_reached(

@@ -27,8 +27,9 @@ from wsproto.events import (
 
 from plexus_registry import volley as volley_module
 from plexus_registry.core.commands import Register
-from plexus_registry.core.reports import Answered, Outcome, Unanswered, Unchecked
-from plexus_registry.probe import Address, Probe
+from plexus_registry.core.reports import Answered, Outcome, Unanswered, Unchecked, Untried
+from plexus_registry.network import Address
+from plexus_registry.probe import Probe
 from plexus_registry.prober import probe_forever
 from plexus_registry.volley import Volley, open_volley
 from tests.core.test_vitals import backend_of
@@ -255,15 +256,19 @@ async def test_nobody_listens() -> None:
     assert outcomes == [Unanswered(reason="connect: connection refused")] * 3
 
 
-@pytest.mark.parametrize("number", [errno.ENETUNREACH, errno.EMFILE])
-async def test_a_connection_that_cannot_begin(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("number", "kind"), [(errno.ENETUNREACH, Unanswered), (errno.EMFILE, Untried)]
+)
+async def test_a_connection_that_cannot_begin(
+    number: int, kind: type[Unanswered | Untried], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(_address: Address) -> socket.socket:
         raise OSError(number, "no")
 
     monkeypatch.setattr(volley_module, "_connecting", refuse)
     async with shooting() as volley:
         (outcome,) = await outcomes_of(volley, [1])
-    assert isinstance(outcome, Unanswered)
+    assert isinstance(outcome, kind)
     assert outcome.reason.startswith("connect: ")
 
 

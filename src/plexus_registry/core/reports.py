@@ -61,7 +61,13 @@ class Unchecked(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
-Outcome = Answered | Unanswered | Unchecked
+class Untried(msgspec.Struct, frozen=True, kw_only=True):
+    """This machine had nothing left to ask with; `reason` says what. The hub has no part in it."""
+
+    reason: str
+
+
+Outcome = Answered | Unanswered | Unchecked | Untried
 
 
 class Report:

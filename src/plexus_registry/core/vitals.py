@@ -25,6 +25,7 @@ from plexus_registry.core.reports import (
     Outcome,
     Unanswered,
     Unchecked,
+    Untried,
     is_answer_of,
     other_name,
 )
@@ -218,13 +219,13 @@ class Vitals:
         """Take note of what a probe found; `after_probe` says what follows from it.
 
         Returns:
-            Whether it says anything: not where the backend said goodbye, registered or was
-            given a pause back since the probe began, nor where another one failed meanwhile, or
-            this process did not run.
+            Whether it says anything: not where the hub was not even asked, the backend said
+            goodbye, registered or was given a pause back since the probe began, nor where another
+            one failed meanwhile, or this process did not run.
         """
         name = backend.name
         probes = self._probes.setdefault(name, _Probes())
-        if began < probes.valid_from:
+        if began < probes.valid_from or isinstance(outcome, Untried):
             return False
         if isinstance(outcome, Unanswered):
             is_late = moment - began > self.policy.probe_timeout + OVERTIME
@@ -279,6 +280,8 @@ class Vitals:
                     reason=reason,
                     seen={"last_probe": now, "failures": 0},
                 )
+            case Untried():
+                return backend
             case _:
                 assert_never(outcome)
 
