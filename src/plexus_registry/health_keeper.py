@@ -224,9 +224,10 @@ class HealthKeeper:
 
     def is_doubted(self, name: str) -> bool:
         """Whether a backend said goodbye and answered all the same, a moment ago."""
+        if not self._vitals.is_doubted(name):
+            return False
         backend = self._catalog.get(name)
-        is_up = backend is not None and backend.state is State.UP
-        return is_up and self._vitals.is_doubted(name)
+        return backend is not None and backend.state is State.UP
 
     def forgive(self, pause: float) -> None:
         """Give every backend back the seconds in which this process heard nobody."""

@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from plexus_registry.service import Registry
     from plexus_registry.volley import Volley
 
-FIRST_SECONDS = 0.9
-"""Within so many seconds of its start everyone is due for the first time."""
+TICK = 0.25
+"""Whoever is due within so many seconds is probed together: to wake up costs as much as a dozen
+probes."""
 
-TICK = 0.1
-"""Whoever is due within so many seconds is probed together: thousands of probes that come one by
-one cost three times as much."""
+FIRST_SECONDS = 0.9 - TICK
+"""Within so many seconds of its start everyone is due for the first time."""
 
 SECOND_LOOK = 1.0
 """So soon it is probed again who answered after a goodbye: it may have been about to stop."""
@@ -152,8 +152,8 @@ class _Rounds:
             self._wake = trio.Event()
         await self._ask.slots.acquire()
         moment = trio.current_time()
-        while (due := self._schedule.next_due()) is not None and due <= moment:
-            self._begin(self._schedule.take(), due, moment)
+        while (turn := self._schedule.take(moment)) is not None:
+            self._begin(*turn, moment)
             try:
                 self._ask.slots.acquire_nowait()
             except trio.WouldBlock:
@@ -165,6 +165,7 @@ class _Rounds:
         backend = self._registry.get(name)
         if backend is None:
             self._ask.slots.release()
+            self._schedule.forget(name)
             return
         turn = _Turn(backend, due=due, began=moment)
         address = None if self._volley is None else self._ask.direct_address(backend)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from math import inf
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,12 +17,13 @@ def test_it_gives_names_in_the_order_in_which_they_are_due() -> None:
     schedule = Schedule(interval=INTERVAL)
     for due, name in ((3.0, "c"), (1.0, "a"), (2.0, "b")):
         schedule.add(name, due)
-    assert [(schedule.next_due(), schedule.take()) for _ in range(3)] == [
-        *((1.0, "a"), (2.0, "b"), (3.0, "c")),
-    ]
+    assert schedule.next_due() == 1.0
+    assert schedule.take(0.9) is None
+    assert [schedule.take(2.0) for _ in range(3)] == [("a", 1.0), ("b", 2.0), None]
+    assert schedule.next_due() == 3.0
+    assert schedule.take(3.0) == ("c", 3.0)
     assert schedule.next_due() is None
-    with pytest.raises(LookupError):
-        schedule.take()
+    assert schedule.take(inf) is None
 
 
 def test_who_is_urgent_is_due_once_and_earlier() -> None:
@@ -30,18 +31,26 @@ def test_who_is_urgent_is_due_once_and_earlier() -> None:
     schedule.add("a", 10.0)
     schedule.add("a", 2.0)
     schedule.add("a", 5.0)
-    assert schedule.next_due() == 2.0
-    schedule.take()
+    assert schedule.take(inf) == ("a", 2.0)
     assert schedule.next_due() is None
 
 
 def test_who_became_urgent_while_it_was_probed_stays_so() -> None:
     schedule = Schedule(interval=INTERVAL)
     schedule.add("a", 1.0)
-    schedule.take()
+    schedule.take(1.0)
     schedule.add("a", 1.5)
     schedule.put_back("a", 1.0, due=1.0, chance=0)
     assert schedule.next_due() == 1.5
+
+
+def test_of_who_is_forgotten_nothing_stays() -> None:
+    schedule = Schedule(interval=INTERVAL)
+    schedule.add("a", 0.0)
+    schedule.take(0.0)
+    schedule.forget("a")
+    schedule.put_back("a", 0.0, due=0.0, chance=0)
+    assert schedule.next_due() == INTERVAL, "it has no part of its own any more"
 
 
 @given(st.integers(1, 200))
@@ -54,9 +63,9 @@ def test_nobody_waits_longer_than_the_interval_and_they_are_spread(
         schedule.add(str(index), 0.0)
     turns: list[float] = []
     for _ in range(4 * count):
-        due = schedule.next_due()
-        assert due is not None
-        name = schedule.take()
+        turn = schedule.take(inf)
+        assert turn is not None
+        name, due = turn
         if name in last:
             assert due - last[name] <= INTERVAL
         last[name] = due
@@ -76,11 +85,12 @@ def test_after_a_pause_they_are_spread_again() -> None:
         schedule.add(str(index), 0.0)
     late = 100.0
     for _ in range(15):
-        name = schedule.take()
-        schedule.put_back(name, late, due=0.0, chance=0)
+        turn = schedule.take(late)
+        assert turn is not None
+        schedule.put_back(turn[0], late, due=turn[1], chance=0)
     dues = []
-    for _ in range(15):
-        dues.append(schedule.next_due() or 0)
-        schedule.take()
+    while (turn := schedule.take(inf)) is not None:
+        dues.append(turn[1])
+    assert len(dues) == 15
     assert all(later - earlier < 3 for earlier, later in pairwise(dues))
     assert dues[-1] - dues[0] > INTERVAL * 0.8

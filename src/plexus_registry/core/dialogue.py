@@ -11,9 +11,9 @@ Source: RFC 6455, sections 4 and 5; wire protocol, sections 2 to 4.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import re
+from binascii import b2a_base64
 from enum import IntEnum
 
 import msgspec
@@ -127,9 +127,9 @@ class Dialogue:
             authority: Host and port as they stand in a URL.
             key: 16 random bytes.
         """
-        nonce = base64.b64encode(key)
-        self._accept = base64.b64encode(
-            hashlib.sha1(nonce + _MAGIC, usedforsecurity=False).digest()
+        nonce = b2a_base64(key, newline=False)
+        self._accept = b2a_base64(
+            hashlib.sha1(nonce + _MAGIC, usedforsecurity=False).digest(), newline=False
         )
         self._mask = key[:4]
         self.request = (

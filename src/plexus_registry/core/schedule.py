@@ -39,21 +39,33 @@ class Schedule:
 
     def next_due(self) -> float | None:
         """Give the moment at which the next name is due; None where there is no name."""
-        while self._heap and self._due.get(self._heap[0][1]) != self._heap[0][0]:
-            heappop(self._heap)
-        return self._heap[0][0] if self._heap else None
+        heap = self._heap
+        while heap:
+            due, name = heap[0]
+            if self._due.get(name) == due:
+                return due
+            heappop(heap)
+        return None
 
-    def take(self) -> str:
+    def take(self, moment: float) -> tuple[str, float] | None:
         """Take the name that is due next; it has no place until it is put back or added.
 
-        Raises:
-            LookupError: There is none.
+        Args:
+            moment: Now.
+
+        Returns:
+            The name, and when it was due; None where none is due yet.
         """
-        if self.next_due() is None:
-            raise LookupError("nobody is scheduled")
+        due = self.next_due()
+        if due is None or due > moment:
+            return None
         _, name = heappop(self._heap)
         del self._due[name]
-        return name
+        return name, due
+
+    def forget(self, name: str) -> None:
+        """Forget a name that was taken and is not put back."""
+        self._first_parts.pop(name, None)
 
     def put_back(self, name: str, turn: float, *, due: float, chance: float) -> None:
         """Have a name be due again, an interval after the last time.
