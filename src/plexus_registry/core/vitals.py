@@ -112,6 +112,12 @@ class Vitals:
         """Whether so many fail that the registry suspects its own network."""
         return self._suspicion.is_raised
 
+    def _probes_of(self, name: str) -> _Probes:
+        probes = self._probes.get(name)
+        if probes is None:
+            probes = self._probes[name] = _Probes()
+        return probes
+
     # What names mean.
 
     def follow(
@@ -131,7 +137,7 @@ class Vitals:
                 self._probes[name] = _Probes(moment)
             self._suspicion.count(name, is_up=False, fails=False, moment=moment)
             return after is not None
-        probes = self._probes.setdefault(name, _Probes())
+        probes = self._probes_of(name)
         is_gone = after.state is State.DEREGISTERED is not before.state
         stopped, probes.is_stopping = is_gone and probes.is_stopping, False
         said_goodbye = is_gone and not stopped
@@ -224,7 +230,7 @@ class Vitals:
             one failed meanwhile, or this process did not run.
         """
         name = backend.name
-        probes = self._probes.setdefault(name, _Probes())
+        probes = self._probes_of(name)
         if began < probes.valid_from or isinstance(outcome, Untried):
             return False
         if isinstance(outcome, Unanswered):
