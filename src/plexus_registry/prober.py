@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from plexus_registry.service import Registry
     from plexus_registry.volley import Volley
 
-TICK = 0.25
+TICK = 0.5
 """Whoever is due within so many seconds is probed together: to wake up costs as much as a dozen
 probes."""
 

@@ -166,7 +166,7 @@ MAY_IMPORT: dict[str, str] = {
 }
 # Pure: nothing here waits, reads a clock, draws a number, logs or touches a file or a socket.
 CORE_MAY_USE = {
-    *("__future__", "base64", "bisect", "collections", "collections.abc", "dataclasses"),
+    *("__future__", "binascii", "bisect", "collections", "collections.abc", "dataclasses"),
     *("difflib", "enum", "functools", "hashlib", "heapq", "hmac", "ipaddress", "itertools"),
     *("json", "math", "msgspec", "re", "tomllib", "typing", "urllib.parse"),
 }

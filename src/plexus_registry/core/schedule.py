@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from heapq import heappop, heappush
 
-JITTER = 0.05
+JITTER = 0.02
 """Which part of the interval chance may take off."""
 
 _GOLDEN = 0.6180339887498949
