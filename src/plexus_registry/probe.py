@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from plexus_registry.core.dialogue import CredentialError, Dialogue, DialogueError, Info
+from plexus_registry.core.dialogue import CredentialError, Dialogue, DialogueError
 from plexus_registry.core.errors import RegistryError, StartError
 from plexus_registry.core.model import FIELDS
 from plexus_registry.core.networks import Networks
@@ -230,7 +230,7 @@ class _Attempt:
             version = "" if info.version is None else f", version {info.version}"
             self.end(ok=True, detail=f"{info.name}{version}", then=NAME)
             self._latency_ms = milliseconds(trio.current_time() - self._began)
-        self.answer = answer_in(dialogue, info, self._latency_ms)
+        self.answer = dialogue.answer(self._latency_ms)
 
     def judge(self, backend: Backend, answer: Answered) -> Answered:
         """Compare the name that the hub said, which is the last step."""
@@ -243,7 +243,7 @@ class _Attempt:
 
 
 async def _converse(stream: trio.abc.Stream, backend: Backend, attempt: _Attempt) -> None:
-    dialogue = Dialogue(authority_of(backend.host, backend.port), os.urandom(16))
+    dialogue = Dialogue(backend.host, backend.port, os.urandom(16))
     await stream.send_all(dialogue.request)
     while not dialogue.is_over:
         data = await stream.receive_some(RECEIVE_BYTES)
@@ -260,22 +260,6 @@ async def _converse(stream: trio.abc.Stream, backend: Backend, attempt: _Attempt
         if reply:
             await stream.send_all(reply)
     await stream.send_all(dialogue.goodbye)
-
-
-def authority_of(host: str, port: int) -> str:
-    """Give a host and port as they stand in a URL, without the zone of an address."""
-    host = host.partition("%")[0]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def answer_in(dialogue: Dialogue, info: Info, latency_ms: float) -> Answered:
-    """Give what a hub answered so far."""
-    return Answered(
-        name=info.name,
-        version=info.version,
-        latency_ms=latency_ms,
-        schema_hash=dialogue.schema_hash,
-    )
 
 
 def _connected(backend: Backend) -> str:

@@ -29,6 +29,9 @@ TICK = 0.5
 """Whoever is due within so many seconds is probed together: to wake up costs as much as a dozen
 probes."""
 
+TICKS = 30
+"""A short interval has so many, shorter ones."""
+
 FIRST_SECONDS = 0.9 - TICK
 """Within so many seconds of its start everyone is due for the first time."""
 
@@ -124,8 +127,9 @@ class _Rounds:
         self._volley = volley
         self._nursery = nursery
         self._chance = chance
+        self._tick = min(TICK, interval / TICKS)
         # Waiting for the others of a tick must not make a round longer than the interval.
-        self._schedule = Schedule(interval=max(interval - TICK, interval / 2))
+        self._schedule = Schedule(interval=interval - self._tick)
         self._wake = trio.Event()
         self._sleeps_until = inf
         self._next_complaint = -inf
@@ -146,7 +150,7 @@ class _Rounds:
     async def next_turns(self) -> None:
         """Wait for somebody who is due, and have all be probed who are, as slots get free."""
         while (due := self._schedule.next_due()) is None or due > trio.current_time():
-            self._sleeps_until = inf if due is None else ceil(due / TICK) * TICK
+            self._sleeps_until = inf if due is None else ceil(due / self._tick) * self._tick
             with trio.move_on_at(self._sleeps_until):
                 await self._wake.wait()
             self._wake = trio.Event()

@@ -34,7 +34,6 @@ from plexus_registry.core.reports import (
     milliseconds,
 )
 from plexus_registry.network import RECEIVE_BYTES, Address, is_shortage, too_late, why
-from plexus_registry.probe import answer_in, authority_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -68,7 +67,7 @@ class _Call:
         self.finish = finish
         self.outcome: Outcome | None = None
         self.registered = 0
-        self._dialogue = Dialogue(authority_of(address.host, address.port), os.urandom(16))
+        self._dialogue = Dialogue(address.host, address.port, os.urandom(16))
         self.unsent = self._dialogue.request
         self._step = CONNECT
         self._answer: Answered | None = None
@@ -136,7 +135,7 @@ class _Call:
             return
         self._step = NAME
         latency = self._answer.latency_ms if self._answer else milliseconds(moment - self.began)
-        self._answer = answer_in(dialogue, dialogue.info, latency)
+        self._answer = dialogue.answer(latency)
         if dialogue.is_over:
             self.outcome = self._answer
 

@@ -77,7 +77,7 @@ class Server:
 
 
 def opened() -> tuple[Dialogue, Server]:
-    dialogue = Dialogue("127.0.0.1:5001", KEY)
+    dialogue = Dialogue("127.0.0.1", 5001, KEY)
     server = Server(dialogue)
     server.say(AcceptConnection())
     return dialogue, server
@@ -93,7 +93,7 @@ def test_it_asks_as_a_client_does() -> None:
 
 @given(st.lists(st.integers(1, 600), max_size=8))
 def test_the_answer_is_understood_in_pieces_of_any_size(cuts: list[int]) -> None:
-    dialogue = Dialogue("h:1", KEY)
+    dialogue = Dialogue("h", 1, KEY)
     server = Server(dialogue)
     server.say(AcceptConnection(), cuts=cuts)
     frames = [TextMessage(ACKNOWLEDGED), Ping(b"?"), TextMessage(info())]
@@ -191,7 +191,7 @@ def test_a_connection_that_is_closed_is_said_to_be_so() -> None:
     ],
 )
 def test_who_opens_no_websocket_is_no_hub(head: bytes, reason: str) -> None:
-    dialogue = Dialogue("h:1", KEY)
+    dialogue = Dialogue("h", 1, KEY)
     with pytest.raises(DialogueError, match=reason):
         dialogue.receive(head)
     assert dialogue.goodbye == b""
@@ -199,7 +199,7 @@ def test_who_opens_no_websocket_is_no_hub(head: bytes, reason: str) -> None:
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_who_wants_a_credential_says_so(status: int) -> None:
-    dialogue = Dialogue("h:1", KEY)
+    dialogue = Dialogue("h", 1, KEY)
     server = Server(dialogue)
     with pytest.raises(CredentialError, match=str(status)):
         server.say(RejectConnection(status_code=status))
@@ -219,7 +219,7 @@ def send_without_end(dialogue: Dialogue, data: bytes) -> None:
 
 @pytest.mark.parametrize("is_open", [False, True])
 def test_who_talks_without_end_is_cut_off(*, is_open: bool) -> None:
-    dialogue = opened()[0] if is_open else Dialogue("h:1", KEY)
+    dialogue = opened()[0] if is_open else Dialogue("h", 1, KEY)
     flood = b"\x8a\x02hi" if is_open else b"HTTP/1.1 101 x\r\nX: y"
     with pytest.raises(DialogueError, match=f"more than {MAX_BYTES} bytes"):
         send_without_end(dialogue, flood)
@@ -234,7 +234,7 @@ def test_an_announced_frame_without_end_is_cut_off() -> None:
 
 @given(data=st.binary(max_size=200), is_open=st.booleans())
 def test_any_bytes_at_all_are_understood_or_refused(*, data: bytes, is_open: bool) -> None:
-    dialogue = opened()[0] if is_open else Dialogue("h:1", KEY)
+    dialogue = opened()[0] if is_open else Dialogue("h", 1, KEY)
     with suppress(DialogueError, CredentialError):
         dialogue.receive(data)
 

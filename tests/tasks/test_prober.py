@@ -80,15 +80,19 @@ class Ward:
 
 @asynccontextmanager
 async def running(
-    folder: Path, *, disk: Disk | None = None, network: MemoryNetwork | None = None
+    folder: Path,
+    *,
+    disk: Disk | None = None,
+    network: MemoryNetwork | None = None,
+    interval: float = INTERVAL,
 ) -> AsyncIterator[Ward]:
     async with trio.open_nursery() as nursery:
         network = network or MemoryNetwork(nursery)
-        async with opened(folder, disk, network=network, probe_interval=INTERVAL) as registry:
+        async with opened(folder, disk, network=network, probe_interval=interval) as registry:
             async with trio.open_nursery() as tasks:
                 chance = random.Random(6).random  # noqa: S311 - the same in every run
                 probe = partial(
-                    probe_forever, registry, registry.probe, interval=INTERVAL, chance=chance
+                    probe_forever, registry, registry.probe, interval=interval, chance=chance
                 )
                 await tasks.start(probe)
                 await tasks.start(partial(sweep_forever, registry, every=5.0))
@@ -147,6 +151,19 @@ async def test_probes_are_spread_and_none_is_later_than_the_interval(
     middle = [moment for hub in hubs for moment in hub.asked if moment > 5 * INTERVAL]
     per_second = [sum(second <= each < second + 1 for each in middle) for second in range(80, 140)]
     assert max(per_second) <= 8, "in step there would be thirty"
+
+
+@pytest.mark.parametrize("interval", [0.1, 1.0])
+async def test_a_short_interval_is_kept_too(
+    tmp_path: Path, autojump_clock: MockClock, interval: float
+) -> None:
+    hub = Hub("hub")
+    async with running(tmp_path, interval=interval) as ward:
+        await ward.register(hub)
+        await trio.sleep(20 * interval)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(hub.asked)]
+    assert max(gaps) <= interval + 0.001
+    assert sum(gaps[2:]) / len(gaps[2:]) > 0.9 * interval
 
 
 async def test_a_hub_that_dies_is_down_after_three_failures_and_back_at_the_first_answer(

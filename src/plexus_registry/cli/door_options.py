@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ParamSpec
 
 import click
 
-from plexus_registry.cli.values import TOKEN_VARIABLE, seconds
+from plexus_registry.cli.values import TOKEN_VARIABLE, seconds, with_options
 from plexus_registry.core.errors import TokenError
 from plexus_registry.core.gate import origin_of, spelled_host
 from plexus_registry.settings import DoorSettings
@@ -184,9 +184,7 @@ _OPTIONS: tuple[Callable[[Callable[P, None]], Callable[P, None]], ...] = (
 
 def door_options(function: Callable[P, None]) -> Callable[P, None]:
     """Add the options."""
-    for option in reversed(_OPTIONS):
-        function = option(function)
-    return function
+    return with_options(function, _OPTIONS)
 
 
 def door_settings(ctx: click.Context) -> DoorSettings:

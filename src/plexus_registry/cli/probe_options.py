@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypedDict
 
 import click
 
-from plexus_registry.cli.values import seconds, seconds_or_never
+from plexus_registry.cli.values import seconds, seconds_or_never, with_options
 from plexus_registry.core.errors import ConfigError
 from plexus_registry.core.networks import parse_networks
 
@@ -36,59 +36,52 @@ def _networks(_ctx: click.Context, _param: click.Parameter, text: str) -> str:
     return text
 
 
+def _setting(
+    flag: str, *, show_default: bool | str = True, **more: object
+) -> Callable[[Callable[P, None]], Callable[P, None]]:
+    """Make an option that can be set in the environment, too."""
+    variable = "REGISTRY_" + flag.removeprefix("--").upper().replace("-", "_")
+    shown = {"show_envvar": True, "show_default": show_default}
+    return click.option(flag, cls=click.Option, envvar=variable, **shown, **more)
+
+
 _OPTIONS: tuple[Callable[[Callable[P, None]], Callable[P, None]], ...] = (
-    click.option(
+    _setting(
         "--probe-interval",
         type=float,
         callback=seconds_or_never,
         default=15.0,
-        envvar="REGISTRY_PROBE_INTERVAL",
-        show_envvar=True,
-        show_default=True,
         help="Seconds between two probes of one backend; 0 probes none.",
     ),
-    click.option(
+    _setting(
         "--probe-timeout",
         type=float,
         callback=seconds,
         default=2.0,
-        envvar="REGISTRY_PROBE_TIMEOUT",
-        show_envvar=True,
-        show_default=True,
         help="Seconds that one probe may take.",
     ),
-    click.option(
+    _setting(
         "--probe-failures",
         type=click.IntRange(2, 1000),
         default=3,
-        envvar="REGISTRY_PROBE_FAILURES",
-        show_envvar=True,
-        show_default=True,
         help="How many probes in a row must fail until a backend is down.",
     ),
-    click.option(
+    _setting(
         "--probe-concurrency",
         type=click.IntRange(1, 10_000),
         default=64,
-        envvar="REGISTRY_PROBE_CONCURRENCY",
-        show_envvar=True,
-        show_default=True,
         help="How many probes are under way at once.",
     ),
-    click.option(
+    _setting(
         "--probe-networks",
         callback=_networks,
         default="",
-        envvar="REGISTRY_PROBE_NETWORKS",
-        show_envvar=True,
         show_default="all; link-local addresses never",
         help="The networks whose addresses are probed: 10.0.0.0/8,fd00::/8",
     ),
-    click.option(
+    _setting(
         "--probe-ca",
         type=click.Path(dir_okay=False, path_type=Path),
-        envvar="REGISTRY_PROBE_CA",
-        show_envvar=True,
         help="A file of certificates (PEM) whose authority wss backends may have, too.",
     ),
 )
@@ -96,6 +89,4 @@ _OPTIONS: tuple[Callable[[Callable[P, None]], Callable[P, None]], ...] = (
 
 def probe_options(function: Callable[P, None]) -> Callable[P, None]:
     """Add the options."""
-    for option in reversed(_OPTIONS):
-        function = option(function)
-    return function
+    return with_options(function, _OPTIONS)

@@ -1,8 +1,15 @@
-"""The values that options of several commands take."""
+"""What the options of several commands have in common."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, ParamSpec
+
 import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+P = ParamSpec("P")
 
 TOKEN_VARIABLE = "REGISTRY_TOKEN"  # noqa: S105 - its name, not the token
 MAX_SECONDS = 1e9
@@ -20,3 +27,12 @@ def seconds_or_never(_ctx: click.Context, _param: click.Parameter, value: float)
     if not 0 <= value <= MAX_SECONDS:
         raise click.BadParameter(f"{value} must be a number of seconds, or 0 for never")
     return value
+
+
+def with_options(
+    function: Callable[P, None], options: Sequence[Callable[[Callable[P, None]], Callable[P, None]]]
+) -> Callable[P, None]:
+    """Add options to a command, which lists them in their order."""
+    for option in reversed(options):
+        function = option(function)
+    return function

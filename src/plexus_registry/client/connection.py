@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from plexus_registry.client.socket import ClientSocket
     from plexus_registry.core.model import Backend
 
+T = TypeVar("T")
 R = TypeVar("R", bound=Reply)
 
 
@@ -205,9 +206,7 @@ class RegistryClient:
 
     async def call(self, method: str, params: Mapping[str, object]) -> object:
         """Call any method, and give its result as plain JSON values."""
-        result = decode(
-            await self._exchange.request(method, params), object, f"the answer to {method}"
-        )
+        result = await self._result(method, params, object)
         if isinstance(result, dict) and isinstance(result.get("revision"), int):
             self._note(result["revision"])
         return result
@@ -239,12 +238,14 @@ class RegistryClient:
 
     async def _ask(self, method: str, params: Mapping[str, object], kind: type[R]) -> R:
         """Call a method, and read its result as a record."""
-        reply = decode(
-            await self._exchange.request(method, params), kind, f"the answer to {method}"
-        )
+        reply = await self._result(method, params, kind)
         if reply.revision is not None:
             self._note(reply.revision)
         return reply
+
+    async def _result(self, method: str, params: Mapping[str, object], kind: type[T]) -> T:
+        result = await self._exchange.request(method, params)
+        return decode(result, kind, f"the answer to {method}")
 
     def _note(self, revision: int) -> None:
         self.revision = revision if self.revision is None else max(self.revision, revision)

@@ -20,6 +20,7 @@ import msgspec
 
 from plexus_registry.core.errors import RegistryError, shown
 from plexus_registry.core.model import is_text
+from plexus_registry.core.reports import Answered
 
 MAX_BYTES = 64 * 1024
 """So much is read of one hub, HTTP head and frames together."""
@@ -71,10 +72,6 @@ class Info(msgspec.Struct, frozen=True, kw_only=True):
     version: str | None = None
 
 
-class _Metadata(msgspec.Struct):
-    plexus_hash: object = None
-
-
 class _Item(msgspec.Struct):
     type: object = None
     content: object = None
@@ -109,6 +106,12 @@ def _request(number: int, method: str, params: object) -> bytes:
 _ASK_INFO = _request(_INFO_ID, "_info", None)
 
 
+def _authority(host: str, port: int) -> str:
+    """Give a host and port as they stand in a URL, without the zone of an address."""
+    host = host.partition("%")[0]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 class Dialogue:
     """One conversation.
 
@@ -120,11 +123,12 @@ class Dialogue:
         is_over: Whether there is nothing more to learn.
     """
 
-    def __init__(self, authority: str, key: bytes) -> None:
+    def __init__(self, host: str, port: int, key: bytes) -> None:
         """Prepare it.
 
         Args:
-            authority: Host and port as they stand in a URL.
+            host: Whose hub is asked: a name, or an address without brackets.
+            port: Its port.
             key: 16 random bytes.
         """
         nonce = b2a_base64(key, newline=False)
@@ -135,7 +139,7 @@ class Dialogue:
         self.request = (
             b"GET / HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Key: %s\r\nSec-WebSocket-Version: 13\r\n\r\n"
-            % (authority.encode("ascii"), nonce)
+            % (_authority(host, port).encode("ascii"), nonce)
         )
         self.is_open = False
         self.info: Info | None = None
@@ -174,6 +178,17 @@ class Dialogue:
         self._buffer = self._buffer[self._read :]
         self._read = 0
         return b"".join(replies)
+
+    def answer(self, latency_ms: float) -> Answered | None:
+        """Give what the hub said so far; None where it did not say who it is."""
+        if self.info is None:
+            return None
+        return Answered(
+            name=self.info.name,
+            version=self.info.version,
+            latency_ms=latency_ms,
+            schema_hash=self.schema_hash,
+        )
 
     @property
     def goodbye(self) -> bytes:

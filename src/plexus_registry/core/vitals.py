@@ -12,14 +12,11 @@ Source: design, "Health"; README, "Health".
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf
 from typing import TYPE_CHECKING, assert_never
 
-import msgspec
-
-from plexus_registry.core.damping import Damping
 from plexus_registry.core.health import Sign, judged
 from plexus_registry.core.model import Backend, State
+from plexus_registry.core.probes import SHAKEN, Probes, after_answer, after_failure
 from plexus_registry.core.reports import (
     Answered,
     Outcome,
@@ -27,7 +24,6 @@ from plexus_registry.core.reports import (
     Unchecked,
     Untried,
     is_answer_of,
-    other_name,
 )
 from plexus_registry.core.silence import Deadlines
 from plexus_registry.core.suspicion import Suspicion
@@ -35,9 +31,6 @@ from plexus_registry.core.suspicion import Suspicion
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_SHAKEN = frozenset({State.DOWN, State.WRONG_HUB})
-_HELD = _SHAKEN | {State.DEREGISTERED}
-"""From here, who fell too often lately has to answer for a while."""
 OVERTIME = 0.25
 """A probe that took so many seconds more than it may shows that this process did not run."""
 
@@ -64,40 +57,6 @@ class Policy:
         return self.probe_interval > 0
 
 
-class _Probes:
-    """What the probes of one address showed so far.
-
-    Attributes:
-        applies: Whether it can be probed.
-        failures: How many in a row failed.
-        has_lapsed: Whether so many failed that probes speak for it no more.
-        is_doubted: Whether it said goodbye and answered all the same, a moment ago.
-        failed_at: When the last failure was noted.
-        is_stopping: Whether it answered after a goodbye, and then no more.
-        valid_from: What a probe found that began before this moment says nothing any more.
-        damping: How often it fell.
-    """
-
-    __slots__ = (
-        *("applies", "damping", "failed_at", "failures", "has_lapsed", "is_doubted"),
-        *("is_stopping", "valid_from"),
-    )
-
-    def __init__(self, moment: float = -inf) -> None:
-        self.damping = Damping()
-        self.start_over(moment)
-
-    def start_over(self, moment: float) -> None:
-        """Take it for one that was not probed yet, but for its falls."""
-        self.valid_from = moment
-        self.applies = True
-        self.failed_at = -inf
-        self.failures = 0
-        self.has_lapsed = False
-        self.is_doubted = False
-        self.is_stopping = False
-
-
 class Vitals:
     """The memory of everybody's health, in one run of the registry."""
 
@@ -105,17 +64,17 @@ class Vitals:
         self.policy = policy
         self._deadlines = Deadlines(stale_after=policy.stale_after)
         self._suspicion = Suspicion(round_seconds=policy.probe_interval)
-        self._probes: dict[str, _Probes] = {}
+        self._probes: dict[str, Probes] = {}
 
     @property
     def is_suspicious(self) -> bool:
         """Whether so many fail that the registry suspects its own network."""
         return self._suspicion.is_raised
 
-    def _probes_of(self, name: str) -> _Probes:
+    def _probes_of(self, name: str) -> Probes:
         probes = self._probes.get(name)
         if probes is None:
-            probes = self._probes[name] = _Probes()
+            probes = self._probes[name] = Probes()
         return probes
 
     # What names mean.
@@ -134,7 +93,7 @@ class Vitals:
         if after is None or before is None or before.address != after.address:
             self._probes.pop(name, None)
             if after is not None:
-                self._probes[name] = _Probes(moment)
+                self._probes[name] = Probes(moment)
             self._suspicion.count(name, is_up=False, fails=False, moment=moment)
             return after is not None
         probes = self._probes_of(name)
@@ -151,7 +110,7 @@ class Vitals:
             probes.damping.fell(moment)
         if after.state is State.UP:
             probes.damping.rose(moment)
-        elif after.state in _SHAKEN and before.state is State.UP:
+        elif after.state in SHAKEN and before.state is State.UP:
             probes.damping.fell(moment)
         self._count(after, probes, moment=moment)
         return after.health is None or said_goodbye
@@ -174,7 +133,7 @@ class Vitals:
             if not probes.has_lapsed:
                 probes.failures = 0
 
-    def _count(self, backend: Backend, probes: _Probes, *, moment: float) -> None:
+    def _count(self, backend: Backend, probes: Probes, *, moment: float) -> None:
         is_up = backend.state is State.UP and probes.applies and not probes.has_lapsed
         self._suspicion.count(backend.name, is_up=is_up, fails=probes.failures > 0, moment=moment)
 
@@ -273,11 +232,11 @@ class Vitals:
             return backend
         match outcome:
             case Answered():
-                return _after_answer(probes, backend, outcome, now=now, moment=moment)
+                return after_answer(probes, backend, outcome, now=now, moment=moment)
             case Unanswered():
                 # A ping to the address of another hub speaks for nobody.
                 pings = backend.is_active and self._deadlines.holds(backend.name, moment=moment)
-                return _after_failure(probes, backend, outcome, now=now, pings=pings)
+                return after_failure(probes, backend, outcome, now=now, pings=pings)
             case Unchecked(reason=reason):
                 return judged(
                     backend,
@@ -290,39 +249,3 @@ class Vitals:
                 return backend
             case _:
                 assert_never(outcome)
-
-
-def _after_answer(
-    probes: _Probes, backend: Backend, outcome: Answered, *, now: int, moment: float
-) -> Backend:
-    seen: dict[str, object] = {"last_probe": now, "latency_ms": outcome.latency_ms, "failures": 0}
-    if not is_answer_of(backend, outcome):
-        reason = other_name(backend, outcome)
-        return judged(backend, Sign.OTHER_NAME, now=now, reason=reason, seen=seen)
-    if backend.state in _HELD and (wait := probes.damping.wait(moment)) > 0:
-        reason = (
-            f"it answers again, but fell {probes.damping.falls} times lately:"
-            f" it is held down for {wait:.0f} s more"
-        )
-        return judged(backend, None, now=now, reason=reason, seen=seen)
-    if outcome.schema_hash is not None:
-        seen["schema_hash"] = outcome.schema_hash
-    if outcome.version is not None:
-        backend = msgspec.structs.replace(backend, version=outcome.version)
-    return judged(backend, Sign.ANSWER, now=now, seen=seen)
-
-
-def _after_failure(
-    probes: _Probes, backend: Backend, outcome: Unanswered, *, now: int, pings: bool
-) -> Backend:
-    sign, reason = None, outcome.reason
-    seen = {"last_probe": now, "failures": probes.failures}
-    if probes.is_doubted:
-        sign = Sign.FAREWELL
-        probes.is_stopping = backend.state is State.UP
-        reason = f"it said goodbye, and is gone: {reason}"
-    elif probes.has_lapsed and not pings:
-        sign = Sign.NO_ANSWER
-        if probes.failures > 1:
-            reason = f"{probes.failures} probes in a row failed, the last one: {reason}"
-    return judged(backend, sign, now=now, reason=reason, seen=seen)
