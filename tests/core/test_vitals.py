@@ -325,8 +325,11 @@ def test_who_was_not_even_asked_is_as_before() -> None:
     ward = Ward("a")
     ward.probe("a", answer("a"))
     before = ward.backends["a"]
-    ward.rounds([Untried(reason="connect: too many open files")] * 5)
+    untried = Untried(reason="connect: too many open files")
+    ward.rounds([untried] * 5)
     assert ward.backends["a"] is before
+    ward.rounds([REFUSED, REFUSED, untried, REFUSED])
+    assert ward.state() is State.DOWN, "neither a failure nor an answer"
 
 
 def test_when_the_network_is_back_nobody_was_ever_away() -> None:
