@@ -95,9 +95,20 @@ FAULTS = {
     b"Host: localhost": (b"Host: localhost\r\nContent-Length: 1", 400),
     b"localhost": (b"localhost\xff", 400),
     b"Key: ": (b"Protocol: \xff\r\nSec-WebSocket-Key: ", 400),
+    b"dGhlIHNhbXBsZSBub25jZQ==": (b"dGhlIHNhbXBsZSBub25jZQ", 400),
+    b"dGhlIHNhbXBsZSBub25j": (b"dGhlIHNhbXBsZSBub25jdGhl", 400),
+    b"dGhlIHNhbXBsZSBub25jZQ": (b"dGhlIHNhbXBsZSBub25jZ", 400),
+    b"dGhlIHNh": (b"dGhl_HNh", 400),
     b"Upgrade: websocket": (b"Upgrade: foo, websocket", 400),
     b"Connection: Up": (b"Upgrade: h2c\r\nConnection: Up", 400),
 }
+
+
+def test_a_handshake_with_all_its_fields_has_no_fault() -> None:
+    for key in (b"dGhlIHNhbXBsZSBub25jZQ==", b"+/+/+/+/+/+/+/+/+/+/+w==", b"A" * 22 + b"=="):
+        request = read(HEAD.replace(b"dGhlIHNhbXBsZSBub25jZQ==", key))
+        assert isinstance(request, Request)
+        assert handshake_fault(request) is None
 
 
 @pytest.mark.parametrize("part", FAULTS)

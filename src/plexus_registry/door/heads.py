@@ -21,6 +21,7 @@ _OF_HANDSHAKE = {
     *(b"host", b"upgrade", b"connection", b"sec-websocket-key", b"sec-websocket-version"),
     *(b"sec-websocket-protocol", b"sec-websocket-extensions"),
 }
+_HANDSHAKE_KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
 _TLS_RECORD = b"\x16"
 
 
@@ -145,8 +146,11 @@ def handshake_fault(request: Request) -> Refusal | None:
             text="A WebSocket handshake needs `Sec-WebSocket-Version: 13`.",
             fields=(("Sec-WebSocket-Version", "13"), ("Upgrade", "websocket")),
         )
-    if len(head.values(b"sec-websocket-key")) != 1:
-        return bad_request("A WebSocket handshake needs one `Sec-WebSocket-Key`.")
+    keys = head.values(b"sec-websocket-key")
+    if len(keys) != 1 or _HANDSHAKE_KEY.fullmatch(keys[0]) is None:
+        return bad_request(
+            "A WebSocket handshake needs one `Sec-WebSocket-Key`: 16 random bytes in base64."
+        )
     if request.has_body:
         return bad_request("A WebSocket handshake has no body.")
     return None
