@@ -184,6 +184,9 @@ def test_a_connection_that_is_closed_is_said_to_be_so() -> None:
 @pytest.mark.parametrize(
     ("head", "reason"),
     [
+        (b"220 secret ESMTP\r\n\r\n", "^it answers, but does not speak HTTP$"),
+        (b"HTTP/1.1 99 secret\r\n\r\n", "does not speak HTTP$"),
+        (b"HTTP/1.1 500 secret\r\nX: secret\r\n\r\n", "HTTP status 500$"),
         (b"SSH-2.0-OpenSSH_9.6\r\n\r\n", "does not speak HTTP"),
         (b"HTTP/1.1 200 OK\r\n\r\n", "HTTP status 200"),
         (b"HTTP/1.1 302 Found\r\nLocation: ws://x\r\n\r\n", "302, and redirects are not followed"),

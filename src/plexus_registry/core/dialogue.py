@@ -198,7 +198,8 @@ class Dialogue:
     def _read_head(self, head: bytes) -> None:
         status = _STATUS.match(head)
         if status is None:
-            raise DialogueError(f"it does not speak HTTP: {shown(head[:40].decode('latin-1'))}")
+            # Whoever asks for a probe must not read what services say that are no hubs.
+            raise DialogueError("it answers, but does not speak HTTP")
         code = int(status[1])
         if code in _CREDENTIAL_WANTED:
             raise CredentialError(f"it wants a credential: HTTP status {code}")
