@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from typing import TYPE_CHECKING
 
 from trio_websocket import ConnectionClosed
 
 from plexus_registry.core.errors import shown
+from plexus_registry.core.session import FIRST_NUMBER_BITS
 from plexus_registry.rpc import Responder
 from plexus_registry.teller import Teller
 
@@ -35,7 +37,8 @@ async def converse(registry: Registry, hub: Hub, wire: Wire, drain: Drain) -> No
     The next frame is read only once the last one is answered: requests of one connection take
     effect in order, and a peer that does not read its answers is not read from.
     """
-    responder = Responder(registry, hub, wire.visitor)
+    numbers_after = secrets.randbits(FIRST_NUMBER_BITS)
+    responder = Responder(registry, hub, wire.visitor, numbers_after=numbers_after)
     teller = Teller(registry, responder, wire)
     try:
         with drain.seat() as seat:

@@ -62,12 +62,29 @@ CHARACTERS_AT_ONCE = 256 * 1024
 class Responder:
     """Answers the frames of one connection, in the order in which they came."""
 
-    def __init__(self, registry: Registry, hub: Hub, visitor: Visitor | None = None) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        hub: Hub,
+        visitor: Visitor | None = None,
+        *,
+        numbers_after: int = 0,
+    ) -> None:
+        """Prepare for a connection.
+
+        Args:
+            registry: What is asked.
+            hub: What calls mean.
+            visitor: Who asks.
+            numbers_after: The number that the subscriptions count on from.
+        """
         self._registry = registry
         self._hub = hub
         self._visitor = visitor or Visitor()
         self._unsent = 0
-        self._session = Session(max_subscriptions=hub.limits.subscriptions)
+        self._session = Session(
+            max_subscriptions=hub.limits.subscriptions, numbers_after=numbers_after
+        )
 
     def answer(self, frame: str | bytes) -> list[str] | Awaitable[list[str]]:
         """Carry out what a frame asks for.

@@ -72,7 +72,7 @@ MAY_IMPORT: dict[str, str] = {
         "drain health_report service settings door.acceptor door.complaints door.keeper"
         " door.pages door.reception door.tls core.crowd core.gate"
     ),
-    "conversation": "drain rpc service teller wire core.errors core.plexus",
+    "conversation": "drain rpc service teller wire core.errors core.plexus core.session",
     "teller": "bell rpc service wire",
     "door.front_door": (
         "wire door.acceptor door.complaints door.heads door.reception core.gate core.visitor"

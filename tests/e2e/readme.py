@@ -72,6 +72,31 @@ def comparable(frame: str) -> object:
     return _stable(msgspec.json.decode(frame), is_backend=False)
 
 
+class Numbers:
+    """Translates between the subscription numbers that are printed and those of one connection."""
+
+    def __init__(self) -> None:
+        self._distance = 0
+
+    def learn(self, printed: str, answer: str) -> None:
+        """Take note of an acknowledgement; all numbers of a connection are as far apart."""
+        numbers = [msgspec.json.decode(frame).get("result") for frame in (printed, answer)]
+        if all(type(number) is int for number in numbers):
+            self._distance = numbers[1] - numbers[0]
+
+    def to_send(self, request: str) -> str:
+        """Put the connection's number in a request that is printed."""
+        return re.sub(r"[0-9]{16}", lambda match: str(int(match[0]) + self._distance), request)
+
+    def as_printed(self, answer: str) -> str:
+        """Put the printed number in a frame that came."""
+        return re.sub(
+            r'("subscription"|"result"):([0-9]+)',
+            lambda match: f"{match[1]}:{int(match[2]) - self._distance}",
+            answer,
+        )
+
+
 def _stable(value: object, *, is_backend: bool) -> object:
     if isinstance(value, list):
         return [_stable(each, is_backend=is_backend) for each in value]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 import trio
 
+from tests.e2e.harness import dial
 from tests.e2e.peers import gamma, rust_hub
 from tests.e2e.peers.fake_hub import running_fake
 from tests.e2e.peers.rust_hub import RustHub
@@ -143,3 +147,28 @@ async def test_gamma_rejects_what_the_hub_refuses(tmp_path: Path) -> None:
             assert failed.value.failure.code == "-32601"
             assert failed.value.failure.message == "Method not found: registry.nope"
             assert await gamma.poll_hash(session), "the connection is as good as before"
+
+
+class Acknowledgement(msgspec.Struct):
+    result: int
+
+
+async def test_no_number_comes_again_over_a_reconnect_or_a_restart(tmp_path: Path) -> None:
+    """The page keeps what it did not read by number, for whichever call has that number next."""
+    numbers: list[int] = []
+    with trio.fail_after(LIMIT_SECONDS):
+        for _ in range(2):
+            async with quiet_registry(tmp_path) as server:
+                for _ in range(5):
+                    async with dial(server.url) as peer:
+                        for number in range(3):
+                            request = {"jsonrpc": "2.0", "id": number, "method": "_info"}
+                            answer = await peer.exchange(json.dumps(request))
+                            numbers.append(msgspec.convert(answer, Acknowledgement).result)
+                            assert await peer.receive()
+                            assert await peer.receive()
+    assert len(set(numbers)) == len(numbers) == 30
+    assert all(type(number) is int and 0 <= number < 2**53 for number in numbers)
+    # Numbers of other connections are far away, whatever those ask for.
+    starts = sorted(numbers[::3])
+    assert all(b - a > 1_000_000 for a, b in pairwise(starts))

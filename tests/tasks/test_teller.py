@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 HUB = Hub("registry-hub")
 WATCH = '{"jsonrpc":"2.0","id":1,"method":"registry.watch","params":{"since":0}}'
-UNWATCH = '{"jsonrpc":"2.0","id":2,"method":"registry.unwatch","params":[1]}'
+UNWATCH = '{"jsonrpc":"2.0","id":2,"method":"registry.unwatch","params":[%d]}'
 
 
 def kinds(wire: ScriptedWire) -> list[object]:
@@ -53,7 +53,8 @@ async def test_what_is_being_told_comes_before_the_answer_to_the_unwatch(tmp_pat
             wire.gate = gate = trio.Event()
             await registry.register(Register(name="a", host="h", port=1))
             await wait_all_tasks_blocked()
-            await wire.say.send(UNWATCH)
+            number = msgspec.json.decode(wire.frames[0])["result"]
+            await wire.say.send(UNWATCH % number)
             await wait_all_tasks_blocked()
             wire.gate = None
             gate.set()

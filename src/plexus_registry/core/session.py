@@ -2,9 +2,10 @@
 
 A stream lives from its acknowledgement to its last item, or until its client unsubscribes. Most
 say what they have to say at once; a watch goes on. Numbers count up and are never used again:
-clients go on listening for a number that they lost interest in.
+clients go on listening for a number that they lost interest in, also on their next connection. So
+each connection counts on from its own random number.
 
-Source: wire protocol, section 2.
+Source: wire protocol, section 2; section 0, item 12.
 """
 
 from __future__ import annotations
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 
     from plexus_registry.core.feed import Watch
     from plexus_registry.core.routes import Stream
+
+
+FIRST_NUMBER_BITS = 52
+"""The size of the number that a connection counts on from. Clients read numbers as JavaScript does,
+exactly below 2**53: nobody ever asks for so many streams that the other half is used up."""
 
 
 class Finite(NamedTuple):
@@ -43,10 +49,16 @@ class Session:
             were sent.
     """
 
-    def __init__(self, *, max_subscriptions: int) -> None:
+    def __init__(self, *, max_subscriptions: int, numbers_after: int) -> None:
+        """Begin without streams.
+
+        Args:
+            max_subscriptions: How many streams may be live at a time.
+            numbers_after: The number to count on from, of `FIRST_NUMBER_BITS` random bits.
+        """
         self.followings: dict[int, Following] = {}
         self._max_subscriptions = max_subscriptions
-        self._last = 0
+        self._last = numbers_after
         self._finite: dict[int, Finite] = {}
         self._unsent: dict[int, Following] = {}
 
