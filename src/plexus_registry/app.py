@@ -147,34 +147,38 @@ async def serve(
         tasks["prober"] = partial(
             probe_forever, registry, registry.probe, interval=settings.probe_interval
         )
-    listeners = await open_listeners(settings.host, settings.port)
-    if is_reachable(listeners) and not (settings.door.token or settings.door.insecure):
-        for listener in listeners:
-            await listener.aclose()
-        raise StartError(_EXPOSED.format(host=settings.host))
-    ready = trio.Event()
-    door = make_door(
-        registry,
-        settings,
-        converse=lambda wire: converse(registry, hub, wire, drain),
-        drain=drain,
-        url=url_of(listeners[0], is_secure=certificate is not None),
-        is_ready=ready.is_set,
-        certificate=certificate,
-    )
-    async with trio.open_nursery() as nursery:
+    async with _open_port(settings) as listeners, trio.open_nursery() as nursery:
+        door = make_door(
+            registry,
+            settings,
+            converse=lambda wire: converse(registry, hub, wire, drain),
+            drain=drain,
+            url=url_of(listeners[0], is_secure=certificate is not None),
+            certificate=certificate,
+        )
 
         async def keep_door_to_the_end(task_status: trio.TaskStatus[str]) -> None:
             with _fatal("acceptor"):
                 await keep_door(door, listeners, task_status=task_status)
             nursery.cancel_scope.cancel()
 
-        # Who comes early is told to wait.
-        url = await nursery.start(keep_door_to_the_end)
+        # The port is bound already: a client that comes meanwhile waits to be accepted.
         for name, task in tasks.items():
             await nursery.start(_supervised, name, task)
-        ready.set()
-        task_status.started(url)
+        task_status.started(await nursery.start(keep_door_to_the_end))
+
+
+@asynccontextmanager
+async def _open_port(settings: Settings) -> AsyncIterator[list[trio.SocketListener]]:
+    """Bind the port, if that is as safe as the settings ask for; close it at the end."""
+    listeners = await open_listeners(settings.host, settings.port)
+    try:
+        if is_reachable(listeners) and not (settings.door.token or settings.door.insecure):
+            raise StartError(_EXPOSED.format(host=settings.host))
+        yield listeners
+    finally:
+        for listener in listeners:
+            listener.socket.close()
 
 
 _EXPOSED = (

@@ -11,7 +11,7 @@ import trio
 from trio_websocket import ConnectionClosed
 
 from tests.e2e.harness import Peer, dial, shared_registry
-from tests.e2e.raw import PING, TEXT, frame, wire_to
+from tests.e2e.raw import CLOSE, PING, TEXT, frame, wire_to
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -232,3 +232,31 @@ async def test_control_frames_between_the_parts_of_a_message(url: str) -> None:
             while b'"backend":null' not in received:
                 received += await wire.stream.receive_some()
             assert received.startswith(b"\x8a\x01p")
+
+
+@pytest.mark.slow
+async def test_a_large_message_in_small_fragments_is_answered(url: str) -> None:
+    """Autobahn's cases 9.3.1 and 9.4.1 send fragments of 64 bytes."""
+    message = text(request("get", ["x" * 999_900], id=1)).encode()
+    pieces = [message[start : start + 64] for start in range(0, len(message), 64)]
+    assert 15_000 < len(pieces) < 16_000
+    with trio.fail_after(30):
+        async with wire_to(int(url.rpartition(":")[2])) as wire:
+            await wire.open_websocket()
+            for number, piece in enumerate(pieces):
+                is_last = number == len(pieces) - 1
+                await wire.send(frame(0 if number else TEXT, piece, last=is_last))
+            assert b'"backend":null' in await wire.stream.receive_some()
+
+
+@pytest.mark.slow
+async def test_fragments_without_end_are_told_before_the_cut(url: str) -> None:
+    with trio.fail_after(30):
+        async with wire_to(int(url.rpartition(":")[2])) as wire:
+            await wire.open_websocket()
+            await wire.send(frame(TEXT, b"", last=False) + frame(0, b"", last=False) * 17_000)
+            head = await wire.stream.receive_some(2)
+            assert head[0] == 0x80 | CLOSE
+            reason = await wire.stream.receive_some()
+            assert reason[:2] == (1008).to_bytes(2, "big")
+            assert b"fragments" in reason

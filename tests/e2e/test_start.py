@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
-from plexus_registry import __version__
+from plexus_registry import Settings, __version__, app, open_registry, serve
 from tests.e2e.harness import (
     COMMAND,
     run_command,
@@ -18,6 +19,7 @@ from tests.e2e.harness import (
     with_prelude,
     without_root_powers,
 )
+from tests.e2e.raw import HEAD, TEXT, frame, wire_to
 
 if TYPE_CHECKING:
     import subprocess
@@ -246,3 +248,52 @@ async def test_version_and_help() -> None:
     variables = ["PORT", "HOST", "DB_PATH", "CONFIG", "BACKENDS"]
     wanted = [*flags, *(f"REGISTRY_{name}" for name in variables), "RUST_LOG", "-p,", "-c,"]
     assert [each for each in wanted if each not in said] == []
+
+
+async def test_a_client_that_comes_before_all_tasks_run_is_accepted_once_they_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_bound, may_go_on = trio.Event(), trio.Event()
+
+    async def sweep_late(*_: object, task_status: trio.TaskStatus[None], **__: object) -> None:
+        is_bound.set()
+        await may_go_on.wait()
+        task_status.started()
+
+    monkeypatch.setattr(app, "sweep_forever", sweep_late)
+    with closing(socket.create_server(("127.0.0.1", 0))) as free:
+        port = free.getsockname()[1]
+    settings = Settings(
+        db_path=tmp_path / "r.db", config_path=tmp_path / "c.toml", port=port, probe_interval=0
+    )
+    with trio.fail_after(30):
+        async with open_registry(settings) as registry, trio.open_nursery() as nursery:
+            nursery.start_soon(serve, registry, settings)
+            await is_bound.wait()
+            async with wire_to(port) as wire:
+                await wire.send(HEAD + frame(TEXT, b'{"jsonrpc":"2.0","id":1,"method":"x"}'))
+                await wait_all_tasks_blocked(0.05)  # the server had its turn
+                may_go_on.set()
+                assert (await wire.reply()).status == 101
+                assert b"-32601" in await wire.stream.receive_some()
+            nursery.cancel_scope.cancel()
+
+
+async def test_the_port_is_free_again_where_a_task_cannot_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(app, "sweep_forever", fail)
+    with closing(socket.create_server(("127.0.0.1", 0))) as free:
+        port = free.getsockname()[1]
+    settings = Settings(
+        db_path=tmp_path / "r.db", config_path=tmp_path / "c.toml", port=port, probe_interval=0
+    )
+    with trio.fail_after(30):
+        async with open_registry(settings) as registry:
+            with pytest.raises(ExceptionGroup):
+                await serve(registry, settings)
+            with closing(socket.create_server(("127.0.0.1", port))):
+                pass

@@ -54,6 +54,7 @@ async def kept(*, ping_interval: float = 30, unread_seconds: float = 10) -> Asyn
     keeper = Keeper(
         ping_interval=ping_interval,
         unread_seconds=unread_seconds,
+        max_message_bytes=1000,
         refused=refused,
         complaints=Complaints(),
     )
@@ -103,14 +104,31 @@ async def test_a_silent_peer_is_told_and_dropped_after_two_missed_pongs(
     assert connection.scope.cancel_called
 
 
-async def test_a_message_in_parts_without_end_is_cut_off(autojump_clock: MockClock) -> None:
+async def test_a_message_in_parts_without_end_is_told_and_cut_off(
+    autojump_clock: MockClock,
+) -> None:
     async with kept() as connection:
         await connection.peer.send_all(frame(TEXT, b"", last=False))
-        for _ in range(11):
+        for _ in range(17):
             await connection.peer.send_all(frame(0, b"", last=False) * 1000)
+        opcode, payload = await connection.next_frame()
+        assert opcode == CLOSE
+        assert payload == (1008).to_bytes(2, "big") + b"a message may come in 16384 fragments"
         await trio.sleep(3)
         assert connection.scope.cancel_called
         assert connection.refused == {"fragments": 1}
+
+
+async def test_the_fragments_of_a_valid_message_are_no_offence(autojump_clock: MockClock) -> None:
+    async with kept() as connection:
+        await connection.peer.send_all(frame(TEXT, b"", last=False))
+        for _ in range(16):
+            await connection.peer.send_all(frame(0, b"", last=False) * 1000)
+        await trio.sleep(20)  # the keeper looks at it
+        assert not connection.scope.cancel_called
+        await connection.peer.send_all(frame(0, b"{}"))
+        assert await connection.wire.receive() == "{}"
+        assert not connection.refused
 
 
 async def test_nothing_follows_the_goodbye_for_a_broken_protocol(
@@ -179,7 +197,13 @@ async def test_who_reads_nothing_for_a_while_is_cut_off(
     autojump_clock: MockClock, pieces: int
 ) -> None:
     refused: Counter[str] = Counter()
-    keeper = Keeper(ping_interval=30, unread_seconds=10, refused=refused, complaints=Complaints())
+    keeper = Keeper(
+        ping_interval=30,
+        unread_seconds=10,
+        max_message_bytes=1000,
+        refused=refused,
+        complaints=Complaints(),
+    )
     server, _peer = memory_stream_pair()
     stuck = Stuck(server, takes=pieces)
     stuck.pause = 0
@@ -197,7 +221,13 @@ async def test_who_reads_nothing_for_a_while_is_cut_off(
 
 
 async def test_the_pings_of_many_are_spread(autojump_clock: MockClock) -> None:
-    keeper = Keeper(ping_interval=30, unread_seconds=10, refused=Counter(), complaints=Complaints())
+    keeper = Keeper(
+        ping_interval=30,
+        unread_seconds=10,
+        max_message_bytes=1000,
+        refused=Counter(),
+        complaints=Complaints(),
+    )
     turns = Counter(
         keeper.add(None, "peer", lambda: None).turn  # type: ignore[arg-type]  # not looked at
         for _ in range(300)

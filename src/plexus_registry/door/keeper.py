@@ -25,10 +25,12 @@ log = logging.getLogger(__name__)
 
 TICK_SECONDS = 1.0
 MISSED_PONGS = 2
-MOST_FRAGMENTS = 10_000
-"""So many parts of one message may wait for the rest of it; empty ones have no size to limit."""
-NO_PONG = 1011
-"""Close code. Source: RFC 6455, section 7.4.1."""
+LEAST_FRAGMENTS = 16 * 1024
+BYTES_PER_FRAGMENT = 64
+"""A message may come in as many fragments of this size as its size allows, and in
+`LEAST_FRAGMENTS` whatever their size: empty ones have no size to limit."""
+POLICY_VIOLATION, NO_PONG = 1008, 1011
+"""Close codes. Source: RFC 6455, section 7.4.1."""
 
 
 class Watched:
@@ -54,6 +56,7 @@ class Keeper:
         *,
         ping_interval: float,
         unread_seconds: float,
+        max_message_bytes: int,
         refused: Counter[str],
         complaints: Complaints,
     ) -> None:
@@ -62,13 +65,15 @@ class Keeper:
         Args:
             ping_interval: Seconds after which an idle connection is pinged.
             unread_seconds: Seconds for which a peer may take nothing of what is sent to it.
-            refused: Counts who is cut off, as `pings` and `unread_seconds`.
+            max_message_bytes: The size of a message; its fragments have a number by it.
+            refused: Counts who is cut off, as `pings`, `unread_seconds` and `fragments`.
             complaints: Logs it.
         """
         self.tick = min(TICK_SECONDS, ping_interval, unread_seconds / 2)
         self._turns = max(1, round(ping_interval / self.tick))
         self._patience = max(1, round(unread_seconds / self.tick))
         self._unread_seconds = unread_seconds
+        self._most_fragments = max(LEAST_FRAGMENTS, max_message_bytes // BYTES_PER_FRAGMENT)
         self._ping_interval = ping_interval
         self._refused = refused
         self._complaints = complaints
@@ -107,8 +112,9 @@ class Keeper:
     def look_once(self, turn: int, nursery: trio.Nursery) -> None:
         """Look at all connections; those of this turn are pinged where they are idle."""
         for watched in [*self._watched]:
-            if watched.wire.fragments > MOST_FRAGMENTS:
-                self._cut_off(watched, "fragments", "its message came in too many parts")
+            if watched.wire.fragments > self._most_fragments:
+                reason = f"a message may come in {self._most_fragments} fragments"
+                self._close(watched, "fragments", nursery, POLICY_VIOLATION, reason)
                 continue
             sending = watched.wire.sending
             if sending is not None and sending == watched.sending:
@@ -128,6 +134,20 @@ class Keeper:
         self.remove(watched)
         watched.cut()
 
+    def _close(
+        self,
+        watched: Watched,
+        word: str,
+        nursery: trio.Nursery,
+        code: int,
+        reason: str,
+        why: str | None = None,
+    ) -> None:
+        """Close a connection with a reason for its peer, and another for the log where given."""
+        self._refuse(word, f"closed {watched.name}: {why or reason}")
+        self.remove(watched)
+        nursery.start_soon(_say_goodbye, watched, code, reason)
+
     def _check_life(self, watched: Watched, nursery: trio.Nursery) -> None:
         if watched.wire.was_heard:
             watched.wire.was_heard = False
@@ -136,10 +156,8 @@ class Keeper:
             watched.unanswered += 1
             nursery.start_soon(self._ping, watched)
         else:
-            silence = MISSED_PONGS * self._ping_interval
-            self._refuse("pings", f"closed {watched.name}: it answered no ping for {silence:g} s")
-            self.remove(watched)
-            nursery.start_soon(_say_goodbye, watched)
+            silence = f"it answered no ping for {MISSED_PONGS * self._ping_interval:g} s"
+            self._close(watched, "pings", nursery, NO_PONG, "no answer to a ping", silence)
 
     def _refuse(self, word: str, text: str) -> None:
         self._refused[word] += 1
@@ -158,10 +176,10 @@ class Keeper:
             watched.unanswered = 0
 
 
-async def _say_goodbye(watched: Watched) -> None:
+async def _say_goodbye(watched: Watched, code: int, reason: str) -> None:
     try:
         with trio.move_on_after(1):
-            await watched.wire.close(NO_PONG, "no answer to a ping")
+            await watched.wire.close(code, reason)
     except Exception:
         log.exception("a goodbye failed")  # a bug; nobody else pays for it
     finally:

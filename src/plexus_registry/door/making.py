@@ -17,8 +17,6 @@ from plexus_registry.door.tls import Certificate
 from plexus_registry.health_report import reporter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from plexus_registry.door.reception import Converse
     from plexus_registry.drain import Drain
     from plexus_registry.service import Registry
@@ -34,7 +32,6 @@ def make_door(
     converse: Converse,
     drain: Drain,
     url: str,
-    is_ready: Callable[[], bool],
     certificate: Certificate | None,
 ) -> Door:
     """Put the front door together.
@@ -45,7 +42,6 @@ def make_door(
         converse: Talks to one WebSocket.
         drain: Says when to stop.
         url: Where clients connect.
-        is_ready: Whether calls are answered yet.
         certificate: What connections are secured with, where they are.
     """
     told = settings.door
@@ -66,7 +62,7 @@ def make_door(
         by_path={
             "/": welcome(url),
             "/healthz": health(
-                is_ready=lambda: is_ready() and not drain.begun.is_set(),
+                is_ready=lambda: not drain.begun.is_set(),
                 report=report,
                 tells_everybody=told.token is None,
             ),
@@ -81,12 +77,12 @@ def make_door(
         keeper=Keeper(
             ping_interval=told.ping_interval,
             unread_seconds=told.unread_seconds,
+            max_message_bytes=settings.limits.message_bytes,
             refused=refused,
             complaints=complaints,
         ),
         complaints=complaints,
         refused=refused,
-        is_ready=is_ready,
         certificate=certificate,
         max_message_bytes=settings.limits.message_bytes,
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
@@ -58,7 +57,6 @@ class Door:
         keeper: Looks after open WebSockets.
         complaints: Logs refusals.
         refused: Counts them.
-        is_ready: Whether calls are answered yet.
         certificate: What connections are secured with; None for plain ones.
         max_message_bytes: The size of a message.
     """
@@ -71,7 +69,6 @@ class Door:
     keeper: Keeper
     complaints: Complaints
     refused: Counter[str]
-    is_ready: Callable[[], bool]
     certificate: Certificate | None = None
     max_message_bytes: int
 
@@ -202,15 +199,7 @@ def _decide(door: Door, request: Request, ends: Ends) -> Answer | Refusal | Admi
         return fault
     if grant is Grant.NOTHING:
         return UNAUTHORIZED
-    return Admitted(request, grant) if door.is_ready() else NOT_READY
-
-
-NOT_READY = Refusal(
-    status=HTTPStatus.SERVICE_UNAVAILABLE,
-    word="not_ready",
-    text="This registry is not ready: try again in a moment.",
-    fields=(("Retry-After", "1"),),
-)
+    return Admitted(request, grant)
 
 
 async def hang_up(stream: trio.abc.Stream, answer: bytes) -> None:
