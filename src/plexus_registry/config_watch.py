@@ -59,8 +59,10 @@ async def watch_config_forever(
     every: float,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Look at the file again and again; `every` is in seconds. Started after the first look."""
-    await watch_config_once(registry, config)
+    """Look at the file again and again; `every` is in seconds.
+
+    The look before this was at the opening of the registry: that is the first of two.
+    """
     task_status.started()
     while True:
         await trio.sleep(every)

@@ -217,3 +217,43 @@ def test_a_mistake_in_or_after_an_inline_array_has_the_right_line_or_none(
     assert isinstance(error, ConfigError)
     assert error.line in (None, line)
     assert error.reason.startswith(f"backend {text.count('{') or 1}: ")
+
+
+SUGGESTIONS = {
+    "prot that is a protocol": (f'{GOOD}prot = "wss"\n', "; did you mean protocol?"),
+    "a key that is like none": (f"{GOOD}colour = 1\n", "is ignored"),
+    "another case": (f'{GOOD}Namespace = "n"\n', "; did you mean namespace?"),
+    "mistyped table beside a good one": (
+        f"{GOOD}[[backends]]\n",
+        "; did you mean [[backend]]?",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "end"), SUGGESTIONS.values(), ids=SUGGESTIONS)
+def test_an_unknown_key_is_a_warning_with_the_key_that_may_be_meant(text: str, end: str) -> None:
+    (warning,) = parse_toml(text, path="p").warnings
+    assert warning.endswith(end)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        (GOOD.replace("port", "prot"), 1, 'port is missing (is it what you mean by "prot"?)'),
+        (GOOD.replace("backend", "backends"), 1, "did you mean [[backend]]?"),
+        (f"\n{GOOD}".replace("[[backend]]", "[Backend]"), 2, "did you mean [[backend]]?"),
+    ],
+)
+def test_an_error_names_the_key_that_may_be_meant(text: str, line: int, says: str) -> None:
+    error = read(text)
+    assert isinstance(error, ConfigError)
+    assert error.line == line
+    assert says in error.reason
+
+
+def test_many_unknown_keys_are_counted_and_the_first_are_named() -> None:
+    keys = "".join(f"k{number} = 1\n" for number in range(5000))
+    warnings = parse_toml(f"{keys}{GOOD}", path="p").warnings
+    assert len(warnings) == 21
+    assert warnings[19].startswith('p, line 20: unknown key "k19"')
+    assert warnings[20] == "p: 4980 more unknown keys are ignored"

@@ -103,3 +103,16 @@ def example(**fields: object) -> Backend:
     times = {"registered_at": 1, "created_at": 1, "updated_at": 1}
     values |= {"id": "i", "source": "manual", "is_active": True, **times}
     return msgspec.structs.replace(msgspec.convert(values, Backend), **fields)
+
+
+characters = st.characters(categories=["Cc", "Cf", "Zl", "Zp", "Lo", "So", "Mn"])
+
+
+@given(st.text(characters, min_size=1, max_size=20))
+def test_what_does_not_show_is_escaped_and_survives(text: str) -> None:
+    backend = example(description=f"{text} Überwachung \u200b\u202e\U000e0041\x9b\ufeff\u3164")
+    exported = export_toml([backend])
+    assert exported.replace("\n", "").isprintable()
+    assert "Überwachung" in exported
+    assert "\u3164" not in exported
+    assert parse_toml(exported, path="p").backends == {"a": declared_by(backend)}

@@ -24,13 +24,14 @@ MAY_IMPORT: dict[str, str] = {
     "__main__": "cli",
     "cli": "_version cli.display core.methods",
     "cli.serve": (
-        "app cli.door_options cli.log_lines cli.probe_options cli.values settings core.errors"
-        " core.limits core.methods core.model"
+        "app cli.display cli.door_options cli.log_lines cli.probe_options cli.values settings"
+        " core.errors core.limits core.methods core.model"
     ),
     "cli.probe_options": "cli.values core.errors core.networks",
     "cli.door_options": "cli.values settings token_file core.errors core.gate",
     "cli.config_files": (
-        "cli.calls cli.session settings store core.errors core.export core.merge core.model"
+        "cli.calls cli.display cli.session config_file settings store core.errors core.export"
+        " core.merge core.model"
     ),
     "cli.completion": "",
     "cli.verbs": "cli.calls cli.display cli.session",
@@ -146,7 +147,8 @@ MAY_IMPORT: dict[str, str] = {
     "core.events": "core.errors core.model core.reports",
     "core.claims": "core.commands core.errors core.health core.merge core.model",
     "core.export": "core.errors core.model",
-    "core.declarations": "core.errors core.model",
+    "core.declarations": "core.errors core.model core.toml_lines",
+    "core.toml_lines": "",
     "core.commands": "core.errors core.model",
     "core.merge": "core.model",
     "core.vitals": "core.health core.model core.probes core.reports core.silence core.suspicion",

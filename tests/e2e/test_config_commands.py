@@ -132,3 +132,37 @@ async def test_a_mistyped_verb_is_said_and_never_served(tmp_path: Path) -> None:
             assert done.returncode == 2
             assert f"No such verb '{wrong}': ".encode() + said in done.stderr
     assert not (tmp_path / "registry.db").exists()
+
+
+async def test_config_check_says_what_a_registry_would(tmp_path: Path) -> None:
+    file = tmp_path / "backends.toml"
+    good = '[[backend]]\nname = "a"\nhost = "h"\nport = 1\n'
+    cases = {
+        good: (0, "valid, 1 backend", ""),
+        "": (0, "valid, 0 backends", ""),
+        f'{good}prot = "wss"\n': (0, "valid, 1 backend", 'line 5: backend 1: unknown key "prot"'),
+        f"{good}port = 2\n": (1, "", "line 5: Cannot overwrite"),
+        good.replace("port", "prot"): (1, "", "line 1: backend 1: port is missing (is it what"),
+        good.replace("backend", "backends"): (1, "", "line 1: unknown key"),
+    }
+    with trio.fail_after(60):
+        for text, (status, printed, said) in cases.items():
+            file.write_text(text)
+            done = await run_command("config", "check", str(file))
+            assert done.returncode == status, text
+            assert printed in done.stdout.decode()
+            assert said in done.stderr.decode()
+            assert b"Traceback" not in done.stderr
+        by_default = await run_command("config", "check", env={"REGISTRY_CONFIG": str(file)})
+        assert b"did you mean [[backend]]?" in by_default.stderr
+        missing = await run_command("config", "check", str(tmp_path / "missing"))
+    assert missing.returncode == 1
+    assert b"does not exist" in missing.stderr
+
+
+async def test_a_config_file_that_was_named_and_does_not_exist_is_said_at_start(
+    tmp_path: Path,
+) -> None:
+    with trio.fail_after(30):
+        async with running_registry(tmp_path) as server:
+            assert f"config file {tmp_path / 'backends.toml'} does not exist" in server.log

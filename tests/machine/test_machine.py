@@ -92,7 +92,7 @@ class RegistryMachine(RuleBasedStateMachine):
         self.file_exists = False
         self.file_version = 0
         self.seen_version: int | None = None
-        self.missed = 0
+        self.looked_at: int | None = None
         self.next_part = 0
         self._open()
 
@@ -308,17 +308,17 @@ class RegistryMachine(RuleBasedStateMachine):
         self.file_version += 1
 
     def _model_poll(self) -> None:
-        if not self.file_exists:
-            self.missed += 1
-            if self.missed >= 2 and self.seen_version != -1:
-                self.seen_version = -1
-                self.model.declare("file", {})
+        version = self.file_version if self.file_exists else -1
+        # A start reads what is there; later, and for a missing file, it takes two looks.
+        is_start = self.looked_at is None and version != -1
+        is_settled = is_start or version == self.looked_at
+        self.looked_at = version
+        if not is_settled or version == self.seen_version:
             return
-        self.missed = 0
-        if self.seen_version != self.file_version:
-            self.seen_version = self.file_version
-            if self.on_disk is not None:
-                self.model.declare("file", self.on_disk)
+        self.seen_version = version
+        stated = self.on_disk if self.file_exists else {}
+        if stated is not None:
+            self.model.declare("file", stated)
 
     def _expect(self, act: object) -> str | None:
         assert callable(act)
@@ -351,7 +351,7 @@ class RegistryMachine(RuleBasedStateMachine):
         self.registry: Registry = self.loop.run(self._context.__aenter__)
         self.model.declare("env", STATED_BY_ENVIRONMENT)
         self.model.declare("auto", BUILT_IN)
-        self.seen_version, self.missed = None, 0
+        self.seen_version = self.looked_at = None
         self._model_poll()
 
     def _open_again(self, *, is_kill: bool) -> None:

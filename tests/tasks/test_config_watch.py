@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 
+from plexus_registry import config_file
+from plexus_registry.config_file import MAX_BYTES
 from plexus_registry.config_watch import watch_config_forever, watch_config_once
+from plexus_registry.core.declarations import Declaration
 from plexus_registry.core.errors import ConfigInvalid, StorageFailed
+from plexus_registry.core.model import Layer
 from tests.fakes import Disk, entry, opened
 
 if TYPE_CHECKING:
@@ -24,11 +29,17 @@ def names(registry: Registry) -> list[str]:
     return sorted(backend.name for backend in registry.list(active_only=False))
 
 
+def port_of(registry: Registry, name: str) -> int:
+    backend = registry.get(name)
+    assert backend is not None
+    return backend.port
+
+
 async def look(registry: Registry) -> None:
     await watch_config_once(registry, registry.config)
 
 
-async def test_a_change_is_applied_at_the_next_look(
+async def test_a_change_is_applied_at_the_second_look(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     file = tmp_path / "backends.toml"
@@ -37,7 +48,7 @@ async def test_a_change_is_applied_at_the_next_look(
         assert names(registry) == ["a"]
         await nursery.start(partial(watch_config_forever, registry, registry.config, every=1.0))
         file.write_text(entry("a", 2) + entry("b"))
-        await trio.sleep(0.9)
+        await trio.sleep(1.9)
         assert names(registry) == ["a"]
         await trio.sleep(0.2)
         assert names(registry) == ["a", "b"]
@@ -54,6 +65,7 @@ async def test_a_file_that_is_missing_once_is_not_removed(tmp_path: Path) -> Non
         file.unlink()
         await look(registry)
         file.write_text(entry("a") + entry("b"))
+        await look(registry)
         await look(registry)
         assert names(registry) == ["a", "b"]
         file.unlink()
@@ -74,19 +86,113 @@ async def test_a_file_that_is_empty_once_is_being_written(tmp_path: Path) -> Non
         assert names(registry) == []
 
 
-async def test_what_changes_while_it_is_read_is_left_for_the_next_look(tmp_path: Path) -> None:
+async def test_a_file_that_changes_at_every_look_is_read_once_it_stays(tmp_path: Path) -> None:
+    file = tmp_path / "backends.toml"
+    file.write_text(entry("a"))
+    async with opened(tmp_path) as registry:
+        for port in (10, 200, 3000):
+            file.write_text(entry("a", port))
+            await look(registry)
+            assert port_of(registry, "a") == 1
+        await look(registry)
+        assert port_of(registry, "a") == 3000
+
+
+async def test_what_changes_while_it_is_read_is_left_for_the_next_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "backends.toml"
+    file.write_text(entry("a"))
+    async with opened(tmp_path) as registry:
+        file.write_text(entry("a") + entry("b"))
+        await look(registry)
+        read_bytes = config_file._read_bytes
+
+        def read_and_change(path: Path) -> bytes:
+            data = read_bytes(path)
+            path.write_text(entry("later"))
+            return data
+
+        with monkeypatch.context() as patch:
+            patch.setattr(config_file, "_read_bytes", read_and_change)
+            await look(registry)
+        assert names(registry) == ["a"]
+        await look(registry)
+        assert names(registry) == ["later"]
+
+
+async def test_a_file_that_is_missing_at_the_start_is_missed_once_until_an_interval_later(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    file = tmp_path / "backends.toml"
+    file.write_text(entry("a"))
+    async with opened(tmp_path):
+        file.unlink()
+    async with opened(tmp_path) as registry, trio.open_nursery() as nursery:
+        await nursery.start(partial(watch_config_forever, registry, registry.config, every=1.0))
+        await trio.sleep(0.9)
+        assert names(registry) == ["a"]
+        await trio.sleep(0.2)
+        assert names(registry) == []
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
+    (tmp_path / "backends.toml").write_bytes(b"\xef\xbb\xbf" + entry("a").encode())
+    async with opened(tmp_path) as registry:
+        assert names(registry) == ["a"]
+
+
+async def test_a_look_is_one_step_in_a_worker_thread(tmp_path: Path) -> None:
     file = tmp_path / "backends.toml"
     file.write_text(entry("a"))
     disk = Disk()
-    async with opened(tmp_path, disk) as registry, trio.open_nursery() as nursery:
-        file.write_text(entry("b"))
-        disk.gate = trio.Event()
-        nursery.start_soon(look, registry)
-        await disk.reached_gate.wait()
-        gate, disk.gate = disk.gate, None
-        gate.set()  # the signature was asked for: now the content changes under it
-        await trio.testing.wait_all_tasks_blocked()
-        assert names(registry) == ["b"]
+    async with opened(tmp_path, disk) as registry:
+        file.write_text("[[backend")
+        for _ in range(3):
+            before = disk.saves
+            await look(registry)
+            assert disk.saves == before + 1
+        assert registry.config.error is not None
+
+
+@pytest.mark.parametrize("size", [MAX_BYTES + 1, 40 * 2**30])
+async def test_a_file_that_is_too_large_is_refused_before_it_is_read(
+    tmp_path: Path, size: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "backends.toml"
+    file.write_text(entry("a"))
+    async with opened(tmp_path) as registry:
+        with file.open("r+b") as opened_file:
+            opened_file.truncate(size)
+        for _ in range(3):
+            await look(registry)
+        assert names(registry) == ["a"]
+        assert caplog.text.count("is larger than 8388608 bytes") == 1
+        with file.open("r+b") as opened_file:
+            opened_file.truncate(len(entry("a")))
+        await look(registry)
+        await look(registry)
+        assert registry.config.error is None
+
+
+async def test_what_is_no_regular_file_is_refused_without_a_wait(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "backends.toml"
+    file.write_text(entry("a"))
+    async with opened(tmp_path):
+        pass
+    file.unlink()
+    os.mkfifo(file)
+    async with opened(tmp_path) as registry:  # it would wait for a writer here
+        assert names(registry) == ["a"]
+        assert "is not a regular file" in caplog.text
+        file.unlink()
+        file.symlink_to("/dev/zero")
+        await look(registry)
+        await look(registry)
+        assert names(registry) == ["a"]
 
 
 async def test_an_invalid_file_is_logged_once_and_changes_nothing(
@@ -108,6 +214,7 @@ async def test_an_invalid_file_is_logged_once_and_changes_nothing(
         assert refusal.value.data["line"] == 8
         assert registry.config.error is not None
         file.write_text(entry("c"))
+        await look(registry)
         await look(registry)
         assert names(registry) == ["c"]
         assert registry.config.error is None
@@ -149,6 +256,7 @@ async def test_a_change_that_cannot_be_saved_is_applied_once_it_can(tmp_path: Pa
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(registry._commits._store, "save", _fail)
             await look(registry)
+            await look(registry)
             with pytest.raises(StorageFailed):
                 await registry.reload()
         assert names(registry) == []
@@ -177,7 +285,18 @@ async def test_a_reload_lifts_a_tombstone_and_a_look_does_not(tmp_path: Path) ->
         await registry.delete("a")
         file.write_text(entry("a", 2))
         await look(registry)
+        await look(registry)
         assert names(registry) == []
         report = await registry.reload()
         assert names(registry) == ["a"]
         assert report.count == 1
+
+
+async def test_only_the_config_file_is_reported_as_reloaded(tmp_path: Path) -> None:
+    declared = {"x": Declaration(name="x", host="h", port=1)}
+    async with opened(tmp_path) as registry:
+        for layer, is_told in ((Layer.ENV, False), (Layer.AUTO, False), (Layer.FILE, True)):
+            before = registry.feed.revision
+            await registry.declare(layer, declared)
+            events = [entry.event for entry in registry.feed.after(before)]
+            assert any('"reloaded"' in event for event in events) is is_told, layer

@@ -44,6 +44,7 @@ VERBS: dict[str, Verb] = {
     "announce": Verb("announce", "announce", "Run a command, registered for as long as it runs."),
     "export": Verb("config_files", "export", "Write the backends as a config file."),
     "init": Verb("config_files", "init", "Write a commented starter config file."),
+    "config": Verb("config_files", "config", "Check a config file."),
     "completion": Verb("completion", "completion", "Print the completion script of a shell."),
 }
 

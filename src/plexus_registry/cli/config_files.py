@@ -1,7 +1,8 @@
-"""`trio-registry export` and `trio-registry init`: config files written for people."""
+"""`trio-registry export`, `init` and `config check`: config files written and checked."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -105,6 +106,35 @@ def init(path: Path | None) -> None:
     path = path or default_config_path()
     _write_new(path, STARTER)
     click.echo(f"Wrote {path}: edit it, a running registry takes it up by itself.")
+
+
+@click.group(epilog="Example: trio-registry config check backends.toml")
+def config() -> None:
+    """Check a config file."""
+
+
+@config.command(epilog="Example: trio-registry config check backends.toml")
+@click.argument("path", metavar="[FILE]", type=click.Path(path_type=Path), required=False)
+def check(path: Path | None) -> None:
+    """Check a config file without a registry.
+
+    FILE is the config file of `serve` unless it is given. What a registry would log about the
+    file is printed; the exit status is 1 where a registry would keep the file out.
+    """
+    from plexus_registry.cli.display import escaped
+    from plexus_registry.config_file import read_content
+    from plexus_registry.core.errors import ConfigError
+
+    path = path or Path(os.environ.get("REGISTRY_CONFIG") or default_config_path())
+    content = read_content(path)
+    if content.signature is None and not os.path.lexists(path):
+        raise Failure(f"{path}: does not exist; name another file, or write it")
+    if isinstance(content.outcome, ConfigError):
+        raise Failure(str(content.outcome))
+    for warning in content.outcome.warnings:
+        click.echo(f"Warning: {escaped(warning)}", err=True)
+    count = len(content.outcome.backends)
+    click.echo(f"{escaped(str(path))}: valid, {count} backend{'s' if count != 1 else ''}")
 
 
 def _write_new(path: Path, text: str) -> None:

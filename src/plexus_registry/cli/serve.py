@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
+from plexus_registry.cli.display import escaped
 from plexus_registry.cli.door_options import door_options, door_settings
 from plexus_registry.cli.log_lines import LineFormatter
 from plexus_registry.cli.probe_options import probe_options
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from plexus_registry.cli.probe_options import ProbeValues
+
+log = logging.getLogger(__name__)
 
 LEVELS = {
     "trace": logging.DEBUG,
@@ -251,6 +256,12 @@ def serve(
         door=door_settings(ctx),
         **probing,
     )
+    is_given = ctx.get_parameter_source("config_path") is not ParameterSource.DEFAULT
+    if is_given and not os.path.lexists(config_path):
+        log.warning(
+            "config file %s does not exist: what it states counts once it is there",
+            escaped(str(config_path)),
+        )
     import trio
 
     from plexus_registry.app import run

@@ -8,6 +8,7 @@ Source: design, "Config file".
 
 from __future__ import annotations
 
+import difflib
 import re
 import tomllib
 from dataclasses import dataclass, field
@@ -18,9 +19,10 @@ import msgspec
 
 from plexus_registry.core.errors import ConfigError, shown
 from plexus_registry.core.model import FIELDS
+from plexus_registry.core.toml_lines import Lines, last_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 ENV_VARIABLE = "REGISTRY_BACKENDS"
 _TABLE = "backend"
@@ -29,9 +31,11 @@ _URL = re.compile(
 )
 _REQUIRED = ("name", "host", "port")
 _DECLARABLE = (*_REQUIRED, "protocol", "description", "namespace")
+_DECLARABLE_SET = frozenset(_DECLARABLE)
+_MOST_WARNINGS = 20
 
 
-class Declaration(msgspec.Struct, frozen=True, kw_only=True):
+class Declaration(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One backend as it is declared; its values keep the field rules."""
 
     name: str
@@ -76,41 +80,44 @@ def parse_toml(text: str, *, path: str) -> Declared:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         at = re.search(r"at line (\d+)", str(error))
-        raise ConfigError(path, int(at[1]) if at else _last_line(text), str(error)) from error
+        raise ConfigError(path, int(at[1]) if at else last_line(text), str(error)) from error
     except RecursionError as error:
         raise ConfigError(path, None, "nested too deeply") from error
     except ValueError as error:  # a number of more digits than Python reads
         raise ConfigError(path, None, str(error).partition(";")[0]) from error
-    entries = document.pop(_TABLE, [])
+    entries = document.pop(_TABLE, None)
+    if entries is None:
+        _refuse_mistyped_table(document, Lines(text, _TABLE, 0), path)
+        entries = []
     if not isinstance(entries, list):
-        line_of = _key_line(text, 1, _TABLE)
+        line_of = Lines(text, _TABLE, 0).of_top(_TABLE)
         raise ConfigError(path, line_of, "write [[backend]] with double brackets, one a backend")
-    lines = _Lines(text, len(entries))
-    warnings = [
-        f"{path}{_at(_key_line(text, 1, key))}: unknown key {shown(key)} is ignored"
-        for key in document
-    ]
+    lines = Lines(text, _TABLE, len(entries))
+    warnings = _Warnings()
+    for key in document:
+        guess = _nearest(key, [_TABLE])
+        hint = f"; did you mean [[{_TABLE}]]?" if guess else ""
+        warnings.add(path, lines.of_top, key, f"unknown key {shown(key)} is ignored{hint}")
     backends: dict[str, Declaration] = {}
-    first_lines: dict[str, int | None] = {}
+    indexes: dict[str, int] = {}
     for index, entry in enumerate(entries):
-        entry_line = lines.of_entry(index)
-
         fail = partial(_entry_error, path, lines, index)
-
         declaration = _declaration(entry, fail)
-        if declaration.name in backends:
-            first = first_lines[declaration.name]
+        name = declaration.name
+        if name in backends:
+            first = lines.of_entry(indexes[name])
             where = f", first at line {first}" if first else ""
-            raise fail(f"name {shown(declaration.name)} is stated twice{where}", "name")
-        backends[declaration.name] = declaration
-        first_lines[declaration.name] = entry_line
-        warnings += [
-            f"{path}{_at(lines.of_key(index, key))}:"
-            f" backend {index + 1}: unknown key {shown(key)} is ignored"
-            for key in entry
-            if key not in _DECLARABLE
-        ]
-    return Declared(backends, tuple(warnings))
+            raise fail(f"name {shown(name)} is stated twice{where}", "name")
+        backends[name], indexes[name] = declaration, index
+        for key in [each for each in entry if each not in _DECLARABLE_SET]:
+            hint = _hint(key, entry)
+            warnings.add(
+                path,
+                partial(lines.of_key, index),
+                key,
+                f"backend {index + 1}: unknown key {shown(key)} is ignored{hint}",
+            )
+    return Declared(backends, warnings.lines())
 
 
 def parse_environment(text: str) -> Declared:
@@ -143,7 +150,7 @@ class Fail(Protocol):
 
 
 def _entry_error(
-    path: str, lines: _Lines, index: int, reason: str, key: str | None = None, /
+    path: str, lines: Lines, index: int, reason: str, key: str | None = None, /
 ) -> ConfigError:
     return ConfigError(path, lines.of_key(index, key), f"backend {index + 1}: {reason}")
 
@@ -171,7 +178,8 @@ def _declaration(entry: object, fail: Fail) -> Declaration:
     for key in _DECLARABLE:
         if key not in entry:
             if key in _REQUIRED:
-                raise fail(f"{key} is missing; it must be {FIELDS[key].rule}")
+                hint = _hint_of_missing(key, entry)
+                raise fail(f"{key} is missing{hint}; it must be {FIELDS[key].rule}")
             continue
         value = entry[key]
         if not FIELDS[key].accepts(value):
@@ -183,61 +191,55 @@ def _declaration(entry: object, fail: Fail) -> Declaration:
     return msgspec.convert(values, Declaration)
 
 
-class _Lines:
-    """Where the entries of a TOML text stand; tomllib does not tell.
+class _Warnings:
+    """Warnings about a file, the first of them in full."""
 
-    Counts the `[[backend]]` headers outside multi-line strings. Where their number is not the
-    number of entries (an inline array), it knows no line rather than a wrong one.
-    """
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._more = 0
 
-    def __init__(self, text: str, entries: int) -> None:
-        self._lines = dict(_lines_outside_strings(text))
-        headers = [
-            number
-            for number, line in self._lines.items()
-            if re.match(rf"\s*\[\[\s*[\"']?{_TABLE}[\"']?\s*\]\]", line)
-        ]
-        self._headers = headers if len(headers) == entries else []
+    def add(self, path: str, line_of: Callable[[str], int | None], key: str, text: str) -> None:
+        if len(self._lines) < _MOST_WARNINGS:
+            self._lines.append(f"{path}{_at(line_of(key))}: {text}")
+        else:
+            self._more += 1
+        self._path = path
 
-    def of_entry(self, index: int) -> int | None:
-        return self._headers[index] if self._headers else None
-
-    def of_key(self, index: int, key: str | None) -> int | None:
-        start = self.of_entry(index)
-        if start is None or key is None:
-            return start
-        end = self._headers[index + 1] if index + 1 < len(self._headers) else None
-        pattern = re.compile(rf"\s*(?:\[\s*{_TABLE}\s*\.\s*)?[\"']?{re.escape(key)}[\"']?\s*[=.\]]")
-        for number, line in self._lines.items():
-            if number > start and (end is None or number < end) and pattern.match(line):
-                return number
-        return start
+    def lines(self) -> tuple[str, ...]:
+        if not self._more:
+            return tuple(self._lines)
+        return (*self._lines, f"{self._path}: {self._more} more unknown keys are ignored")
 
 
-# Strings first, so that a "#" in one begins no comment, and a quote in a comment no string.
-_TOKEN = re.compile(
-    r'"""(?:\\.|[^\\])*?"""|\'\'\'.*?\'\'\'|"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'|#[^\n]*',
-    re.DOTALL,
-)
+def _refuse_mistyped_table(document: Mapping[str, object], lines: Lines, path: str) -> None:
+    """Refuse a file whose only entries stand under a mistyped key: they would all be removed."""
+    tables = (key for key, value in document.items() if isinstance(value, (list, dict)))
+    key = _nearest(_TABLE, tables)
+    if key is not None:
+        raise ConfigError(
+            path, lines.of_top(key), f"unknown key {shown(key)}; did you mean [[{_TABLE}]]?"
+        )
 
 
-def _lines_outside_strings(text: str) -> Iterator[tuple[int, str]]:
-    """Number the lines from 1, without comments and without what stands in multi-line strings."""
-
-    def blank(token: re.Match[str]) -> str:
-        is_kept = token[0][0] != "#" and token[0][:3] not in ('"""', "'''")
-        return token[0] if is_kept else "\n" * token[0].count("\n")
-
-    return enumerate(_TOKEN.sub(blank, text).split("\n"), start=1)
+def _hint(key: str, entry: Mapping[str, object]) -> str:
+    """Suggest the key that an unknown one may stand for, most of all one that takes its value."""
+    absent = [each for each in _DECLARABLE if each not in entry]
+    fitting = [each for each in absent if FIELDS[each].accepts(entry[key])]
+    guess = _nearest(key, fitting) or _nearest(key, absent)
+    return f"; did you mean {guess}?" if guess else ""
 
 
-def _key_line(text: str, first: int, key: str) -> int | None:
-    pattern = re.compile(rf"\s*\[{{0,2}}\s*[\"']?{re.escape(key)}[\"']?\s*[\]=.]")
-    for number, line in _lines_outside_strings(text):
-        if number >= first and pattern.match(line):
-            return number
-    return None
+def _hint_of_missing(key: str, entry: Mapping[str, object]) -> str:
+    fitting = [each for each in entry if FIELDS[key].accepts(entry[each])]
+    guess = _nearest(key, [each for each in fitting if each not in _DECLARABLE_SET])
+    return f" (is it what you mean by {shown(guess)}?)" if guess else ""
 
 
-def _last_line(text: str) -> int:
-    return text.count("\n") + 1
+def _nearest(word: str, known: Iterable[str]) -> str | None:
+    """Find the key that is most like a word, if any is much like it."""
+    by_small = {each[:64].lower(): each for each in known}
+    small = word[:64].lower()
+    if small in by_small:
+        return by_small[small]
+    matches = difflib.get_close_matches(small, by_small, n=1, cutoff=0.6)
+    return by_small[matches[0]] if matches else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import tomli_w
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _DECLARED = ("name", "host", "port", "protocol", "description", "namespace")
+
+_NOT_ASCII = re.compile(r"[^\n -~]")
+_FILLERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0\ufe0e\ufe0f")
+"""Letters and marks that show nothing, and are printable to Python."""
 
 
 def export_toml(backends: Iterable[Backend]) -> str:
@@ -31,5 +36,21 @@ def export_toml(backends: Iterable[Backend]) -> str:
         else:
             entries.append(entry)
     # One table each, so that a person can add another, and an error can name its line.
-    tables = [f"[[backend]]\n{tomli_w.dumps(entry)}" for entry in entries]
+    tables = [f"[[backend]]\n{_escaped(tomli_w.dumps(entry))}" for entry in entries]
     return "".join(left_out) + "\n".join(tables)
+
+
+def _escaped(toml: str) -> str:
+    """Escape what a terminal or an editor would act on instead of showing it.
+
+    `tomli_w` writes every text as a basic string on one line, where such an escape is valid.
+    """
+    return _NOT_ASCII.sub(_escape, toml)
+
+
+def _escape(match: re.Match[str]) -> str:
+    character = match[0]
+    if character.isprintable() and character not in _FILLERS:
+        return character
+    code = ord(character)
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
