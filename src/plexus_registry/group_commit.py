@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Change = Callable[[Draft], T]
-Publish = Callable[[Draft, "Mapping[str, Records]"], None]
+Publish = Callable[[Draft, "Mapping[str, Records]", "Mapping[str, Records]"], None]
+Ended = Callable[[float], None]
 
 
 class _Turn:
@@ -56,17 +57,20 @@ class _Turn:
 class GroupCommit:
     """The one way in which the catalog and the disk change together."""
 
-    def __init__(self, store: Store, catalog: Catalog, publish: Publish) -> None:
+    def __init__(self, store: Store, catalog: Catalog, publish: Publish, ended: Ended) -> None:
         """Start with nothing queued.
 
         Args:
             store: Where changes are saved.
             catalog: What is committed so far.
-            publish: Takes over what a group committed; called once it is on the disk.
+            publish: Takes over what a group committed; called once it is on the disk, with
+                the names that changed and with those that were only saved again.
+            ended: Called after each commit, well or not, with the moment at which it began.
         """
         self._store = store
         self._catalog = catalog
         self._publish = publish
+        self._ended = ended
         self._queue: list[_Turn] = []
         self._committing: Mapping[str, Records] = {}
         self._committed = trio.Event()
@@ -75,12 +79,12 @@ class GroupCommit:
         self._doubtful: set[str] = set()
 
     async def settled(self, name: str) -> None:
-        """Wait until no commit in hand is about a name; most often that is at once."""
+        """Wait until no commit in hand changes a name; most often that is at once."""
         while not self.is_settled(name):
             await self._committed.wait()
 
     def is_settled(self, name: str) -> bool:
-        """Whether no commit in hand is about a name."""
+        """Whether no commit in hand changes a name."""
         return name not in self._committing
 
     async def commit(self, change: Change[T]) -> tuple[T, int]:
@@ -138,6 +142,7 @@ class GroupCommit:
         self._doubtful.clear()
 
     async def _commit_queue(self) -> None:
+        began = trio.current_time()
         turns, self._queue = self._queue, []
         draft = Draft(self._catalog)
         for turn in turns:
@@ -148,11 +153,12 @@ class GroupCommit:
             except Exception as error:  # noqa: BLE001 - its caller gets it, not its neighbours
                 turn.error = error
                 draft.abandon_change()
-        changes = draft.changes()
+        changes, saved_again = draft.changes(), draft.saved_again()
+        # What is only saved again may change in memory meanwhile: a ping does not wait for it.
         self._committing = changes
         try:
-            if changes or draft.entries:
-                await self._save(changes, draft.entries)
+            if changes or saved_again or draft.entries:
+                await self._save({**changes, **saved_again}, draft.entries)
         except Exception as error:
             reason = "internal error, see the log"
             if isinstance(error, StorageFailed):
@@ -163,9 +169,10 @@ class GroupCommit:
             for turn in turns:
                 turn.error = StorageFailed(reason)
         else:
-            self._publish(draft, changes)
+            self._publish(draft, changes, saved_again)
         finally:
             self._committing = {}
+            self._ended(began)
             self._committed.set()
             self._committed = trio.Event()
             for turn in turns:

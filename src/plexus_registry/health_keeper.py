@@ -229,6 +229,14 @@ class HealthKeeper:
         backend = self._catalog.get(name)
         return backend is not None and backend.state is State.UP
 
+    def excuse(self, began: float) -> None:
+        """Give those whose term ended while the disk held up their requests time to be heard.
+
+        Args:
+            began: When the commit that ends now began, in seconds of Trio's clock.
+        """
+        self._vitals.excuse(began, moment=trio.current_time())
+
     def forgive(self, pause: float) -> None:
         """Give every backend back the seconds in which this process heard nobody."""
         self._vitals.forgive(pause, moment=trio.current_time())

@@ -1,8 +1,9 @@
 """The registry itself: its verbs, and what it knows of the health of backends.
 
 Reads are answered from the catalog, which holds what is committed; changes go through the
-group commit. Pings are the exception: they show at once and reach the disk within `PING_DELAY`,
-together. A ping for a name that is just being committed waits, so that neither loses the other.
+group commit. Pings are the exception: they count and show at once, whatever the disk does, and
+reach it within `PING_DELAY`, together. A ping for a name that is just being committed is repeated
+after the commit, so that neither loses the other.
 
 Source: design, "Behaviour of the methods" and "Data flow".
 """
@@ -34,7 +35,8 @@ from plexus_registry.core.events import (
 )
 from plexus_registry.core.feed import Feed
 from plexus_registry.core.health import ping_changes
-from plexus_registry.core.model import Backend, Layer
+from plexus_registry.core.merge import effective
+from plexus_registry.core.model import Backend, Layer, State
 from plexus_registry.core.reconciliation import declare
 from plexus_registry.core.vitals import Policy
 from plexus_registry.group_commit import GroupCommit
@@ -87,9 +89,13 @@ class Registry:
         self.config = config
         self.now = now
         self.probe = probe
-        self._commits = GroupCommit(store, self.catalog, self._publish)
+        self._commits = GroupCommit(store, self.catalog, self._publish, self._commit_ended)
         self.health = HealthKeeper(self.catalog, self._commits, policy, now)
         self._unwritten_pings: set[str] = set()
+        # When the names were pinged whose commit was in hand.
+        self._pinged_meanwhile: dict[str, int] = {}
+        # The same for those whose state such a ping changes, with that state.
+        self._unmade_revivals: dict[str, tuple[int, State]] = {}
         self._pings_wait = trio.Event()
         self._bells: set[Bell] = set()
 
@@ -157,25 +163,35 @@ class Registry:
     async def ping(self, name: str) -> Pinged:
         """Note a sign of life.
 
-        It reaches the disk within `PING_DELAY`; where it changes the backend's state, it is there
-        when this returns.
+        It counts from now on, and waits for no other commit: where one that changes the name is in
+        hand, the ping is repeated after it. It reaches the disk within `PING_DELAY`; where it
+        changes the state that the backend is in now, it is there when this returns.
 
         Raises:
             StorageFailed: The backend could not be revived.
         """
-        await self._commits.settled(name)
         backend = self.catalog.get(name)
-        if backend is not None and ping_changes(backend):
-            return await self._revive(name)
-        decision = claims.ping(self.catalog.records(name), name, now=self.now())
-        if isinstance(decision, MethodError):
+        if backend is None:
             return pinged(name, success=False)
+        if backend.is_active:
+            self.health.renew(name)
+        if ping_changes(backend):
+            return await self._revive(name)
+        self._note_ping(name, now=self.now())
+        if not self._commits.is_settled(name):
+            self._pinged_meanwhile[name] = self.now()
+        return pinged(name, success=True)
+
+    def _note_ping(self, name: str, *, now: int) -> None:
+        """Show a ping that changes no state, and have it written."""
+        decision = claims.ping(self.catalog.records(name), name, now=now)
+        if isinstance(decision, MethodError):  # the name is gone
+            return
         self.catalog.publish({name: decision.records})
         if decision.backend.is_active:
             self.health.renew(name)
         self._unwritten_pings.add(name)
         self._pings_wait.set()
-        return pinged(name, success=True)
 
     async def _revive(self, name: str) -> Pinged:
         try:
@@ -280,13 +296,20 @@ class Registry:
         Raises:
             StorageFailed: They still wait.
         """
-        if not self._unwritten_pings:
-            return
-        await self._commits.commit(self._take_pings)
+        if self._unwritten_pings or self._unmade_revivals:
+            await self._commits.commit(self._take_pings)
 
     def _take_pings(self, draft: Draft) -> None:
         for name in self._unwritten_pings:
             draft.save_again(name)
+        for name, (now, state) in self._unmade_revivals.items():
+            backend = effective(draft.records(name))
+            decision = claims.ping(draft.records(name), name, now=now)
+            # What a call said of it since then counts for more.
+            is_newest = backend is not None and backend.state is state
+            if is_newest and not isinstance(decision, MethodError):
+                draft.write(name, decision.records)
+                draft.signs_of_life.add(name)
 
     # How it comes together.
 
@@ -306,7 +329,9 @@ class Registry:
 
         return await self._commits.commit(change)
 
-    def _publish(self, draft: Draft, changes: Mapping[str, Records]) -> None:
+    def _publish(
+        self, draft: Draft, changes: Mapping[str, Records], saved_again: Mapping[str, Records]
+    ) -> None:
         before = {name: self.catalog.get(name) for name in changes}
         self.catalog.publish(changes, draft.revision)
         self.feed.append(draft.entries)
@@ -317,9 +342,29 @@ class Registry:
         for name in draft.signs_of_life:
             self.health.renew(name)
         self._unwritten_pings -= changes.keys()
+        for name, records in saved_again.items():
+            if self.catalog.records(name) is records:  # no newer ping came meanwhile
+                self._unwritten_pings.discard(name)
+        for name, (_, state) in [*self._unmade_revivals.items()]:
+            backend = self.catalog.get(name)
+            if backend is None or backend.state is not state:
+                del self._unmade_revivals[name]
         if draft.entries:
             for bell in self._bells:
                 bell.ring()
         # Whoever waits holds on to an event that is not set yet.
-        if not self._unwritten_pings and self._pings_wait.is_set():
+        is_written = not self._unwritten_pings and not self._unmade_revivals
+        if is_written and self._pings_wait.is_set():
             self._pings_wait = trio.Event()
+
+    def _commit_ended(self, began: float) -> None:
+        """Repeat the pings that came during a commit, and excuse whom it may have held up."""
+        self.health.excuse(began)
+        pings, self._pinged_meanwhile = self._pinged_meanwhile, {}
+        for name, now in pings.items():
+            backend = self.catalog.get(name)
+            if backend is not None and ping_changes(backend):
+                self._unmade_revivals[name] = (now, backend.state)
+                self._pings_wait.set()
+            else:
+                self._note_ping(name, now=now)

@@ -102,7 +102,7 @@ MAY_IMPORT: dict[str, str] = {
     "service": (
         "bell config_file group_commit health_keeper probe store core.catalog core.claims"
         " core.commands core.declarations core.draft core.errors core.events core.feed core.health"
-        " core.model core.reconciliation core.vitals"
+        " core.merge core.model core.reconciliation core.vitals"
     ),
     "probe": "network core.dialogue core.errors core.model core.networks core.reports",
     "network": "core.errors",

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from plexus_registry.core.silence import Deadlines
+from plexus_registry.core.silence import GRACE, LONG_COMMIT, Deadlines
 from tests import strategies as sts
 
 if TYPE_CHECKING:
@@ -106,6 +106,25 @@ class Heard:
 
     moment: float
     paused: float = 0.0
+
+
+@given(st.floats(0, 200), st.floats(0, 200))
+def test_whose_term_ends_in_a_long_commit_gets_a_moment_more_but_once(
+    began: float, seconds: float
+) -> None:
+    deadlines = Deadlines(stale_after=TERM)
+    deadlines.renew("a", moment=0)
+    ended = began + seconds
+    deadlines.excuse(began, moment=ended)
+    is_excused = seconds > LONG_COMMIT and began <= TERM <= ended + GRACE
+    assert deadlines.is_over("a", moment=TERM) is not (is_excused and ended + GRACE > TERM)
+    assert deadlines.is_over("a", moment=max(TERM, ended + GRACE))
+    if is_excused:
+        deadlines.excuse(ended, moment=ended + 10)
+        assert deadlines.is_over("a", moment=ended + GRACE)
+    deadlines.renew("a", moment=ended)
+    deadlines.excuse(ended, moment=ended + TERM)
+    assert not deadlines.is_over("a", moment=ended + TERM)
 
 
 class DeadlinesMachine(RuleBasedStateMachine):

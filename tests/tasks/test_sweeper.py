@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
+import pytest
 import trio
 
-from plexus_registry.core.commands import Register
+from plexus_registry.core.commands import Register, Update
+from plexus_registry.core.errors import StorageFailed
 from plexus_registry.store import read_records
 from plexus_registry.sweeper import sweep_forever, sweep_once, write_pings_forever
 from tests.fakes import Clock, Disk, opened
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
     from pathlib import Path
 
-    import pytest
     from trio.testing import MockClock
 
     from plexus_registry.service import Registry
@@ -185,6 +189,194 @@ async def test_many_pings_are_one_write(tmp_path: Path, autojump_clock: MockCloc
             await registry.ping(f"hub{index}")
         await trio.sleep(1.01)
         assert disk.saves == before + 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_pings_that_are_written_cost_no_further_write(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    disk = Disk()
+    async with opened(tmp_path, disk) as registry, trio.open_nursery() as nursery:
+        await registry.register(HUB)
+        await nursery.start(write_pings_forever, registry)
+        await registry.ping("hub")
+        await trio.sleep(1.01)
+        saves = disk.saves
+        await trio.sleep(60)
+        assert disk.saves == saves
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_ping_waits_for_no_commit_of_pings_and_is_written_after_it(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    disk, clock = Disk(), Clock()
+    async with opened(tmp_path, disk, now=clock) as registry, trio.open_nursery() as nursery:
+        await registry.register(HUB)
+        await nursery.start(write_pings_forever, registry)
+        await registry.ping("hub")
+        gate = disk.gate = trio.Event()
+        await disk.reached_gate.wait()
+        clock.now += 10
+        assert not takes_a_wait(registry.ping("hub"))
+        disk.gate = None
+        gate.set()
+        await trio.sleep(2.02)
+        assert last_seen_on_disk(tmp_path) == clock.now
+        nursery.cancel_scope.cancel()
+
+
+def takes_a_wait(work: Coroutine[object, object, object]) -> bool:
+    """Run a coroutine up to its first wait, and tell whether it has one."""
+    try:
+        work.send(None)
+    except StopIteration:
+        return False
+    work.close()
+    return True
+
+
+@pytest.mark.parametrize("held_up", ["by nothing", "by an update", "by an update of its own"])
+async def test_a_disk_that_hangs_makes_nobody_stale(
+    tmp_path: Path, autojump_clock: MockClock, held_up: str
+) -> None:
+    """Each backend pings in time over a connection of its own, where requests go in order."""
+    disk = Disk()
+    names = [f"hub{index}" for index in range(20)]
+
+    async def converse(registry: Registry, name: str) -> None:
+        while True:
+            await registry.ping(name)
+            await trio.sleep(STALE_AFTER / 6)
+            if held_up == "by an update":
+                await registry.update(Update(name="other", description=name))
+            elif held_up == "by an update of its own":
+                await registry.update(Update(name=name, description=str(trio.current_time())))
+
+    async with opened(tmp_path, disk) as registry, trio.open_nursery() as nursery:
+        for name in ["other", *names]:
+            await registry.register(Register(name=name, host="h", port=1))
+        await nursery.start(partial(sweep_forever, registry, every=SWEEP_INTERVAL))
+        await nursery.start(write_pings_forever, registry)
+        for name in names:
+            nursery.start_soon(converse, registry, name)
+        for _ in range(3):
+            await trio.sleep(20.5)
+            gate = disk.gate = trio.Event()
+            await trio.sleep(1.2 * STALE_AFTER)
+            disk.gate = None
+            gate.set()
+            await trio.sleep(STALE_AFTER)
+        events = "".join(entry.event for entry in registry.feed.after(0))
+        assert "backend_stale" not in events
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_slow_disk_does_not_keep_the_silent_active(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    disk = Disk()
+
+    async def write(registry: Registry) -> None:
+        for count in itertools.count():
+            await registry.update(Update(name="other", description=str(count)))
+
+    async def let_through() -> None:
+        while True:
+            gate = disk.gate = trio.Event()
+            await trio.sleep(1)
+            gate.set()
+
+    async with opened(tmp_path, disk) as registry, trio.open_nursery() as nursery:
+        await registry.register(HUB)
+        await registry.register(Register(name="other", host="h", port=1))
+        await registry.ping("hub")
+        await nursery.start(partial(sweep_forever, registry, every=SWEEP_INTERVAL))
+        nursery.start_soon(let_through)
+        nursery.start_soon(write, registry)
+        await trio.sleep(STALE_AFTER + 3 * SWEEP_INTERVAL)
+        is_found = not is_active(registry)
+        gate, disk.gate = disk.gate, None
+        assert gate is not None
+        gate.set()  # a commit in hand is finished though everything is cancelled
+        nursery.cancel_scope.cancel()
+    assert is_found
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_ping_beside_a_change_of_its_name_is_repeated_after_it(
+    tmp_path: Path, autojump_clock: MockClock, fails: bool
+) -> None:
+    disk, clock = Disk(), Clock()
+    async with opened(tmp_path, disk, now=clock) as registry, trio.open_nursery() as nursery:
+        await registry.register(HUB)
+        await nursery.start(write_pings_forever, registry)
+        gate = disk.gate = trio.Event()
+        async with trio.open_nursery() as change:
+            change.start_soon(try_update, registry)
+            await disk.reached_gate.wait()
+            assert not takes_a_wait(registry.ping("hub"))
+            disk.gate, disk.is_full = None, fails
+            gate.set()
+        disk.is_full = False
+        backend = registry.get("hub")
+        assert backend is not None
+        assert (backend.description, backend.last_seen) == (None if fails else "new", clock.now)
+        await trio.sleep(1.01)
+        assert last_seen_on_disk(tmp_path) == clock.now
+        nursery.cancel_scope.cancel()
+
+
+async def try_update(registry: Registry) -> None:
+    with suppress(StorageFailed):
+        await registry.update(Update(name="hub", description="new"))
+
+
+async def test_a_ping_beside_the_sweep_that_marks_its_backend_revives_it(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    disk = Disk()
+    async with opened(tmp_path, disk) as registry, trio.open_nursery() as nursery:
+        await registry.register(HUB)
+        await registry.ping("hub")
+        await registry.write_pings()
+        await nursery.start(write_pings_forever, registry)
+        await trio.sleep(STALE_AFTER + 1)
+        gate = disk.gate = trio.Event()
+        async with trio.open_nursery() as sweep:
+            sweep.start_soon(sweep_once, registry)
+            await disk.reached_gate.wait()
+            await registry.ping("hub")
+            disk.gate = None
+            gate.set()
+        assert not is_active(registry)
+        await trio.sleep(1.01)
+        assert is_active(registry)
+        await trio.sleep(STALE_AFTER - 5)
+        await sweep_once(registry)
+        assert is_active(registry), "it has a full term again"
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_goodbye_after_such_a_ping_counts_for_more(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    disk = Disk()
+    async with opened(tmp_path, disk) as registry, trio.open_nursery() as nursery:
+        await registry.register(HUB)
+        await registry.ping("hub")
+        await trio.sleep(STALE_AFTER + 1)
+        gate = disk.gate = trio.Event()
+        async with trio.open_nursery() as sweep:
+            sweep.start_soon(sweep_once, registry)
+            await disk.reached_gate.wait()
+            await registry.ping("hub")
+            sweep.start_soon(registry.deregister, "hub")
+            await trio.testing.wait_all_tasks_blocked()
+            disk.gate = None
+            gate.set()
+        await registry.write_pings()
+        assert not is_active(registry)
         nursery.cancel_scope.cancel()
 
 

@@ -58,7 +58,7 @@ class Draft:
         self._reports.append(event)
 
     def save_again(self, name: str) -> None:
-        """Have a name saved though it does not change: the catalog is ahead of the disk."""
+        """Save a name though no change is about it: the catalog is ahead of the disk."""
         self._to_save.add(name)
 
     def names(self) -> AbstractSet[str]:
@@ -84,13 +84,17 @@ class Draft:
         self._reports.clear()
 
     def changes(self) -> dict[str, Records]:
-        """The names to save, with all that is stated about each."""
-        changed = {
+        """The names that change, with all that is stated about each."""
+        return {
             name: records
             for name, records in self._changes.items()
             if records != self._catalog.records(name)
         }
-        return changed | {name: self.records(name) for name in self._to_save}
+
+    def saved_again(self) -> dict[str, Records]:
+        """The names to save that do not change, with what the catalog holds of each now."""
+        unchanged = self._to_save - self.changes().keys()
+        return {name: self._catalog.records(name) for name in unchanged}
 
     def _note(
         self,

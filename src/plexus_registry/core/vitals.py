@@ -146,6 +146,10 @@ class Vitals:
         if probes is not None:
             probes.is_doubted = False
 
+    def excuse(self, began: float, *, moment: float) -> None:
+        """Give those whose term ended since a commit began, until now, time to be heard."""
+        self._deadlines.excuse(began, moment=moment)
+
     def silent(self, *, moment: float) -> Iterator[str]:
         """Name the backends that no ping speaks for any more, and no probe either."""
         return (name for name in self._deadlines.over(moment=moment) if not self._answers(name))
