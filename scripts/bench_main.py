@@ -15,6 +15,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
+from bench_fairness import measure_fairness
 from bench_peer import measure_peer
 from bench_plan import FULL, QUICK, Bench, Plan
 from bench_plexus import measure_plexus
@@ -40,6 +41,7 @@ SCENARIOS: dict[str, Callable[[Bench], list[Figure]]] = {
     "verbs": measure_verbs,
     "plexus": measure_plexus,
     "probes": measure_probes,
+    "fairness": measure_fairness,
 }
 
 BUSY = 0.5
