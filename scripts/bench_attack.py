@@ -64,6 +64,12 @@ def batch(text: str, count: int = BATCH) -> str:
     return f"[{','.join([text] * count)}]"
 
 
+def batch_of_unknown() -> str:
+    """Encode a batch of long unknown methods, each of them another that is near to a known one."""
+    asked = [request((f"registry.lis{number:04}." * 10)[:128]) for number in range(BATCH)]
+    return f"[{','.join(asked)}]"
+
+
 def with_params(params: str) -> str:
     """Encode a request whose parameters are JSON text."""
     return f'{{"jsonrpc":"2.0","id":1,"method":"registry.get","params":{params}}}'
@@ -127,7 +133,7 @@ def _keys() -> str:
 
 
 ATTACKS: dict[str, Callable[[str], None]] = {
-    "unknown methods": lambda url: ask(url, batch(request("x" * 128))),
+    "unknown methods": lambda url: ask(url, batch_of_unknown()),
     "unread lists": read_nothing,
     "reload and leave": lambda url: leave_in_batch(url, batch(request("registry.reload")), 1),
     "check and leave": lambda url: leave_in_batch(

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,10 +43,12 @@ class Waiting:
     Attributes:
         longest: The longest `get`, in seconds.
         busy: How long the registry was at work after the attack was over, in seconds.
+        connects: How many connections it made to a backend for calls of clients that had left.
     """
 
     longest: float = 0.0
     busy: float = 0.0
+    connects: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +135,7 @@ def _measure(bench: Bench, case: Case) -> list[Figure]:
     folder = new_folder(bench)
     folder.mkdir()
     (folder / "backends.toml").write_text(case.config)
-    with open_registry(folder, bench.cores) as server, _hanging_backend(case, server):
+    with open_registry(folder, bench.cores) as server, _hanging_backend(server) as hanging:
         tell(server.url, calls.register_batches(case.stored))
         _wait_until_idle(server)
         waiting = Waiting()
@@ -143,9 +146,11 @@ def _measure(bench: Bench, case: Case) -> list[Figure]:
             script = [sys.executable, str(SCRIPTS / "bench_attack.py"), server.url, case.attack]
         with open_process(script, bench.cores.load) as attack:
             line = read_line(attack, MOST_SECONDS * 3)
-            if line.strip() != "begun":
+            if not line.startswith("begun"):
                 raise RuntimeError(f"{case.what}: {line!r}")
-            _watch(server, waiting, attack)
+            _watch(server, waiting, attack, is_done="done" in line)
+            if case.attack == "check and leave":
+                waiting.connects = _connects_later(hanging)
         figures = [
             Figure(
                 scenario="fairness",
@@ -160,6 +165,11 @@ def _measure(bench: Bench, case: Case) -> list[Figure]:
                 unit="s" if waiting.busy < MOST_SECONDS else "s or more",
             ),
         ]
+        if case.attack == "check and leave":
+            what = f"{case.what}: connects in 5 s, 15 s later"
+            figures.append(
+                Figure(scenario="fairness", what=what, value=waiting.connects, unit="connects")
+            )
         if case.weighs:
             peak = _status(server.process_id, "VmHWM") / MEGABYTE
             figures.append(
@@ -174,11 +184,12 @@ def _measure(bench: Bench, case: Case) -> list[Figure]:
         return figures
 
 
-def _watch(server: Server, waiting: Waiting, attack: "subprocess.Popen[bytes]") -> None:
+def _watch(
+    server: Server, waiting: Waiting, attack: "subprocess.Popen[bytes]", *, is_done: bool
+) -> None:
     """Ask again and again until the attack is done and the registry idle."""
     frame = text_frame(calls.get([calls.backend_name(0)]).frames[0])
     began = checked = time.monotonic()
-    is_done = False
     used = _cpu_seconds(server.process_id)
     assert attack.stdout is not None
     os.set_blocking(attack.stdout.fileno(), False)
@@ -208,14 +219,30 @@ def _watch(server: Server, waiting: Waiting, attack: "subprocess.Popen[bytes]") 
 
 
 @contextmanager
-def _hanging_backend(case: Case, server: Server) -> Iterator[None]:
+def _hanging_backend(server: Server) -> Iterator[socket.socket]:
     """Register a backend that accepts and never answers."""
-    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
-        if case.attack == "check and leave":
-            port = listener.getsockname()[1]
-            params = {"name": "hangs", "host": "127.0.0.1", "port": port}
-            ask(server.url, request("registry.register", params))
-        yield
+    with socket.create_server(("127.0.0.1", 0), backlog=4096) as listener:
+        params = {"name": "hangs", "host": "127.0.0.1", "port": listener.getsockname()[1]}
+        ask(server.url, request("registry.register", params))
+        yield listener
+
+
+def _connects_later(listener: socket.socket) -> int:
+    """Count the connections that still come when each client has had its one probe."""
+    listener.setblocking(False)
+    time.sleep(15)
+    _accept_all(listener)
+    time.sleep(5)
+    return _accept_all(listener)
+
+
+def _accept_all(listener: socket.socket) -> int:
+    for number in count():
+        try:
+            listener.accept()[0].close()
+        except BlockingIOError:
+            return number
+    raise AssertionError
 
 
 def _wait_until_idle(server: Server) -> None:

@@ -11,6 +11,7 @@ from trio_websocket import ConnectionClosed
 
 from plexus_registry.app import open_registry
 from plexus_registry.core.visitor import Visitor
+from plexus_registry.fairness import Fairness, Share
 from plexus_registry.settings import Settings
 
 if TYPE_CHECKING:
@@ -80,6 +81,9 @@ class ScriptedWire:
         self.was_heard = False
         self.frames: list[str] = []
         self.gate: trio.Event | None = None
+        self.share = Share(Fairness())
+        self.is_gone = False
+        self.is_whole = True
         self.say, self._heard = trio.open_memory_channel[str](100)
 
     async def receive(self) -> str:
@@ -96,6 +100,13 @@ class ScriptedWire:
         if self.gate is not None:
             await self.gate.wait()
         self.frames += frames
+
+    async def send_part(self, text: str, *, is_first: bool, is_last: bool) -> None:
+        """Join the parts of one message."""
+        await self.send([text] if is_first else [])
+        if not is_first:
+            self.frames[-1] += text
+        self.is_whole = is_last
 
     async def close(self, code: int = 1000, reason: str | None = None) -> None:
         """Nobody is there to hear it."""

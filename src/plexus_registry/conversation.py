@@ -10,6 +10,7 @@ from trio_websocket import ConnectionClosed
 
 from plexus_registry.core.errors import shown
 from plexus_registry.core.session import FIRST_NUMBER_BITS
+from plexus_registry.fairness import LONG_CHARACTERS
 from plexus_registry.rpc import Responder
 from plexus_registry.teller import Teller
 
@@ -30,6 +31,9 @@ KEPT_CHARACTERS = 1024 * 1024
 """An answer is let go only when the next one is there, since fresh memory for each long answer
 costs more than making it; one that is longer than this is not kept while its peer is idle."""
 
+LONG_FRAME = 16 * 1024
+"""What is longer takes so long to read that it needs a turn."""
+
 
 async def converse(registry: Registry, hub: Hub, wire: Wire, drain: Drain) -> None:
     """Answer every frame of one WebSocket until the peer leaves or the registry drains.
@@ -38,8 +42,9 @@ async def converse(registry: Registry, hub: Hub, wire: Wire, drain: Drain) -> No
     effect in order, and a peer that does not read its answers is not read from.
     """
     numbers_after = secrets.randbits(FIRST_NUMBER_BITS)
-    responder = Responder(registry, hub, wire.visitor, numbers_after=numbers_after)
+    responder = Responder(registry, hub, wire.visitor, numbers_after=numbers_after, peer=wire)
     teller = Teller(registry, responder, wire)
+    responder.in_parts = teller.silence
     try:
         with drain.seat() as seat:
             while not seat.is_leaving():
@@ -51,10 +56,15 @@ async def converse(registry: Registry, hub: Hub, wire: Wire, drain: Drain) -> No
                     await wire.close(TOO_LARGE, "the message is too large")
                     return
                 seat.is_busy = True
+                if len(frame) > LONG_FRAME:
+                    await wire.share.wait_for_turn()
                 answer = responder.answer(frame)
                 if isinstance(answer, list):
                     frames = answer
-                    if frames:
+                    if frames and len(frames[0]) > LONG_CHARACTERS:
+                        await wire.send(frames)
+                        responder.release()
+                    elif frames:
                         await wire.send_one(frames[0])
                 else:
                     frames = await answer
@@ -70,6 +80,8 @@ async def converse(registry: Registry, hub: Hub, wire: Wire, drain: Drain) -> No
     except ConnectionClosed as closed:
         reason = closed.reason
         log.debug("peer left: %s", reason and f"{reason.code} {shown(reason.reason or '')}")
+    finally:
+        responder.release()
 
 
 def _is_too_large(frame: str | bytes, most: int) -> bool:

@@ -9,7 +9,8 @@ watch has to tell is fetched with `due`, from when its acknowledgement was sent.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from contextlib import AsyncExitStack, nullcontext
+from typing import TYPE_CHECKING, Protocol
 
 from plexus_registry.core import commands
 from plexus_registry.core.errors import (
@@ -24,7 +25,7 @@ from plexus_registry.core.errors import (
     WatchEnded,
     shown,
 )
-from plexus_registry.core.events import encode_ended, encode_event, encode_failed
+from plexus_registry.core.events import encode_ended, encode_failed
 from plexus_registry.core.feed import Watch
 from plexus_registry.core.items import notifications
 from plexus_registry.core.jsonrpc import (
@@ -40,9 +41,12 @@ from plexus_registry.core.routes import Route, Stream, Unsubscribe, command_of
 from plexus_registry.core.session import Finite, Following, Session
 from plexus_registry.core.speaker import BUG
 from plexus_registry.core.visitor import Visitor
+from plexus_registry.dispatch import look_up, perform
+from plexus_registry.fairness import LONG_CHARACTERS, VERY_LONG_CHARACTERS, Fairness, Share
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
 
     from plexus_registry.core.commands import Command
     from plexus_registry.core.items import Failure
@@ -59,8 +63,36 @@ CHARACTERS_AT_ONCE = 256 * 1024
 """About how much the watches of a connection get at a time: a thousand snapshots are a lot."""
 
 
+PART_CHARACTERS = 256 * 1024
+"""The answers of a batch are sent in parts of about this size."""
+
+
+class Peer(Protocol):
+    """Whoever asks."""
+
+    @property
+    def share(self) -> Share:
+        """What it may use of what all share."""
+        ...
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it has left."""
+        ...
+
+    async def send_part(self, text: str, *, is_first: bool, is_last: bool) -> None:
+        """Send it a part of a message."""
+        ...
+
+
 class Responder:
-    """Answers the frames of one connection, in the order in which they came."""
+    """Answers the frames of one connection, in the order in which they came.
+
+    A long answer counts as unread until `note_sent` or `release`.
+
+    Attributes:
+        in_parts: Is entered while a message is sent in parts, so that no other comes between.
+    """
 
     def __init__(
         self,
@@ -69,18 +101,24 @@ class Responder:
         visitor: Visitor | None = None,
         *,
         numbers_after: int = 0,
+        peer: Peer | None = None,
     ) -> None:
-        """Prepare for a connection.
+        """Prepare to answer.
 
         Args:
-            registry: What is asked.
-            hub: What calls mean.
+            registry: Carries out what is asked for.
+            hub: Finds out what that is.
             visitor: Who asks.
             numbers_after: The number that the subscriptions count on from.
+            peer: Takes the parts of long answers; without it all answers are given whole.
         """
+        self.in_parts: Callable[[], AbstractAsyncContextManager[None]] = nullcontext
         self._registry = registry
         self._hub = hub
         self._visitor = visitor or Visitor()
+        self._peer = peer
+        self._share = Share(Fairness()) if peer is None else peer.share
+        self._held = 0
         self._unsent = 0
         self._session = Session(
             max_subscriptions=hub.limits.subscriptions, numbers_after=numbers_after
@@ -112,28 +150,76 @@ class Responder:
             return [] if read.id is None else [error_response(read.id, error)]
         except Exception as error:  # noqa: BLE001 - it is logged, and answered
             return [] if read.id is None else [error_response(read.id, _bug(read, error))]
-        if found is None:
+        if found is None or (len(found) > LONG_CHARACTERS and self._must_wait(found)):
             return self._answer_one(read, route)
-        return [] if read.id is None else [result_response(read.id, found)]
+        return [] if read.id is None else [self._counted(result_response(read.id, found))]
+
+    def _must_wait(self, found: str) -> bool:
+        return len(found) > VERY_LONG_CHARACTERS or self._share.is_full
+
+    def _counted(self, text: str) -> str:
+        """Count what is to be sent, until it was."""
+        self._held += self._share.hold(text)
+        return text
 
     async def _answer_batch(self, batch: Batch) -> list[str]:
-        responses = []
+        """Answer the requests of a batch in turn, for as long as the peer is there."""
         self._unsent = 0
-        for each in batch.items:
-            if isinstance(each, Invalid):
-                response: str | None = self._refuse(each.id, each.error)
-            elif self._unsent > self._hub.limits.unread_bytes:
-                response = None if each.id is None else self._refuse(each.id, self._too_much())
-            else:
-                response = await self._respond(each, None)
-            if response is not None:
+        async with AsyncExitStack() as parted:
+            responses: list[str] = []
+            size = parts = 0
+            for each in batch.items:
+                await self._share.wait_for_turn()
+                if self._peer is not None and self._peer.is_gone:
+                    return []
+                response = await self._respond_in_batch(each)
+                if response is None:
+                    continue
                 self._unsent += _bytes_of(response)
-                responses.append(response)
+                responses.append(self._counted(response))
+                size += len(response)
+                if self._peer is not None and size > PART_CHARACTERS:
+                    if not parts:
+                        await parted.enter_async_context(self.in_parts())
+                    before = "," if parts else "["
+                    await self._send_part(self._peer, before, responses, "", is_first=not parts)
+                    size, parts = 0, parts + 1
+            if parts and self._peer is not None:
+                before = "," if responses else ""
+                await self._send_part(self._peer, before, responses, "]", is_first=False)
+                return self._session.flush()
         return [f"[{','.join(responses)}]", *self._session.flush()] if responses else []
+
+    async def _send_part(
+        self, peer: Peer, before: str, responses: list[str], after: str, *, is_first: bool
+    ) -> None:
+        text = f"{before}{','.join(responses)}{after}"
+        sent = sum(len(each) for each in responses if len(each) > LONG_CHARACTERS)
+        responses.clear()
+        await peer.send_part(text, is_first=is_first, is_last=bool(after))
+        self._held -= sent
+        self._share.release(sent)
+
+    async def _respond_in_batch(self, request: Request | Invalid) -> str | None:
+        if isinstance(request, Invalid):
+            return self._refuse(request.id, request.error)
+        limit = None
+        if self._unsent > self._hub.limits.unread_bytes:
+            limit = "unread_bytes"
+        elif self._share.must_give_way:
+            limit = "unread_total"
+        if limit is None:
+            return await self._respond(request, None)
+        if request.id is None:
+            return None
+        self._visitor.refused[limit] += 1
+        return error_response(request.id, self._too_much())
 
     async def _answer_one(self, request: Request, route: Route) -> list[str]:
         response = await self._respond(request, route)
-        return [] if response is None else [response, *self._session.flush()]
+        if response is None:
+            return []
+        return [self._counted(response), *self._session.flush()]
 
     async def _respond(self, request: Request, route: Route | None) -> str | None:
         """Answer one request, which may be routed already."""
@@ -165,6 +251,8 @@ class Responder:
             report = None if command is None else await self._report(command)
             items = self._hub.speaker.items(stream.topic, report, now=self._registry.now())
             self._unsent += sum(map(_bytes_of, items))
+            for item in items:
+                self._counted(item)
             live = Finite(stream, items)
         return str(self._session.begin(live)) if is_heard else ""
 
@@ -180,12 +268,23 @@ class Responder:
 
     def note_sent(self) -> bool:
         """Take the frames so far to be sent, and tell whether there is news for `due`."""
+        self.release()
         return self._session.note_sent()
+
+    def release(self) -> None:
+        """Count no answer as unread any more: all were sent, or never will be."""
+        self._share.release(self._held)
+        self._held = 0
 
     def is_behind(self) -> bool:
         """Whether there may be more for the watches."""
         feed = self._registry.feed
         return any(each.watch.is_behind(feed) for each in self._session.followings.values())
+
+    @property
+    def is_beginning(self) -> bool:
+        """Whether a watch waits for its snapshot, which may be long."""
+        return not all(each.watch.has_begun for each in self._session.followings.values())
 
     def due(self) -> list[str]:
         """Give the next frames of the watches: as many as may be made at a time."""
@@ -221,6 +320,10 @@ class Responder:
         if not self._visitor.may_write and type(command) not in READS:
             self._visitor.refused[Unauthorized.word] += 1
             raise Unauthorized
+        if isinstance(command, commands.List):
+            found = look_up(self._registry, command)
+            if found is not None and len(found) > LONG_CHARACTERS:
+                await self._share.wait_for_room()
         return await perform(self._registry, command)
 
     def _refuse(self, request_id: str, error: ProtocolError | MethodError) -> str:
@@ -240,7 +343,6 @@ class Responder:
 
 
 _LIMITS: dict[type[ProtocolError | MethodError], str] = {
-    AnswerLimitError: "unread_bytes",
     BatchTooLargeError: "batch_requests",
     NestingLimitError: "nesting",
     SubscriptionLimitError: "subscriptions",
@@ -255,42 +357,3 @@ def _bytes_of(text: str) -> int:
 def _bug(request: Request, error: Exception) -> InternalError:
     log.error("request for %s failed", shown(request.method), exc_info=error)
     return InternalError("Internal error")
-
-
-def look_up(registry: Registry, route: Route) -> str | None:
-    """Answer what the catalog knows, as JSON text; None where there is more to do."""
-    if isinstance(route, commands.Get):
-        return registry.catalog.found(route.name)
-    if isinstance(route, commands.List):
-        return registry.catalog.listed(active_only=route.active_only)
-    return None
-
-
-async def perform(registry: Registry, command: Command) -> str:
-    """Carry out a command.
-
-    Returns:
-        The event that reports it, as JSON text.
-
-    Raises:
-        MethodError: The registry refuses.
-    """
-    match command:
-        case commands.Get() | commands.List():
-            return str(look_up(registry, command))
-        case commands.Ping(name=name):
-            return encode_event(await registry.ping(name))
-        case commands.Register():
-            return encode_event(await registry.register(command))
-        case commands.Update():
-            return encode_event(await registry.update(command))
-        case commands.Delete(name=name):
-            return encode_event(await registry.delete(name))
-        case commands.Deregister(name=name):
-            return encode_event(await registry.deregister(name))
-        case commands.Check(name=name):
-            return encode_event(await registry.check(name))
-        case commands.Reload():
-            return encode_event(await registry.reload())
-        case _:
-            raise NotImplementedError(type(command).__name__)

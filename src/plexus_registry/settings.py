@@ -45,6 +45,7 @@ class DoorSettings:
         max_connections_per_address: The same from one address other than the loopback.
         ping_interval: Seconds after which an idle connection is pinged.
         unread_seconds: Seconds for which a peer may take nothing of what is sent to it.
+        max_unread_total: What may wait for all peers together to read it, in bytes, about.
     """
 
     allow_hosts: tuple[str, ...] = ()
@@ -59,6 +60,7 @@ class DoorSettings:
     max_connections_per_address: int = 1_000
     ping_interval: float = 30.0
     unread_seconds: float = 10.0
+    max_unread_total: int = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -70,4 +70,11 @@ class Teller:
         while not self._is_over and self._responder.is_behind():
             # The lock is a checkpoint: whatever this connection watches, others have their turn.
             async with self._sending:
-                await self._wire.send(self._responder.due())
+                if self._responder.is_beginning:
+                    await self._wire.share.wait_for_room()
+                frames = self._responder.due()
+                held = sum(map(self._wire.share.hold, frames))
+                try:
+                    await self._wire.send(frames)
+                finally:
+                    self._wire.share.release(held)

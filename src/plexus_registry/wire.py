@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import socket
+import sys
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import trio
-from trio_websocket import CloseReason, WebSocketConnection, wrap_server_stream
+from trio_websocket import CloseReason, ConnectionClosed, WebSocketConnection, wrap_server_stream
 
 from plexus_registry.core.visitor import Visitor
+from plexus_registry.fairness import Fairness, Share
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
 
 
 class Wire:
@@ -22,6 +25,7 @@ class Wire:
     Attributes:
         visitor: Who the peer is.
         was_heard: Whether a message came since somebody last set it to false.
+        share: Its share of what all connections have.
     """
 
     def __init__(
@@ -30,7 +34,9 @@ class Wire:
         stream: HandedStream,
         nursery: trio.Nursery,
         visitor: Visitor,
+        fairness: Fairness,
     ) -> None:
+        self.share = Share(fairness)
         self.start_soon = nursery.start_soon
         self.receive = ws.get_message
         self.send_one = ws.send_message
@@ -41,8 +47,23 @@ class Wire:
         self._ws = ws
         self._stream = stream
 
-    async def send(self, frames: Sequence[str]) -> None:
-        """Send frames, if any, together in as few packets as they fit in."""
+    async def send(self, frames: Iterable[str]) -> None:
+        """Send messages, if any: short ones together, and long ones bit by bit."""
+        short: list[str] = []
+        size = 0
+        for frame in frames:
+            if len(frame) > PIECE_BYTES or size > PIECE_BYTES:
+                await self._send_together(short)
+                short.clear()
+                size = 0
+            if len(frame) > PIECE_BYTES:
+                await self.send_part(frame)
+            else:
+                short.append(frame)
+                size += len(frame)
+        await self._send_together(short)
+
+    async def _send_together(self, frames: list[str]) -> None:
         if not frames:
             return
         if len(frames) > 1:
@@ -50,6 +71,24 @@ class Wire:
                 for frame in frames[:-1]:
                     await self._ws.send_message(frame)
         await self._ws.send_message(frames[-1])
+
+    async def send_part(self, text: str, *, is_first: bool = True, is_last: bool = True) -> None:
+        """Send a part of a message, or all of it, as one frame that is encoded bit by bit.
+
+        The library would hold a copy of all of it until the peer has read it.
+        """
+        async with self._ws._stream_lock:  # noqa: SLF001 - what it sends itself must not come between
+            if self._ws.closed is not None:
+                raise ConnectionClosed(self._ws.closed)
+            try:
+                await self._stream.send_pieces(_frame(text, is_first=is_first, is_last=is_last))
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                raise ConnectionClosed(self._ws.closed) from None
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the peer has left, also where its last messages are still unread."""
+        return self._ws.closed is not None or self._stream.is_gone
 
     async def close(self, code: int = 1000, reason: str | None = None) -> None:
         """Say goodbye, and wait for the peer's goodbye."""
@@ -81,6 +120,7 @@ async def accept_websocket(
     *,
     max_message_size: int,
     visitor: Visitor | None = None,
+    fairness: Fairness | None = None,
 ) -> Wire | None:
     """Finish the WebSocket handshake that a peer began.
 
@@ -91,6 +131,7 @@ async def accept_websocket(
         rest: What was read after that.
         max_message_size: The size of a message, in bytes, above which the peer is cut off.
         visitor: Who the peer is.
+        fairness: What it shares with other connections.
 
     Returns:
         The WebSocket; None where the peer's part of the handshake was wrong or it left.
@@ -100,7 +141,7 @@ async def accept_websocket(
         request = await wrap_server_stream(nursery, handed, max_message_size=max_message_size)
         ws = await request.accept()
         handed.open()
-        return Wire(ws, handed, nursery, visitor or Visitor())
+        return Wire(ws, handed, nursery, visitor or Visitor(), fairness or Fairness())
     return None
 
 
@@ -162,6 +203,31 @@ class HandedStream(trio.abc.Stream):
         else:
             await self._send_pieces(memoryview(data))
         self.is_sending = False
+
+    async def send_pieces(self, pieces: Iterable[bytes]) -> None:
+        """Send pieces that are one frame together."""
+        if self._is_over:
+            raise trio.BrokenResourceError("the connection was ended")
+        self._said_goodbye = False
+        for piece in pieces:
+            self.sent += 1
+            self.is_sending = True
+            await self._send_pieces(memoryview(piece))
+        self.is_sending = False
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the peer has hung up; where the system cannot tell, that shows later."""
+        plain = self._stream
+        if isinstance(plain, trio.SSLStream):
+            plain = plain.transport_stream
+        if sys.platform != "linux" or not isinstance(plain, trio.SocketStream):
+            return False
+        try:
+            state = plain.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+        except OSError:
+            return True
+        return state[0] != _ESTABLISHED
 
     async def _send_pieces(self, rest: memoryview) -> None:
         """Send a long answer so that it shows whether the peer takes any of it."""
@@ -225,6 +291,29 @@ PIECE_BYTES = 64 * 1024
 """What is longer is sent so that it shows whether the peer takes any of it."""
 _OUR_COMPLAINTS = (1002, 1007)
 """Protocol error, and text that is not UTF-8."""
+
+
+_ESTABLISHED = 1
+"""Source: Linux, include/net/tcp_states.h."""
+_TEXT = 0x1
+_CONTINUATION = 0x0
+_LAST = 0x80
+_ENCODED_AT_ONCE = 256 * 1024
+
+
+def _frame(text: str, *, is_first: bool, is_last: bool) -> Iterator[bytes]:
+    """Make a frame as servers send it, piece by piece. Source: RFC 6455, section 5.2."""
+    length = len(text) if text.isascii() else len(text.encode())
+    if length < 126:
+        size = bytes([length])
+    elif length < 1 << 16:
+        size = b"\x7e" + length.to_bytes(2, "big")
+    else:
+        size = b"\x7f" + length.to_bytes(8, "big")
+    head = bytes([(_TEXT if is_first else _CONTINUATION) | (_LAST if is_last else 0)]) + size
+    yield head + text[:_ENCODED_AT_ONCE].encode()
+    for start in range(_ENCODED_AT_ONCE, len(text), _ENCODED_AT_ONCE):
+        yield text[start : start + _ENCODED_AT_ONCE].encode()
 
 
 def _close_frame(reason: CloseReason) -> bytes:

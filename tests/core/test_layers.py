@@ -70,10 +70,10 @@ MAY_IMPORT: dict[str, str] = {
         " core.declarations core.errors core.feed core.model core.networks core.plexus core.vitals"
     ),
     "door.making": (
-        "drain health_report service settings door.acceptor door.complaints door.keeper"
+        "drain fairness health_report service settings door.acceptor door.complaints door.keeper"
         " door.pages door.reception door.tls core.crowd core.gate"
     ),
-    "conversation": "drain rpc service teller wire core.errors core.plexus core.session",
+    "conversation": ("drain fairness rpc service teller wire core.errors core.plexus core.session"),
     "teller": "bell rpc service wire",
     "door.front_door": (
         "wire door.acceptor door.complaints door.heads door.reception core.gate core.visitor"
@@ -81,7 +81,8 @@ MAY_IMPORT: dict[str, str] = {
     "health_report": "_version config_file service core.model",
     "door": "",
     "door.reception": (
-        "drain wire door.complaints door.heads door.keeper door.pages door.tls core.crowd core.gate"
+        "drain fairness wire door.complaints door.heads door.keeper door.pages door.tls core.crowd"
+        " core.gate"
     ),
     "door.acceptor": "core.errors core.gate",
     "door.keeper": "door.complaints wire",
@@ -91,9 +92,10 @@ MAY_IMPORT: dict[str, str] = {
     "door.tls": "core.errors",
     "token_file": "core.errors",
     "rpc": (
-        "service core.commands core.errors core.events core.feed core.items core.jsonrpc"
-        " core.methods core.plexus core.routes core.session core.speaker core.visitor"
+        "dispatch fairness service core.commands core.errors core.events core.feed core.items"
+        " core.jsonrpc core.methods core.plexus core.routes core.session core.speaker core.visitor"
     ),
+    "dispatch": "service core.commands core.events core.routes",
     "config_watch": "config_file service core.errors core.model",
     "sweeper": "service trouble core.errors",
     "prober": "network service trouble volley core.errors core.model core.reports core.schedule",
@@ -119,7 +121,8 @@ MAY_IMPORT: dict[str, str] = {
     "rows": "migrations core.events core.feed core.health core.model",
     "migrations": "core.model",
     "lock_file": "core.errors",
-    "wire": "core.visitor",
+    "wire": "fairness core.visitor",
+    "fairness": "",
     "drain": "",
     "bell": "",
     "blocking": "",
@@ -183,6 +186,7 @@ MAY_USE_TRIO = {
     *(
         "door.front_door",
         "drain",
+        "fairness",
         "group_commit",
         "health_keeper",
         "health_report",

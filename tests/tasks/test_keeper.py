@@ -14,6 +14,7 @@ from trio_websocket import ConnectionClosed
 
 from plexus_registry.door.complaints import Complaints
 from plexus_registry.door.keeper import Keeper
+from plexus_registry.fairness import Fairness
 from plexus_registry.wire import PIECE_BYTES, Wire, accept_websocket
 from tests.e2e.raw import CLOSE, HEAD, PING, TEXT, frame
 
@@ -217,6 +218,42 @@ async def test_who_reads_nothing_for_a_while_is_cut_off(
             await wire.send_one("x" * PIECE_BYTES * 20)
         assert trio.current_time() == pytest.approx(8 * (pieces - 1) + 10.5, abs=1.5)
         assert refused == {"unread_seconds": 1}
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("pause", [None, 1])
+async def test_who_is_in_the_way_of_others_is_cut_off(
+    autojump_clock: MockClock, pause: int | None
+) -> None:
+    refused: Counter[str] = Counter()
+    keeper = Keeper(
+        ping_interval=99,
+        unread_seconds=10,
+        max_message_bytes=1000,
+        refused=refused,
+        complaints=Complaints(),
+    )
+    server, _peer = memory_stream_pair()
+    stuck = Stuck(server, takes=1 if pause is None else 99)
+    fairness = Fairness(max_unread=1)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(keeper.keep_forever)
+        async with trio.open_nursery() as connection:
+            wire = await accept_websocket(
+                connection, stuck, HEAD, max_message_size=1000, fairness=fairness
+            )
+            assert wire is not None
+            stuck.pause = pause or 0
+            keeper.add(wire, "peer", connection.cancel_scope.cancel)
+            text = "x" * PIECE_BYTES * 50
+            held = wire.share.hold(text)
+            connection.start_soon(wire.send, [text])
+            await trio.sleep(4.5)
+            assert not connection.cancel_scope.cancel_called, "nobody waits"
+            nursery.start_soon(fairness.wait_for_room)
+        assert trio.current_time() == pytest.approx(6.5 if pause is None else 14.5, abs=1.5)
+        assert refused == {"unread_total": 1}
+        wire.share.release(held)
         nursery.cancel_scope.cancel()
 
 

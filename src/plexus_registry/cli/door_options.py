@@ -179,6 +179,15 @@ _OPTIONS: tuple[Callable[[Callable[P, None]], Callable[P, None]], ...] = (
         callback=_store_seconds,
         help="Seconds for which a client may read nothing of what is sent to it.",
     ),
+    click.option(
+        "--max-unread-total",
+        type=click.IntRange(1024),
+        default=_DEFAULTS.max_unread_total,
+        show_default=True,
+        expose_value=False,
+        callback=_store,
+        help="What may wait for all clients together to read it; long answers wait for room.",
+    ),
 )
 
 

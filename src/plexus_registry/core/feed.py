@@ -116,16 +116,17 @@ class Watch:
 
     Attributes:
         revision: The last revision that was told or passed over.
+        has_begun: Whether its first events were given.
     """
 
     def __init__(self, command: WatchCommand) -> None:
         self.revision = 0
         self._command = command
-        self._has_begun = False
+        self.has_begun = False
 
     def is_behind(self, feed: Feed) -> bool:
         """Whether there may be more to tell."""
-        return not self._has_begun or self.revision != feed.revision
+        return not self.has_begun or self.revision != feed.revision
 
     def due(self, feed: Feed, catalog: Catalog, *, most: int) -> Due:
         """Give the next events; they count as told.
@@ -138,8 +139,8 @@ class Watch:
         Raises:
             WatchEnded: The next change is no longer kept.
         """
-        if not self._has_begun:
-            self._has_begun = True
+        if not self.has_begun:
+            self.has_begun = True
             since = self._command.since
             if since is None or not feed.can_resume(since):
                 return self._begin_anew(feed, catalog)

@@ -149,6 +149,7 @@ async def _hold(door: Door, stream: trio.abc.Stream, admitted: Admitted, ends: E
                 admitted.request.rest,
                 max_message_size=door.max_message_bytes,
                 visitor=visitor,
+                fairness=door.fairness,
             )
         if wire is not None:
             cut = partial(_cut, stream, nursery.cancel_scope)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 1.0
+CROWDED_TICKS = 2
+"""So long may a peer take nothing while others wait for the room that its answer has."""
 MISSED_PONGS = 2
 LEAST_FRAGMENTS = 16 * 1024
 BYTES_PER_FRAGMENT = 64
@@ -36,7 +38,16 @@ POLICY_VIOLATION, NO_PONG = 1008, 1011
 class Watched:
     """One connection, as the keeper sees it."""
 
-    __slots__ = ("cut", "name", "sending", "stuck_ticks", "turn", "unanswered", "wire")
+    __slots__ = (
+        "crowded_ticks",
+        "cut",
+        "name",
+        "sending",
+        "stuck_ticks",
+        "turn",
+        "unanswered",
+        "wire",
+    )
 
     def __init__(self, wire: Wire, name: str, cut: Callable[[], None], turn: int) -> None:
         self.wire = wire
@@ -45,6 +56,7 @@ class Watched:
         self.turn = turn
         self.sending: int | None = None
         self.stuck_ticks = 0
+        self.crowded_ticks = 0
         self.unanswered = 0
 
 
@@ -126,8 +138,20 @@ class Keeper:
             else:
                 watched.sending = sending
                 watched.stuck_ticks = 0
+            if self._is_in_the_way(watched):
+                self._cut_off(watched, "unread_total", "it reads too slowly, and others wait")
+                continue
             if watched.turn == turn:
                 self._check_life(watched, nursery)
+
+    def _is_in_the_way(self, watched: Watched) -> bool:
+        """Whether others wait for room, and this one holds some for too long."""
+        if not watched.wire.share.must_give_way:
+            watched.crowded_ticks = 0
+            return False
+        watched.crowded_ticks += 1
+        is_stuck = min(watched.stuck_ticks, watched.crowded_ticks) >= CROWDED_TICKS
+        return is_stuck or watched.crowded_ticks >= self._patience
 
     def _cut_off(self, watched: Watched, word: str, why: str) -> None:
         self._refuse(word, f"cut off {watched.name}: {why}")

@@ -14,6 +14,7 @@ from plexus_registry.door.keeper import Keeper
 from plexus_registry.door.pages import Pages, health, welcome
 from plexus_registry.door.reception import Door
 from plexus_registry.door.tls import Certificate
+from plexus_registry.fairness import Fairness
 from plexus_registry.health_report import reporter
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def make_door(
             ),
         }
     )
+    fairness = Fairness(max_unread=told.max_unread_total)
     return Door(
         converse=converse,
         drain=drain,
@@ -85,6 +87,7 @@ def make_door(
         refused=refused,
         certificate=certificate,
         max_message_bytes=settings.limits.message_bytes,
+        fairness=fairness,
     )
 
 

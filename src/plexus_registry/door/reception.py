@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from plexus_registry.door.pages import Pages
     from plexus_registry.door.tls import Certificate
     from plexus_registry.drain import Drain, Seat
+    from plexus_registry.fairness import Fairness
 
 Converse = Callable[[Wire], Awaitable[None]]
 
@@ -59,6 +60,7 @@ class Door:
         refused: Counts them.
         certificate: What connections are secured with; None for plain ones.
         max_message_bytes: The size of a message.
+        fairness: What all connections share.
     """
 
     converse: Converse
@@ -71,6 +73,7 @@ class Door:
     refused: Counter[str]
     certificate: Certificate | None = None
     max_message_bytes: int
+    fairness: Fairness
 
     def complain(self, word: str, text: str) -> None:
         """Count and log trouble that nobody is answered for."""

@@ -1,0 +1,120 @@
+"""What all connections share: turns for long work, and the memory for unread answers.
+
+Trio runs every task that is ready before it looks for new input, so a client waits for as long as
+all of them take together. Long work is cut into slices, and of all slices one is begun in each
+round. Long answers are made only while there is room for them: what one peer does not read is
+memory that the others lack.
+"""
+
+from __future__ import annotations
+
+import time
+
+import trio
+
+SLICE_SECONDS = 0.002
+"""How long one task works before it waits for its next turn."""
+LONG_CHARACTERS = 64 * 1024
+"""A longer answer is held to the budget for unread answers."""
+VERY_LONG_CHARACTERS = 1024 * 1024
+"""A longer answer takes so long to make that it needs a turn."""
+MAX_UNREAD = 64 * 1024 * 1024
+
+
+class Fairness:
+    """The turns and the budget of one process.
+
+    Attributes:
+        unread: How much is made and not sent yet, in characters.
+    """
+
+    def __init__(self, *, max_unread: int = MAX_UNREAD) -> None:
+        self.unread = 0
+        self._max_unread = max_unread
+        self._turn = trio.Lock()
+        self._waiting = trio.lowlevel.ParkingLot()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether long answers must wait."""
+        return self.unread >= self._max_unread
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody waits for others to read their answers."""
+        return bool(self._waiting)
+
+    async def wait_for_turn(self) -> None:
+        """Wait for a slice; one of them is given in each round of the scheduler."""
+        # The lock is handed over first come, first served, and not before the next round.
+        async with self._turn:
+            pass
+
+    async def wait_for_room(self) -> None:
+        """Wait for a turn in which a long answer may be made.
+
+        There is room until the next checkpoint: hold what is made before that.
+        """
+        await self.wait_for_turn()
+        while self.is_full:
+            await self._waiting.park()
+            await self.wait_for_turn()
+
+    def hold(self, size: int) -> None:
+        """Count what was made and is to be sent."""
+        self.unread += size
+
+    def release(self, size: int) -> None:
+        """Count what was sent, or will never be."""
+        self.unread -= size
+        if not self.is_full:
+            self._waiting.unpark_all()
+
+
+class Share:
+    """One connection's share of the budget, and its turns.
+
+    Attributes:
+        held: How much of its answers is made and not sent yet, in characters.
+    """
+
+    def __init__(self, fairness: Fairness) -> None:
+        self.held = 0
+        self._fairness = fairness
+        self._began = 0.0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether long answers must wait."""
+        return self._fairness.is_full
+
+    @property
+    def must_give_way(self) -> bool:
+        """Whether others wait for the room that this connection has."""
+        return self.held > 0 and self._fairness.is_awaited
+
+    async def wait_for_turn(self) -> None:
+        """Wait for a slice to work in, unless the last one is not over yet."""
+        if time.perf_counter() - self._began > SLICE_SECONDS:
+            await self._fairness.wait_for_turn()
+            self._began = time.perf_counter()
+
+    async def wait_for_room(self) -> None:
+        """Wait for a turn in which a long answer may be made."""
+        await self._fairness.wait_for_room()
+        self._began = time.perf_counter()
+
+    def hold(self, text: str) -> int:
+        """Count an answer, if it is long; gives back what is to be released."""
+        size = len(text)
+        if size <= LONG_CHARACTERS:
+            return 0
+        self.held += size
+        self._fairness.hold(size)
+        return size
+
+    def release(self, size: int) -> None:
+        """Count what was sent, or will never be."""
+        if size:
+            self.held -= size
+            self._fairness.release(size)
