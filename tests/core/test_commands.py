@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from plexus_registry.core import commands
 from plexus_registry.core.commands import Command, Register, Update
@@ -93,3 +96,29 @@ def test_nearest(word: str, guess: str | None) -> None:
 
 def test_nearest_to_nothing_is_nothing() -> None:
     assert nearest("list", ()) is None
+
+
+@pytest.mark.parametrize(("word", "most"), [("registre", 1), ("x" * 10**6, 0), ("", 0)])
+def test_at_most_one_word_is_compared_letter_by_letter(
+    word: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = []
+
+    class Matcher(difflib.SequenceMatcher[str]):
+        def ratio(self) -> float:
+            compared.append(self)
+            return super().ratio()
+
+    monkeypatch.setattr(difflib, "SequenceMatcher", Matcher)
+    known = [f"registry.{name}" for name in BY_NAME] + [*BY_NAME]
+    nearest(word, known, least=0.6)
+    assert len(compared) == most
+    assert nearest(word, known) in known
+    assert len(compared) == most
+
+
+@given(st.sampled_from([*BY_NAME]), st.data())
+def test_a_word_with_one_letter_wrong_is_found(word: str, data: st.DataObject) -> None:
+    at = data.draw(st.integers(1, len(word) - 1))
+    mistyped = word[:at] + data.draw(st.sampled_from(("", "x", word[at] * 2))) + word[at + 1 :]
+    assert nearest(mistyped, BY_NAME) == word

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from plexus_registry.core import commands
-from plexus_registry.core.errors import InvalidParamsError, shown
+from plexus_registry.core.errors import MAX_SHOWN_NAME, InvalidParamsError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -62,13 +63,48 @@ READS = frozenset(method.command for method in METHODS if not method.writes)
 def nearest(word: str, known: Iterable[str], *, least: float = 0.0) -> str | None:
     """Find the known word that is most like a mistyped one.
 
+    The known word that shares the most pairs of letters with it is taken; only that one is
+    compared letter by letter, because callers decide how often this is done.
+
     Args:
         word: What was written.
         known: The words that there are.
         least: How like it must be, from 0 (anything) to 1 (equal).
     """
-    matches = difflib.get_close_matches(word[:128], list(known), n=1, cutoff=least)
-    return matches[0] if matches else None
+    word = word[:MAX_SHOWN_NAME]
+    bits, masks = _pairs_of(tuple(known))
+    mask = 0
+    for pair in _pairs(word):
+        mask |= bits.get(pair, 0)
+    best, most = None, -1.0
+    for candidate, its_mask in masks:
+        likeness = (mask & its_mask).bit_count() / (len(word) + len(candidate) + 1)
+        if likeness > most:
+            best, most = candidate, likeness
+    if best is None or least == 0:
+        return best
+    # No ratio can be above this one: it is not worth computing for a word that is far too long.
+    if 2 * min(len(word), len(best)) < least * (len(word) + len(best)):
+        return None
+    return best if difflib.SequenceMatcher(None, best, word).ratio() >= least else None
+
+
+def _pairs(word: str) -> Iterable[str]:
+    """Split a word into its pairs of neighbouring letters, the first with a blank before it."""
+    return map("".join, zip(f" {word}", word, strict=False))
+
+
+@lru_cache(maxsize=64)
+def _pairs_of(known: tuple[str, ...]) -> tuple[dict[str, int], list[tuple[str, int]]]:
+    """Number the pairs of letters of known words, and make the set of each word's as bits."""
+    bits: dict[str, int] = {}
+    masks = []
+    for word in known:
+        mask = 0
+        for pair in _pairs(word):
+            mask |= bits.setdefault(pair, 1 << len(bits))
+        masks.append((word, mask))
+    return bits, masks
 
 
 def command_from(method: Method, params: object, *, ignore_unknown: bool = False) -> Command:
