@@ -241,6 +241,10 @@ def test_the_direct_way_in() -> None:
     assert HUB.route("registry.get", ["a"]) == commands.Get(name="a")
     with pytest.raises(InvalidParamsError, match="did you mean name"):
         HUB.route("registry.get", {"nme": 1, "name": "a"})
+    for spelling in ("activeOnly", "active_only"):
+        assert stream("registry_list", {spelling: False}).topic == (
+            stream("registry_list", {"active_only": False, "bogus": 1}).topic
+        )
     underscored = stream("registry_list", {"activeOnly": False, "bogus": 1})
     assert underscored.notification == "registry_list"
     assert command_of(underscored.topic) == commands.List(active_only=False)

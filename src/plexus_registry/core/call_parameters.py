@@ -61,14 +61,21 @@ def invalid_params(error: InvalidParamsError) -> Failure:
     return Failure(f"Invalid params: {message}", error.code, {"kind": "invalid_params", **detail})
 
 
-def in_snake_case(params: object) -> object:
-    """Accept `activeOnly` for `active_only`, as generated clients write it."""
+def in_snake_case(method: Method, params: object) -> object:
+    """Accept `activeOnly` for `active_only`, as generated clients write it.
+
+    Members that the method does not know are dropped: there may be any number of them.
+    """
     if not isinstance(params, dict):
         return params
-    return {
-        "".join(f"_{c.lower()}" if c.isupper() else c for c in name): value
-        for name, value in params.items()
-    }
+    names = [parameter.name for parameter in method.command.parameters]
+    spellings = [(spelling, name) for name in names for spelling in (_in_camel_case(name), name)]
+    return {name: params[spelling] for spelling, name in spellings if spelling in params}
+
+
+def _in_camel_case(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(map(str.capitalize, rest))
 
 
 def schema_of(params: object) -> object:

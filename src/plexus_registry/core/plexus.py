@@ -131,7 +131,9 @@ class Hub:
         if method == self._schema_call:
             return Stream(method, RESULT, self._direct_schema(params))
         if (underscored := self._underscored.get(method)) is not None:
-            command = command_from(underscored, in_snake_case(params), ignore_unknown=True)
+            command = command_from(
+                underscored, in_snake_case(underscored, params), ignore_unknown=True
+            )
             return Stream(method, method, _report(underscored, command))
         if (stream := self._unsubscribes.get(method)) is not None:
             return Unsubscribe(stream, subscription(params))
