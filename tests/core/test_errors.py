@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import msgspec
 import pytest
@@ -69,6 +70,19 @@ def test_a_value_that_is_nested_deeply_is_shown() -> None:
     for _ in range(100_000):
         nested = [nested]
     assert_harmless(shown(nested))
+
+
+@pytest.mark.parametrize("character", ["a", "\x01", "é", "\u2028", "\ud800"], ids=ascii)
+def test_a_long_text_is_cut_before_it_is_escaped(character: str) -> None:
+    value = character * 10**6
+    tracemalloc.start()
+    try:
+        text = shown(value)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert text == shown(character * 100)
+    assert most < 20_000
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf], ids=str)

@@ -22,7 +22,8 @@ MAX_SHOWN_NAME = 128
 
 def shown(value: object) -> str:
     """Show a caller's value in a message: on one line, escaped, bounded in length."""
-    text = _as_text(value)
+    # Escaping makes a text longer, never shorter: what is cut off first would be cut off after.
+    text = _as_text(value)[: MAX_SHOWN + 1]
     printable = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return printable if len(printable) <= MAX_SHOWN else printable[: MAX_SHOWN - 3] + "..."
 
@@ -30,6 +31,8 @@ def shown(value: object) -> str:
 def _as_text(value: object) -> str:
     if isinstance(value, float):
         return repr(value)  # JSON has no text for nan and inf
+    if isinstance(value, (str, bytes)):
+        value = value[: MAX_SHOWN + 1]
     for write in (_as_json, ascii):
         try:
             return write(value)
@@ -129,7 +132,7 @@ class BatchTooLargeError(ProtocolError):
 
 
 class NestingLimitError(ParseError):
-    """JSON that is nested more deeply than the server reads."""
+    """JSON that is nested more deeply, or has more values, than the server reads."""
 
 
 class AnswerLimitError(ProtocolError):
