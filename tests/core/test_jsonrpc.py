@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plexus_registry.core import jsonrpc
 from plexus_registry.core.jsonrpc import (
+    MAX_SEPARATORS,
     Batch,
     Invalid,
     Request,
     read_frame,
 )
 from plexus_registry.core.limits import Limits
-from tests.core.json_texts import ID_TEXTS
+from tests.core.json_texts import ID_TEXTS, json_texts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import FrameType
 
     from plexus_registry.core.jsonrpc import Frame
 
@@ -81,6 +85,10 @@ REFUSED: list[Refused] = [
     *all_refused(-32600, "1", f'{HEAD},"id":1,"params":{{"a":1,"\\u0061":2}}}}'),
     *all_refused(-32600, "1", f'{HEAD},"id":1,"params":[{{"a":[{{"b":1,"b":1}}]}}]}}'),
     *all_refused(-32600, "1", f'{HEAD},"id":1,"x":{{"a":{{}},"a":{{}}}}}}'),
+    # JSON-RPC 2.0, section 4.2: params are an object or an array.
+    *all_refused(
+        -32600, "1", *(f'{HEAD},"id":1,"params":{x}}}' for x in ("1", '"a"', "true", "0.5"))
+    ),
     *all_refused(-32010, "null", "[1,2,3,4]", f"[{HEAD}}},{HEAD}}},{HEAD}}},{HEAD}}}]"),
 ]
 
@@ -128,28 +136,116 @@ def nested(opening: str, innermost: str, closing: str, depth: int) -> str:
     return opening * depth + innermost + closing * depth
 
 
-def height(value: object) -> int:
-    """How many levels a value has; a scalar is one."""
-    inner: list[object] = []
-    if isinstance(value, dict):
-        inner = [*value.values()]
-    elif isinstance(value, list):
-        inner = value
-    return 1 + max(map(height, inner), default=0)
+def levels(value: object) -> int:
+    """How many arrays and objects are open at the innermost place of a value."""
+    if not isinstance(value, (dict, list)):
+        return 0
+    inner = value.values() if isinstance(value, dict) else value
+    return 1 + max(map(levels, inner), default=0)
 
 
 SHAPES = [("[", "", "]"), ('{"a":', "{}", "}"), ('[{"a":', "0", "}]"), ("[0,", "[]", "]")]
+PLACES = {
+    "params": f'{HEAD},"id":1,"params":%s}}',
+    "another member": f'{HEAD},"id":1,"x":%s}}',
+    "in a batch": f'[{HEAD}}},{HEAD},"id":1,"params":[1,%s]}}]',
+    "beside strings": f'{HEAD},"id":1,"y":["[[{{","\\"]","\\\\"],"params":%s}}',
+}
 
 
+@pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("shape", SHAPES, ids=["arrays", "objects", "both", "arrays with more"])
-def test_params_may_nest_only_so_deep(shape: tuple[str, str, str]) -> None:
+def test_a_frame_may_nest_only_so_deep(shape: tuple[str, str, str], place: str) -> None:
     for depth in range(1, MAX_NESTING + 3):
-        params = nested(*shape, depth)
-        frame = f'{HEAD},"id":1,"params":{params}}}'
-        if height(json.loads(params)) <= MAX_NESTING:
-            assert isinstance(read(frame), Request)
+        frame = PLACES[place].replace("%s", nested(*shape, depth))
+        if levels(json.loads(frame)) <= MAX_NESTING:
+            assert isinstance(read(frame), Request | Batch)
         else:
             assert refusal(frame) == (-32700, "null")
+
+
+@given(json_texts())
+def test_brackets_in_strings_are_no_levels(text: str) -> None:
+    frame = f'{HEAD},"x":{text},"id":1,"y":["[","[","[","\\"[","\\\\"]}}'
+    most = levels(json.loads(frame))
+    outcome = read_frame(frame, max_batch=1, max_nesting=most)
+    # A member may be given twice.
+    assert isinstance(outcome, Request) or refusal(frame) == (-32600, "1")
+    too_deep = read_frame(frame, max_batch=1, max_nesting=most - 1)
+    assert isinstance(too_deep, Invalid)
+    assert too_deep.error.code == -32700
+
+
+def test_brackets_side_by_side_are_one_level() -> None:
+    assert isinstance(read(f'{HEAD},"params":[{",".join(["[{}]"] * 1000)}]}}'), Request)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "0", '""', '{"a":1}', '","'])
+@pytest.mark.parametrize("place", ["[%s]", f'{HEAD},"x":[%s]}}', f'{HEAD},"params":[%s]}}', "[%s"])
+def test_a_frame_of_too_many_values_is_refused_before_it_is_decoded(
+    text: str, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame = place.replace("%s", ",".join([text] * MAX_SEPARATORS) + ",1")
+    for decoder in ("_decode_envelope", "_decode_raw", "_decode_array", "_decode_loose"):
+        monkeypatch.setattr(jsonrpc, decoder, None)
+    outcome = read(frame)
+    assert isinstance(outcome, Invalid)
+    assert (outcome.error.code, outcome.id) == (-32700, "null")
+    assert f"at most {MAX_SEPARATORS} commas" in str(outcome.error.data["reason"])
+
+
+def test_a_frame_may_have_as_many_values_as_is_said() -> None:
+    frame = f'{HEAD},"params":[{",".join("1" * (MAX_SEPARATORS - 3))}]}}'
+    assert frame.count(",") + frame.count("[") + frame.count("{") == MAX_SEPARATORS
+    assert isinstance(read(frame), Request)
+    assert refusal(frame.replace("[", "[1,")) == (-32700, "null")
+
+
+def calls_to_read(frame: str) -> int:
+    """Count the calls of Python functions that it takes to read a frame."""
+    calls = 0
+
+    def count(called: FrameType, event: str, _argument: object) -> None:
+        nonlocal calls
+        # Hypothesis listens to the garbage collector: its calls do not count.
+        is_ours = "hypothesis" not in called.f_code.co_filename
+        calls += event == "call" and is_ours
+
+    former = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        read(frame)
+    finally:
+        sys.setprofile(former)
+    return calls
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        f"[{','.join(['[]'] * 10_000)}]",
+        f"[{','.join(['[' * 60 + ']' * 60] * 400)}]",
+        f"[{','.join(['0.12345'] * 20_000)}]",
+        json.dumps({str(number): 1 for number in range(20_000)}),
+        f'"{"," * 20_000}[:"',
+    ],
+    ids=["arrays", "deep arrays", "numbers", "members", "string"],
+)
+@pytest.mark.parametrize("name", ["params", "x"])
+def test_no_check_goes_through_the_values_one_by_one_in_python(value: str, name: str) -> None:
+    assert calls_to_read(f'{HEAD},"id":1,"{name}":{value}}}') < 40
+
+
+def test_an_ordinary_call_through_a_hub_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jsonrpc, "_repeated_key", None)
+    frame = f'{HEAD},"id":1,"params":{{"method":"m","params":{{"name":"a","x":[{{"b":1}}]}}}}}}'
+    assert isinstance(read(frame), Request)
+
+
+def test_what_a_refusal_repeats_of_a_frame_is_bounded() -> None:
+    invalid = read(f'{{"jsonrpc":"{"x" * 10_000}","method":"m","id":1}}')
+    assert isinstance(invalid, Invalid)
+    assert len(str(invalid.error.data["reason"])) < 200
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=["arrays", "objects", "both", "arrays with more"])

@@ -84,6 +84,8 @@ def naive_request(value: object) -> object:
     has_id = isinstance(members.get("id", False), str | int | float | None)
     has_id = has_id and not isinstance(members.get("id", False), bool)
     is_request = members.get("jsonrpc") == "2.0" and isinstance(members.get("method"), str)
+    params = members.get("params")
+    is_request = is_request and (params is None or isinstance(params, list))
     is_request = is_request and not has_infinity(members.get("params"))
     if not is_request or repeats(value) or ("id" in members and not has_id):
         return -32600, members["id"] if has_id else None

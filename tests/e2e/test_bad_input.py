@@ -109,6 +109,8 @@ NO_REQUEST: list[tuple[str, str | bytes, object]] = [
     ("id is an object", call('["a"]', id_="{}"), None),
     ("id is an array", call('["a"]', id_="[1]"), None),
     ("no method, no id", '{"jsonrpc":"2.0"}', None),
+    ("params is a number", call("1"), 1),
+    ("params is a string", call('"a"'), 1),
     ("duplicate parameter", call('{"name":"a","name":"b"}'), 1),
     ("duplicate under an escape", call(r'{"name":"a","n\u0061me":"b"}'), 1),
     ("duplicate method", '{"jsonrpc":"2.0","id":1,"method":"a","method":"registry.list"}', 1),
@@ -116,8 +118,6 @@ NO_REQUEST: list[tuple[str, str | bytes, object]] = [
 ]
 
 BAD_PARAMS: list[tuple[str, str]] = [
-    ("params is a number", call("1")),
-    ("params is a string", call('"a"')),
     ("name missing", call("{}")),
     ("name is null", call('{"name":null}')),
     ("name is a number", call('{"name":1}')),

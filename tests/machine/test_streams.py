@@ -55,7 +55,7 @@ calls = st.one_of(
     ),
 )
 plain: st.SearchStrategy[tuple[str, object]] = st.sampled_from(
-    [("registry.get", ["a"]), ("registry.nope", None), ("registry_get", {}), ("rpc.x", 5)]
+    [("registry.get", ["a"]), ("registry.nope", None), ("registry_get", {}), ("rpc.x", [5])]
 )
 unsubscribes = st.tuples(
     st.sampled_from(

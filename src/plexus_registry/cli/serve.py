@@ -184,7 +184,7 @@ def _set_up_logging(levels: dict[str, int]) -> None:
     type=click.IntRange(8, MAX_NESTING_LIMIT),
     default=Limits().nesting,
     show_default=True,
-    help="Levels of JSON in a request.",
+    help="Levels of arrays and objects in a message.",
 )
 @click.option(
     "--max-unread-bytes",

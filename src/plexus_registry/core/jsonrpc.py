@@ -4,6 +4,10 @@ A frame is one request or a batch of them; each is an object that the letter of 
 accepts, or the error that says why not. Ids are kept as the text they came in and echoed
 verbatim. A notification has no id and is never answered.
 
+What a frame may cost is bounded before it is paid: a frame with too many commas and brackets is
+not decoded at all, and what is checked beside the decoding (nesting, members given twice) is
+either native or goes through no more than that.
+
 Source: JSON-RPC 2.0, sections 4 to 6; wire protocol, section 0.
 """
 
@@ -11,7 +15,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from itertools import accumulate
+from typing import Literal
 
 import msgspec
 
@@ -22,14 +27,18 @@ from plexus_registry.core.errors import (
     NestingLimitError,
     ParseError,
     ProtocolError,
+    clipped,
     shown,
 )
 from plexus_registry.core.events import encode_value
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
 NULL_ID = "null"
+MAX_SEPARATORS = 30_000
+"""How many commas and opening brackets a frame may have, those in strings included.
+
+There are no more values than that in it, so it bounds the time and the memory of decoding. A full
+batch of registrations with ten members of metadata each stays below it.
+"""
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -72,7 +81,7 @@ Frame = Request | Invalid | Batch
 class _Envelope(msgspec.Struct):
     jsonrpc: Literal["2.0"]
     method: str
-    params: object = msgspec.UNSET
+    params: dict[str, object] | list[object] | msgspec.UnsetType | None = msgspec.UNSET
     id: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -92,7 +101,8 @@ def read_frame(frame: str | bytes, *, max_batch: int, max_nesting: int) -> Frame
     Args:
         frame: A text frame, or a binary frame that should hold UTF-8 JSON.
         max_batch: The number of requests that a batch may hold.
-        max_nesting: The levels of JSON that the parameters of a request may have.
+        max_nesting: The levels of arrays and objects that the frame may have, the outermost one
+            included.
 
     Returns:
         The request, the batch, or the error to answer with.
@@ -104,6 +114,12 @@ def read_frame(frame: str | bytes, *, max_batch: int, max_nesting: int) -> Frame
             return Invalid(NULL_ID, _parse_error(f"not UTF-8: {error.reason}"))
     elif not frame.isascii() and _has_lone_surrogate(frame):
         return Invalid(NULL_ID, _parse_error("not Unicode: a lone surrogate"))
+    if len(frame) > MAX_SEPARATORS and _separators(frame) > MAX_SEPARATORS:
+        reason = (
+            f"too many values: at most {MAX_SEPARATORS} commas and opening brackets;"
+            " send it in parts"
+        )
+        return Invalid(NULL_ID, NestingLimitError("Parse error", reason=reason))
     if frame[:1] != "{" and frame.lstrip(" \t\r\n").startswith("["):
         return _read_batch(frame, max_batch, max_nesting)
     return _read_request(frame, max_nesting)
@@ -115,6 +131,14 @@ def _has_lone_surrogate(text: str) -> bool:
     except UnicodeEncodeError:
         return True
     return False
+
+
+def _separators(text: str) -> int:
+    return text.count(",") + _openings(text)
+
+
+def _openings(text: str) -> int:
+    return text.count("{") + text.count("[")
 
 
 def _read_batch(text: str, max_batch: int, max_nesting: int) -> Batch | Invalid:
@@ -129,29 +153,36 @@ def _read_batch(text: str, max_batch: int, max_nesting: int) -> Batch | Invalid:
     if len(members) > max_batch:
         reason = f"{len(members)} requests in a batch, at most {max_batch} are allowed"
         return Invalid(NULL_ID, BatchTooLargeError("Batch is too large", reason=reason))
-    items = tuple(_read_request(bytes(member).decode(), max_nesting) for member in members)
-    # The members were only skipped over so far: one of them may still be no JSON.
-    for item in items:
+    items: list[Request | Invalid] = []
+    for member in members:
+        item = _read_request(bytes(member).decode(), max_nesting, level=2)
+        # The members were only skipped over so far: one of them may still be no JSON.
         if isinstance(item, Invalid) and isinstance(item.error, ParseError):
             return Invalid(NULL_ID, item.error)
-    return Batch(items)
+        items.append(item)
+    return Batch(tuple(items))
 
 
-def _read_request(text: str, max_nesting: int) -> Request | Invalid:
+def _read_request(text: str, max_nesting: int, *, level: int = 1) -> Request | Invalid:
+    """Read one request, whose outermost brackets are at a level of the frame."""
     try:
         envelope = _decode_envelope(text)
-        if not _is_plain(text, envelope):
-            if _is_too_deep(envelope.params, max_nesting):
+        if level + _openings(text) - 1 > max_nesting:
+            if level + _depth(text) - 1 > max_nesting:
                 return _too_deep(max_nesting)
             repeated = _repeated_key(text)
-            if repeated is not None:
-                return _refuse(text, f"member {shown(repeated)} is given twice", max_nesting)
+        elif text.count(":") == _kept_members(envelope):
+            repeated = None
+        else:
+            repeated = _repeated_key(text)
     except msgspec.ValidationError as error:
         return _refuse(text, str(error), max_nesting)
     except msgspec.DecodeError as error:
         return Invalid(NULL_ID, _parse_error(str(error)))
     except RecursionError:
         return _too_deep(max_nesting)
+    if repeated is not None:
+        return _refuse(text, f"member {shown(repeated)} is given twice", max_nesting)
     request_id = _id_text(envelope.id)
     if request_id == _BAD_ID:
         return _refuse(text, "id must be a string, a number or null", max_nesting)
@@ -186,50 +217,59 @@ def _refuse(text: str, reason: str, max_nesting: int) -> Invalid:
         request_id = _id_text(_decode_loose(text).id) or NULL_ID
     except msgspec.ValidationError:
         request_id = NULL_ID  # no object
-    return Invalid(request_id, InvalidRequestError("Invalid request", reason=reason))
+    return Invalid(request_id, InvalidRequestError("Invalid request", reason=clipped(reason)))
 
 
 def _parse_error(reason: str) -> ParseError:
     return ParseError("Parse error", reason=reason)
 
 
-def _is_plain(text: str, envelope: _Envelope) -> bool:
-    """Whether params are flat and no member is named twice; a cheap look that may miss a yes.
+def _kept_members(envelope: _Envelope) -> int:
+    """Count the members that the decoder kept, unknown ones beside `params` left out.
 
-    Every member has a colon, and the decoder keeps only the last of equal members: as many
-    colons as members kept means that none was dropped and none is nested.
+    Each member of a text has a colon, and the decoder keeps only the last of equal members: where
+    there are as many colons as kept members, none was given twice.
     """
     params, unset = envelope.params, msgspec.UNSET
-    members = 2 + (params is not unset) + (envelope.id is not unset)
-    if isinstance(params, dict):
-        members += len(params)
-    return text.count(":") == members and "[" not in text
+    count = 2 + (params is not unset) + (envelope.id is not unset)
+    return count + _members(params) if isinstance(params, (dict, list)) else count
 
 
-def _is_too_deep(params: object, most: int) -> bool:
-    level = [params]
-    for _ in range(most):
-        level = [inner for each in level for inner in _members(each)]
-    return bool(level)
+def _members(value: dict[str, object] | list[object]) -> int:
+    count, inner = (len(value), value.values()) if isinstance(value, dict) else (0, value)
+    for each in inner:
+        if isinstance(each, (dict, list)):
+            count += _members(each)
+    return count
 
 
-def _members(value: object) -> Iterable[object]:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
+_NO_BRACKET_OR_QUOTE = bytes(set(range(256)) - set(b'[]{}"'))
+_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+
+
+def _depth(text: str) -> int:
+    """Count the levels of arrays and objects in valid JSON, without a loop in Python."""
+    data = text.encode()
+    if b"\\" in data:
+        data = data.replace(rb"\\", b"").replace(rb"\"", b"")
+    # Between each two quotes there is a string now, with whatever brackets it holds.
+    brackets = b"".join(data.translate(None, _NO_BRACKET_OR_QUOTE).split(b'"')[::2])
+    return max(accumulate(memoryview(brackets.translate(_STEPS)).cast("b")), default=0)
 
 
 def _repeated_key(text: str) -> str | None:
+    """Find a member that valid JSON gives twice; this reads the whole text once more."""
     repeated: list[str] = []
 
     def note_repeats(pairs: list[tuple[str, object]]) -> None:
-        seen: set[str] = set()
-        for key, _ in pairs:
-            if key in seen:
-                repeated.append(key)
-            seen.add(key)
+        if len(dict(pairs)) < len(pairs) and not repeated:
+            seen: set[str] = set()
+            for key, _ in pairs:
+                if key in seen:
+                    repeated.append(key)
+                seen.add(key)
 
-    json.loads(text, object_pairs_hook=note_repeats, parse_int=str)
+    json.loads(text, object_pairs_hook=note_repeats, parse_int=str, parse_float=str)
     return repeated[0] if repeated else None
 
 

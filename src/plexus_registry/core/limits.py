@@ -12,7 +12,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         message_bytes: The size of a request; a larger one closes the connection (1009).
         batch_requests: Requests in one batch; more of them are refused (-32010).
         subscriptions: Live streams; one more is refused (-32006).
-        nesting: The levels of JSON in a request; a deeper one is refused (-32700).
+        nesting: The levels of arrays and objects in a message; a deeper one is refused (-32700).
         unread_bytes: What may wait for one peer to read it; of a batch whose answers are more,
             the rest is refused (-32008).
 
