@@ -262,7 +262,7 @@ async def reload_files(registry: Registry, certificate: Certificate | None) -> N
     """Read config file and certificate again; what is invalid is logged, and what was stays."""
     if certificate is not None:
         try:
-            certificate.reload()
+            await trio.to_thread.run_sync(certificate.reload)
         except StartError as error:
             log.error("certificate kept as it was: %s", error)  # noqa: TRY400 - the cause is said
         else:

@@ -97,6 +97,7 @@ class Probe:
         self._network = network or RealNetwork()
         self._is_real = isinstance(self._network, RealNetwork)
         self._tls: ssl.SSLContext | None = None
+        self._tls_lock = trio.Lock()
         if certificate_authorities is not None:
             self._tls = _tls_context(certificate_authorities)
 
@@ -172,11 +173,9 @@ class Probe:
         if backend.protocol == "ws":
             return stream
         try:
-            if self._tls is None:
-                self._tls = _tls_context(None)
             secured = trio.SSLStream(
                 stream,
-                self._tls,
+                self._tls or await self._load_tls(),
                 server_hostname=backend.host.partition("%")[0],
                 https_compatible=True,
             )
@@ -185,6 +184,13 @@ class Probe:
             await trio.aclose_forcefully(stream)
             raise
         return secured
+
+    async def _load_tls(self) -> ssl.SSLContext:
+        """Load what the system trusts, once; it takes as long as hundreds of calls."""
+        async with self._tls_lock:
+            if self._tls is None:
+                self._tls = await trio.to_thread.run_sync(_tls_context, None)
+            return self._tls
 
     async def _connect_to_one(self, addresses: list[Address]) -> trio.abc.Stream:
         *others, last = addresses

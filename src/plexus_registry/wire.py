@@ -137,11 +137,12 @@ async def accept_websocket(
         The WebSocket; None where the peer's part of the handshake was wrong or it left.
     """
     with trio.CancelScope() as handshake:
-        handed = HandedStream(stream, head, rest, handshake)
+        fairness = fairness or Fairness()
+        handed = HandedStream(stream, head, rest, handshake, fairness)
         request = await wrap_server_stream(nursery, handed, max_message_size=max_message_size)
         ws = await request.accept()
         handed.open()
-        return Wire(ws, handed, nursery, visitor or Visitor(), fairness or Fairness())
+        return Wire(ws, handed, nursery, visitor or Visitor(), fairness)
     return None
 
 
@@ -157,8 +158,14 @@ class HandedStream(trio.abc.Stream):
     """
 
     def __init__(
-        self, stream: trio.abc.Stream, head: bytes, rest: bytes, handshake: trio.CancelScope
+        self,
+        stream: trio.abc.Stream,
+        head: bytes,
+        rest: bytes,
+        handshake: trio.CancelScope,
+        fairness: Fairness,
     ) -> None:
+        self._fairness = fairness
         self._stream = stream
         self._head = head
         self._rest = rest
@@ -259,9 +266,15 @@ class HandedStream(trio.abc.Stream):
             self._is_open = None
             rest, self._rest = self._rest, b""
             return rest
-        # Every message passes here: without this, a call deeper than it needs to be.
-        self.receive_some = self._stream.receive_some  # type: ignore[method-assign]  # the same
-        return await self._stream.receive_some(max_bytes)
+        try:
+            data = await self._stream.receive_some(max_bytes)
+        except trio.BrokenResourceError:
+            await self._fairness.wait_for_turn()
+            raise
+        if not data:
+            # Thousands may leave at once, and to see one out takes as long as several calls.
+            await self._fairness.wait_for_turn()
+        return data
 
     async def aclose(self) -> None:
         """Close the stream, and end the handshake if it is not over."""

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import ssl
+import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import memory_stream_pair, wait_all_tasks_blocked
+from trio_websocket import ConnectionClosed
 
 from plexus_registry import fairness as module
+from plexus_registry import probe as probe_module
+from plexus_registry.client.socket import open_socket
 from plexus_registry.conversation import converse
 from plexus_registry.core.commands import Register
+from plexus_registry.core.errors import RegistryUnavailableError
 from plexus_registry.core.plexus import Hub
 from plexus_registry.drain import Drain
 from plexus_registry.fairness import LONG_CHARACTERS, Fairness, Share
+from plexus_registry.probe import Probe
 from plexus_registry.rpc import PART_CHARACTERS
+from plexus_registry.wire import accept_websocket
+from tests.core.test_vitals import backend_of
+from tests.e2e.raw import HEAD
 from tests.fakes import ScriptedWire, opened
 
 if TYPE_CHECKING:
@@ -24,6 +34,7 @@ if TYPE_CHECKING:
 
     from plexus_registry.core.events import BackendRegistered
     from plexus_registry.service import Registry
+    from plexus_registry.wire import Wire
 
 HUB = Hub("registry-hub")
 LIST = '{"jsonrpc":"2.0","id":1,"method":"registry.list"}'
@@ -236,3 +247,86 @@ async def test_a_batch_that_holds_room_for_which_others_wait_is_cut_short(tmp_pa
         assert registry.get("b") is None
         assert fairness.unread == 0
         nursery.cancel_scope.cancel()
+
+
+async def test_peers_that_leave_together_are_seen_out_one_in_a_round() -> None:
+    fairness = Fairness()
+    gone = 0
+
+    async def wait_for_end(wire: Wire) -> None:
+        nonlocal gone
+        with pytest.raises(ConnectionClosed):
+            await wire.receive()
+        gone += 1
+
+    async with trio.open_nursery() as nursery:
+        peers = []
+        for _ in range(100):
+            server, peer = memory_stream_pair()
+            wire = await accept_websocket(
+                nursery, server, HEAD, max_message_size=1000, fairness=fairness
+            )
+            assert wire is not None
+            nursery.start_soon(wait_for_end, wire)
+            peers.append(peer)
+        await wait_all_tasks_blocked()
+        for peer in peers:
+            peer.send_stream.close()  # all in one round
+        while gone < len(peers):
+            before = gone
+            await trio.lowlevel.checkpoint()
+            assert gone - before <= 2
+
+
+async def test_what_tls_trusts_is_loaded_once_and_beside_the_loop() -> None:
+    threads: list[int] = []
+
+    def load(_authorities: Path | None) -> ssl.SSLContext:
+        threads.append(threading.get_ident())
+        return ssl.create_default_context()
+
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listener.socket.getsockname()[1]
+    backend = msgspec.structs.replace(
+        backend_of("secured", host="127.0.0.1"), port=port, protocol="wss"
+    )
+    probe = Probe(timeout_seconds=10)
+
+    async def refuse() -> None:
+        while True:
+            await (await listener.accept()).aclose()
+
+    with pytest.MonkeyPatch.context() as patch, trio.fail_after(20):
+        patch.setattr(probe_module, "_tls_context", load)
+        async with listener, trio.open_nursery() as nursery:
+            nursery.start_soon(refuse)
+            async with trio.open_nursery() as probes:
+                for _ in range(5):
+                    probes.start_soon(probe, backend)
+            nursery.cancel_scope.cancel()
+    assert len(threads) == 1
+    assert threads[0] != threading.get_ident()
+
+
+async def test_a_client_loads_what_it_trusts_beside_the_loop() -> None:
+    threads: list[int] = []
+    as_before = ssl.create_default_context
+
+    def load() -> ssl.SSLContext:
+        threads.append(threading.get_ident())
+        return as_before()
+
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    with pytest.MonkeyPatch.context() as patch, trio.fail_after(20):
+        patch.setattr(ssl, "create_default_context", load)
+        async with listener, trio.open_nursery() as nursery:
+
+            async def refuse() -> None:
+                await (await listener.accept()).aclose()
+
+            nursery.start_soon(refuse)
+            with pytest.raises(RegistryUnavailableError):
+                async with open_socket(f"wss://127.0.0.1:{listener.socket.getsockname()[1]}"):
+                    pass
+    assert len(threads) == 1
+    assert threads[0] != threading.get_ident()

@@ -132,7 +132,12 @@ async def _open_stream(url: str, address: Address) -> trio.abc.Stream:
         return stream
     import ssl  # only who needs it waits for it
 
-    context = ssl.create_default_context()
+    try:
+        # The authorities are hundreds of kilobytes, and whoever else runs here need not wait.
+        context = await trio.to_thread.run_sync(ssl.create_default_context)
+    except BaseException:
+        await trio.aclose_forcefully(stream)
+        raise
     return trio.SSLStream(stream, context, server_hostname=address.host, https_compatible=True)
 
 
