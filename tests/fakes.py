@@ -10,6 +10,7 @@ import trio
 from trio_websocket import ConnectionClosed
 
 from plexus_registry.app import open_registry
+from plexus_registry.core.feed import KEPT_CHANGES
 from plexus_registry.core.visitor import Visitor
 from plexus_registry.fairness import Fairness, Share
 from plexus_registry.settings import Settings
@@ -122,6 +123,7 @@ async def opened(
     network: Network | None = None,
     probe_interval: float = 0.0,
     probe_failures: int = 3,
+    kept_changes: int = KEPT_CHANGES,
 ) -> AsyncIterator[Registry]:
     """Open a registry on a folder, without a built-in entry and without worker threads."""
     settings = Settings(
@@ -133,7 +135,11 @@ async def opened(
         probe_failures=probe_failures,
     )
     async with open_registry(
-        settings, run_sync=disk or run_inline, now=now or Clock(), network=network
+        settings,
+        run_sync=disk or run_inline,
+        now=now or Clock(),
+        network=network,
+        kept_changes=kept_changes,
     ) as registry:
         yield registry
 

@@ -174,3 +174,21 @@ def test_what_is_cached_is_not_encoded_again() -> None:
     assert catalog.listed(active_only=False) is catalog.listed(active_only=False)
     catalog.publish({})
     assert catalog.listed(active_only=False) is catalog.listed(active_only=False)
+
+
+@pytest.mark.parametrize("active_only", [True, False])
+def test_a_list_shows_the_revision_of_a_change_that_is_about_no_backend(active_only: bool) -> None:
+    catalog = Catalog([Record(name="a", layer=Layer.AUTO, backend=FULL)], revision=7)
+    assert '"revision":7' in catalog.listed(active_only=active_only)
+    catalog.publish({}, revision=8)
+    assert '"revision":8' in catalog.listed(active_only=active_only)
+
+
+def test_a_snapshot_shows_what_was_published_after_the_last_one() -> None:
+    catalog = Catalog(revision=7)
+    assert catalog.snapshot() == '{"type":"snapshot","revision":7,"backends":[]}'
+    catalog.publish({"a": (Record(name="a", layer=Layer.AUTO, backend=FULL),)}, revision=8)
+    text = events.encode_backend(FULL)
+    assert catalog.snapshot() == f'{{"type":"snapshot","revision":8,"backends":[{text}]}}'
+    catalog.publish({}, revision=9)
+    assert catalog.snapshot() == f'{{"type":"snapshot","revision":9,"backends":[{text}]}}'

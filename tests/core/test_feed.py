@@ -184,3 +184,32 @@ def test_a_snapshot_holds_what_passes_the_filters(command: Command, names: list[
     records = [Record(name=each.name, layer=Layer.AUTO, backend=each) for each in backends]
     (snapshot,) = Watch(command).due(Feed(), Catalog(records), most=2).events
     assert [each["name"] for each in msgspec.json.decode(snapshot)["backends"]] == names
+
+
+def test_a_watch_of_a_namespace_is_told_of_a_backend_that_leaves_it() -> None:
+    before, after = (msgspec.structs.replace(FULL, namespace=each) for each in ("n", "m"))
+    draft = Draft(Catalog([Record(name=FULL.name, layer=Layer.RUNTIME, backend=before)]))
+    draft.write(FULL.name, (Record(name=FULL.name, layer=Layer.RUNTIME, backend=after),))
+    draft.end_change()
+    feed, catalog = Feed(draft.entries), Catalog()
+    for namespace, count in (("n", 1), ("m", 1), ("z", 0)):
+        due = Watch(Command(since=0, namespace=namespace)).due(feed, catalog, most=9)
+        assert len(due.events) == count, namespace
+
+
+def test_no_change_more_is_kept_than_is_said() -> None:
+    feed = Feed(entries(1, 5), kept=3)
+    assert [each.revision for each in feed.after(2)] == [3, 4, 5]
+    assert not feed.can_resume(1)
+    feed.append(entries(6, 6))
+    assert [each.revision for each in feed.after(3)] == [4, 5, 6]
+    assert not feed.can_resume(2)
+
+
+def test_a_watch_of_a_registry_at_revision_0_begins() -> None:
+    feed, catalog = Feed(), Catalog()
+    for since, count in ((None, 1), (0, 0)):
+        watch = Watch(Command(since=since))
+        assert watch.is_behind(feed)
+        assert len(watch.due(feed, catalog, most=9).events) == count
+        assert not watch.is_behind(feed)

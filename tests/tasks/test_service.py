@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -225,3 +227,13 @@ async def test_a_registration_that_changes_nothing_is_not_written(tmp_path: Path
         before = disk.saves
         assert await registry.register(claim("hub")) == first
         assert disk.saves == before
+
+
+async def test_the_file_keeps_no_change_more_than_is_said(tmp_path: Path) -> None:
+    async with opened(tmp_path, kept_changes=3) as registry:
+        for number in range(1, 6):
+            await registry.register(claim(f"hub{number}"))
+            with closing(sqlite3.connect(tmp_path / "registry.db")) as connection:
+                rows = connection.execute("SELECT revision FROM changes ORDER BY revision")
+                kept = [revision for (revision,) in rows]
+            assert kept == [*range(max(1, number - 2), number + 1)]
