@@ -124,11 +124,13 @@ async def opened(
     probe_interval: float = 0.0,
     probe_failures: int = 3,
     kept_changes: int = KEPT_CHANGES,
+    start_empty: bool = False,
 ) -> AsyncIterator[Registry]:
     """Open a registry on a folder, without a built-in entry and without worker threads."""
     settings = Settings(
         db_path=folder / "registry.db",
         config_path=folder / "backends.toml",
+        start_empty=start_empty,
         auto_register=False,
         stale_after=stale_after,
         probe_interval=probe_interval,

@@ -86,7 +86,12 @@ async def open_registry(
         probe_failures=settings.probe_failures,
         probe_timeout=settings.probe_timeout,
     )
-    opening = open_store(settings.db_path, run_sync=run_sync, kept_changes=kept_changes)
+    opening = open_store(
+        settings.db_path,
+        run_sync=run_sync,
+        kept_changes=kept_changes,
+        start_empty=settings.start_empty,
+    )
     async with opening as store:
         config = ConfigFile(settings.config_path, run_sync=run_sync, now=now)
         registry = Registry(store, config, probe=probe, policy=policy, now=now)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
+import stat
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,9 @@ def lock_path(database: Path) -> Path:
     return database.with_name(database.name + ".lock")
 
 
+_CONTENT = re.compile(r"\d*(?:\n|\Z)(?:(?P<revision>\d{1,18})(?:\n|\Z)|\Z)", re.ASCII)
+
+
 class LockFile:
     """A lock file that is held; its lines are the process and the last revision.
 
@@ -31,9 +36,17 @@ class LockFile:
     """
 
     def __init__(self, descriptor: int) -> None:
+        """Read a lock file that was just locked.
+
+        Raises:
+            ValueError: No registry wrote what is in it.
+        """
         self._descriptor = descriptor
-        _, _, revision = _read(descriptor).partition("\n")
-        self.revision = int(revision) if revision.strip().isdecimal() else 0
+        # A power cut may leave zeros; a process that was killed, the end of a longer text.
+        found = _CONTENT.match(_read(descriptor).rstrip("\0"))
+        if found is None:
+            raise ValueError("no registry wrote what is in it")
+        self.revision = int(found["revision"] or 0)
 
     def note(self, revision: int) -> None:
         """Note how far the database has come; where that fails, it is merely not known later."""
@@ -63,14 +76,21 @@ def hold_lock_file(database: Path) -> Iterator[LockFile]:
         database: The database's path, links resolved.
 
     Raises:
-        StartError: Another process holds it; the message names that process.
+        StartError: Another process holds it, and the message names that process; or the lock file
+            cannot be used.
     """
     path = lock_path(database)
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        # Opening a named pipe could wait for its other end.
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+        descriptor = os.open(path, flags, 0o644)
     except OSError as error:
         raise StartError(f"cannot create the lock file {path}: {error.strerror}") from error
     try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise StartError(
+                f"the lock file {path} is no regular file: remove it, or choose another --db-path"
+            )
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -79,7 +99,13 @@ def hold_lock_file(database: Path) -> Iterator[LockFile]:
                 f"database {database} is held by another registry ({holder}):"
                 " stop it, or choose another --db-path"
             ) from error
-        lock_file = LockFile(descriptor)
+        try:
+            lock_file = LockFile(descriptor)
+        except ValueError as error:
+            raise StartError(
+                f"the lock file {path} is damaged: {error}; remove it, and restart whatever follows"
+                " the changes of this registry, which may count its revisions anew"
+            ) from error
         try:
             lock_file.write(str(os.getpid()))
         except OSError as error:

@@ -71,6 +71,7 @@ class Settings:
         host: The address to listen on.
         port: The port to listen on; 0 picks a free one.
         db_path: The SQLite file.
+        start_empty: Whether to begin with an empty database where the former one is missing.
         config_path: The TOML file; it need not exist.
         env_backends: Backends as `NAME=ws://HOST:PORT`, parted by commas.
         hub_namespace: What the registry calls itself among Plexus hubs.
@@ -91,6 +92,7 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
     db_path: Path = field(default_factory=default_db_path)
+    start_empty: bool = False
     config_path: Path = field(default_factory=default_config_path)
     env_backends: str = ""
     hub_namespace: str = "registry-hub"

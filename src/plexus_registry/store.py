@@ -8,7 +8,6 @@ file holds what it held before.
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
 import time
 from contextlib import asynccontextmanager, contextmanager
@@ -24,6 +23,14 @@ from plexus_registry.blocking import RunSync, run_in_thread
 from plexus_registry.core.errors import StartError, StorageFailed
 from plexus_registry.core.events import Compacted, encode_event
 from plexus_registry.core.feed import KEPT_CHANGES, Entry
+from plexus_registry.database_file import (
+    OpenFiles,
+    copy_database,
+    refuse_damaged,
+    refuse_missing,
+    refuse_unsafe_file,
+    refuse_without_tables,
+)
 from plexus_registry.lock_file import LockFile, hold_lock_file, lock_path
 from plexus_registry.migrations import (
     CHANGES_TABLE,
@@ -89,8 +96,7 @@ class Store:
         self._lock_file = lock_file
         self._run_sync = run_sync
         # Without the lock file, another registry could be on the same database.
-        self._own_files = (path, path.with_name(path.name + "-wal"), lock_path(path))
-        self._files = self._identities()
+        self._files = OpenFiles(path, [lock_path(path)])
 
     async def save(
         self,
@@ -128,30 +134,22 @@ class Store:
             if entries:
                 self._db.conn.executemany(INSERT_CHANGE, map(row_of_change, entries))
                 self._db.conn.execute(FORGET, [entries[-1].revision - self.kept_changes])
-        self._check_files()
+        self._files.accept(self._db.conn, revision=self._lock_file.revision)
         if entries:
             self._lock_file.note(entries[-1].revision)
 
     def _check_files(self) -> None:
-        """Notice that the files are others now: SQLite would write on to those that are gone.
-
-        Raises:
-            OSError: The next start would not find what is written.
-        """
-        if self._identities() != self._files:
-            # What is committed so far goes to the database file, should that be still there.
-            self._db.execute("PRAGMA wal_checkpoint(FULL)")
-            raise OSError(
-                "the file, its log or its lock was moved, removed or replaced; restart the registry"
-            )
-
-    def _identities(self) -> tuple[object, ...]:
-        return tuple(map(_identity, self._own_files))
+        """Raise what `OpenFiles.check` raises."""
+        self._files.check(self._db.conn, revision=self._lock_file.revision)
 
 
 @asynccontextmanager
 async def open_store(
-    path: Path, *, run_sync: RunSync = run_in_thread, kept_changes: int = KEPT_CHANGES
+    path: Path,
+    *,
+    run_sync: RunSync = run_in_thread,
+    kept_changes: int = KEPT_CHANGES,
+    start_empty: bool = False,
 ) -> AsyncIterator[Store]:
     """Open the database, and close it at the end.
 
@@ -162,15 +160,25 @@ async def open_store(
         path: The SQLite file; missing folders are made.
         run_sync: How blocking work is run.
         kept_changes: How many changes are kept, from 1 up.
+        start_empty: Whether to begin with an empty database where the former one is missing.
 
     Raises:
-        StartError: The file cannot be read or written, is no database, is held by another
-            registry, or was written by a newer version.
+        StartError: The file cannot be read or written, is no database, is damaged, is missing
+            though there was one, has a second name, is held by another registry, or was written
+            by a newer version.
     """
     path = _prepared(path)
     with hold_lock_file(path) as lock_file:
         with _as_start_error(path):
-            store = await run_sync(partial(_open, path, run_sync, kept_changes, lock_file))
+            opening = partial(
+                _open,
+                path,
+                run_sync=run_sync,
+                kept_changes=kept_changes,
+                lock_file=lock_file,
+                start_empty=start_empty,
+            )
+            store = await run_sync(opening)
         try:
             yield store
         finally:
@@ -196,11 +204,21 @@ def _as_start_error(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _open(path: Path, run_sync: RunSync, kept_changes: int, lock_file: LockFile) -> Store:
+def _open(
+    path: Path, *, run_sync: RunSync, kept_changes: int, lock_file: LockFile, start_empty: bool
+) -> Store:
+    refuse_unsafe_file(path)
+    if not start_empty:
+        # Opening would create the file, and delete a log without a database.
+        refuse_missing(path, known_revision=lock_file.revision)
     connection = sqlite3.connect(path, check_same_thread=False, timeout=BUSY_TIMEOUT)
     try:
         db = Database(connection, execute_plugins=False)
+        refuse_damaged(connection, path)
         _refuse_foreign(db, path)
+        was_empty = not db.table(TABLE).exists()
+        if was_empty and not start_empty:
+            refuse_without_tables(path, known_revision=lock_file.revision)
         if is_original_layout(db):
             copy = _copy_aside(connection, path)
             log.info("%s was written by the original registry; a copy is kept at %s", path, copy)
@@ -210,7 +228,7 @@ def _open(path: Path, run_sync: RunSync, kept_changes: int, lock_file: LockFile)
         migrations.apply(db)
         connection.execute(f"PRAGMA user_version = {LAYOUT}")
         records = tuple(record_of(row) for row in db.table(TABLE).rows)
-        entries = _changes(db, lock_file.revision, path)
+        entries = _changes(db, lock_file.revision, path, was_empty=was_empty)
     except BaseException:
         connection.close()
         raise
@@ -225,7 +243,9 @@ def _open(path: Path, run_sync: RunSync, kept_changes: int, lock_file: LockFile)
     )
 
 
-def _changes(db: Database, known_revision: int, path: Path) -> tuple[Entry, ...]:
+def _changes(
+    db: Database, known_revision: int, path: Path, *, was_empty: bool
+) -> tuple[Entry, ...]:
     """Read the last changes; those of an older copy of the database lead nowhere any more.
 
     Its next changes would get revisions that followers have seen already, of other changes: the
@@ -236,13 +256,21 @@ def _changes(db: Database, known_revision: int, path: Path) -> tuple[Entry, ...]
     revision = entries[-1].revision if entries else 0
     if revision >= known_revision:
         return entries
-    log.warning(
-        "database %s is an older copy: it was at revision %d, and is at %d;"
-        " whoever follows changes begins anew",
-        path,
-        known_revision,
-        revision,
-    )
+    if was_empty:
+        log.warning(
+            "database %s starts empty, as --start-empty asks; it was at revision %d, and whoever"
+            " follows changes begins anew",
+            path,
+            known_revision,
+        )
+    else:
+        log.warning(
+            "database %s is an older copy: it was at revision %d, and is at %d;"
+            " whoever follows changes begins anew",
+            path,
+            known_revision,
+            revision,
+        )
     # Two above: nobody can name the revision between, and resume without a snapshot.
     first = Entry(
         known_revision + 2, None, (), encode_event(Compacted(revision=known_revision + 2))
@@ -290,15 +318,5 @@ def _copy_aside(connection: sqlite3.Connection, path: Path) -> Path:
     copy = path.with_name(f"{path.name}.original")
     if copy.exists():
         copy = path.with_name(f"{path.name}.original-{time.time_ns()}")
-    with sqlite3.connect(copy) as target:
-        connection.backup(target)
-    target.close()
+    copy_database(connection, copy)
     return copy
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        status = os.stat(path)  # noqa: PTH116 - twice a commit
-    except FileNotFoundError:
-        return None
-    return (status.st_dev, status.st_ino)

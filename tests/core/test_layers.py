@@ -115,10 +115,11 @@ MAY_IMPORT: dict[str, str] = {
     "group_commit": "store core.catalog core.claims core.draft core.errors core.feed",
     "config_file": "blocking core.declarations core.errors",
     "store": (
-        "blocking lock_file migrations rows core.claims core.errors core.events core.feed"
-        " core.model"
+        "blocking database_file lock_file migrations rows core.claims core.errors core.events"
+        " core.feed core.model"
     ),
     "rows": "migrations core.events core.feed core.health core.model",
+    "database_file": "migrations core.errors",
     "migrations": "core.model",
     "lock_file": "core.errors",
     "wire": "fairness core.visitor",
@@ -198,7 +199,7 @@ MAY_USE_TRIO = {
 }
 EDGE_LIBRARIES = {
     "sqlite_utils": {"store", "migrations"},
-    "sqlite3": {"store"},
+    "sqlite3": {"database_file", "store"},
     "click": {
         *("cli", "cli.announce", "cli.completion", "cli.config_files", "cli.display"),
         *("cli.door_options", "cli.probe_options", "cli.serve", "cli.session", "cli.values"),

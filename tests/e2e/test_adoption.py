@@ -207,3 +207,19 @@ async def test_a_copy_that_is_there_already_is_not_overwritten(tmp_path: Path) -
     first, second = copies(tmp_path)
     assert (tmp_path / first).read_text() == "precious"
     assert original_rows(tmp_path / second) == ROWS[:2]
+
+
+async def test_a_row_that_the_file_states_as_it_is_goes_with_its_entry(tmp_path: Path) -> None:
+    original = row("stated", source="file", host="from.file", port=7000)
+    write_original(tmp_path, [original])
+    write_config(tmp_path, "stated")
+    with trio.fail_after(30):
+        async with running_registry(tmp_path, *OPTIONS) as server, dial(server.url) as peer:
+            assert await peer.get("stated") == as_shown(original)
+            write_config(tmp_path, "marker")
+            await eventually(lambda: "added marker" in server.log)
+            assert await peer.names() == ["marker"]
+            await server.kill()
+        assert [each["name"] for each in stored_rows(tmp_path)] == ["marker"]
+        async with running_registry(tmp_path, *OPTIONS) as server:
+            assert (await shown_by(server.url)).keys() == {"marker"}

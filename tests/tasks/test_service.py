@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from plexus_registry.core.commands import Register, Update
-from plexus_registry.core.errors import NameTaken, NotFound, StorageFailed
+from plexus_registry.core.errors import NameTaken, NotFound, StartError, StorageFailed
 from plexus_registry.store import read_records
 from tests.fakes import Disk, opened
 
@@ -205,8 +205,13 @@ async def test_after_an_older_copy_of_the_database_followers_begin_anew(tmp_path
         assert registry.feed.revision == revision + 1
         assert registry.feed.can_resume(revision)
         assert not registry.feed.can_resume(3)
-    database.unlink()  # a new one is no different
-    async with opened(tmp_path) as registry:
+    database.unlink()  # an empty one is no different
+    with pytest.raises(StartError, match=f"is missing.*at revision {revision + 1}.*--start-empty"):
+        async with opened(tmp_path):
+            pytest.fail("it must not start")
+    assert not database.exists()
+    async with opened(tmp_path, start_empty=True) as registry:
+        assert registry.list() == ()
         assert registry.feed.revision > revision + 1
 
 

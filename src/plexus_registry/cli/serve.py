@@ -107,6 +107,11 @@ def _set_up_logging(levels: dict[str, int]) -> None:
     help="The SQLite database.",
 )
 @click.option(
+    "--start-empty",
+    is_flag=True,
+    help="Begin with an empty database where the one that was there is missing.",
+)
+@click.option(
     "--config",
     "-c",
     "config_path",
@@ -214,6 +219,7 @@ def serve(
     port: int,
     host: str,
     db_path: Path,
+    start_empty: bool,
     config_path: Path,
     log_level: dict[str, int],
     hub_namespace: str,
@@ -239,6 +245,7 @@ def serve(
         host=host,
         port=port,
         db_path=db_path,
+        start_empty=start_empty,
         config_path=config_path,
         env_backends=env_backends,
         hub_namespace=hub_namespace,
