@@ -85,6 +85,8 @@ class ScriptedWire:
         self.share = Share(Fairness())
         self.is_gone = False
         self.is_whole = True
+        self.sent = 0
+        self.sending: int | None = None
         self.say, self._heard = trio.open_memory_channel[str](100)
 
     async def receive(self) -> str:
@@ -98,8 +100,11 @@ class ScriptedWire:
 
     async def send(self, frames: Sequence[str]) -> None:
         await trio.lowlevel.checkpoint()
+        self.sent += 1
+        self.sending = self.sent
         if self.gate is not None:
             await self.gate.wait()
+        self.sending = None
         self.frames += frames
 
     async def send_part(self, text: str, *, is_first: bool, is_last: bool) -> None:

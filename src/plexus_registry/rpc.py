@@ -266,6 +266,22 @@ class Responder:
             log.exception("%s through the hub failed", type(command).__name__)
             return BUG
 
+    def break_off(self, frame: str | bytes, why: str) -> list[str]:
+        """Return the frames that tell the requests of a frame that they were not finished."""
+        error = InternalError(f"Not finished: {why}; whether the change was made is unknown")
+        limits = self._hub.limits
+        try:
+            read = read_frame(frame, max_batch=limits.batch_requests, max_nesting=limits.nesting)
+            if not isinstance(read, Batch):
+                return [] if read.id is None else [error_response(read.id, error)]
+            ids = [each.id for each in read.items if each.id is not None]
+            if not ids:
+                return []
+            return [f"[{','.join(error_response(each, error) for each in ids)}]"]
+        except Exception:
+            log.exception("a frame could not be read again")
+            return [error_response("null", error)]
+
     def note_sent(self) -> bool:
         """Take the frames so far to be sent, and tell whether there is news for `due`."""
         self.release()

@@ -96,6 +96,11 @@ class Wire:
         await self._stream.say_why()
 
     @property
+    def sent(self) -> int:
+        """The number of pieces that were sent so far, or begun to be."""
+        return self._stream.sent
+
+    @property
     def sending(self) -> int | None:
         """The number of the piece that is being sent; None while nothing is."""
         return self._stream.sent if self._stream.is_sending else None

@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 5.0
 CLOSE_SECONDS = 1.0
+_INTERNAL_ERROR = 1011
+"""Close code. Source: RFC 6455, section 7.4.1."""
 MOST_TURNED_AWAY = 64
 """How many connections beyond the limit are answered at a time; more are closed at once."""
 
@@ -162,7 +164,7 @@ async def _hold(door: Door, stream: trio.abc.Stream, admitted: Admitted, ends: E
                 # Where a frame was cut in the middle, a goodbye would be taken for its rest.
                 if wire.sending is None:
                     with trio.move_on_after(CLOSE_SECONDS, shield=True):
-                        await wire.close()
+                        await wire.close(_INTERNAL_ERROR)  # unless it was closed with a reason
                 door.keeper.remove(watched)
         nursery.cancel_scope.cancel()
 
