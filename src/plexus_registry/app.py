@@ -32,7 +32,7 @@ from plexus_registry.probe import Probe
 from plexus_registry.prober import probe_forever
 from plexus_registry.service import Registry, WallClock, wall_clock
 from plexus_registry.store import open_store
-from plexus_registry.sweeper import sweep_forever, write_pings_forever
+from plexus_registry.sweeper import repair_forever, sweep_forever, write_pings_forever
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -106,14 +106,22 @@ async def open_registry(
             yield registry
         finally:
             with trio.CancelScope(shield=True):
-                await _write_last_pings(registry)
+                await _write_last(registry)
 
 
-async def _write_last_pings(registry: Registry) -> None:
+async def _write_last(registry: Registry) -> None:
     try:
         await registry.write_pings()
     except StorageFailed as error:
         log.error("the last pings are lost: %s", error)  # noqa: TRY400 - the cause is said
+    try:
+        await registry.repair_storage()
+    except StorageFailed as error:
+        log.error(  # noqa: TRY400 - the cause is said
+            "the database could not be repaired, so a refused change whose outcome was unknown"
+            " can show after the next start: %s",
+            error.reason,
+        )
 
 
 async def serve(
@@ -147,6 +155,7 @@ async def serve(
         ),
         "sweeper": partial(sweep_forever, registry, every=settings.sweep_interval),
         "ping writer": partial(write_pings_forever, registry),
+        "storage repair": partial(repair_forever, registry),
     }
     if settings.probe_interval > 0:
         tasks["prober"] = partial(

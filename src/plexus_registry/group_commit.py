@@ -6,13 +6,20 @@ against what the ones before it leave, saves the outcome in one transaction, pub
 catalog and wakes the others of its group. If saving fails, the draft is thrown away and everyone
 in the group hears it.
 
-Source: design, "Data flow".
+After a save that failed, storage counts as failing, and the disk may hold something else than
+memory: a change that was refused may be in the log of the database. So until a save succeeds, every
+group goes to the disk, also one that changes nothing in memory, and takes with it what memory holds
+of all names that a failed save was about. Nothing is acknowledged or refused on the strength of
+memory alone while the two may differ.
+
+Source: design, "Data flow" and "Acknowledged means durable".
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import trio
@@ -32,6 +39,19 @@ T = TypeVar("T")
 Change = Callable[[Draft], T]
 Publish = Callable[[Draft, "Mapping[str, Records]", "Mapping[str, Records]"], None]
 Ended = Callable[[float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class StorageFailure:
+    """Why no change can be saved.
+
+    Attributes:
+        since: When saving first failed, in Unix seconds.
+        reason: Why it failed last.
+    """
+
+    since: int
+    reason: str
 
 
 class _Turn:
@@ -55,9 +75,20 @@ class _Turn:
 
 
 class GroupCommit:
-    """The one way in which the catalog and the disk change together."""
+    """The one way in which the catalog and the disk change together.
 
-    def __init__(self, store: Store, catalog: Catalog, publish: Publish, ended: Ended) -> None:
+    Attributes:
+        failure: Since when and why saving fails; None while the last save succeeded.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        catalog: Catalog,
+        publish: Publish,
+        ended: Ended,
+        now: Callable[[], int],
+    ) -> None:
         """Start with nothing queued.
 
         Args:
@@ -66,17 +97,22 @@ class GroupCommit:
             publish: Takes over what a group committed; called once it is on the disk, with
                 the names that changed and with those that were only saved again.
             ended: Called after each commit, well or not, with the moment at which it began.
+            now: The clock that says since when saving fails.
         """
+        self.failure: StorageFailure | None = None
         self._store = store
         self._catalog = catalog
         self._publish = publish
         self._ended = ended
+        self._now = now
         self._queue: list[_Turn] = []
         self._committing: Mapping[str, Records] = {}
         self._committed = trio.Event()
-        # A commit that is said to have failed may be on the disk all the same.
+        self._failed = trio.Event()
+        # While saving fails: whether a change that was refused may be on the disk all the same,
+        # and the names that the failed saves were about.
         self._is_in_doubt = False
-        self._doubtful: set[str] = set()
+        self._names_to_restore: set[str] = set()
 
     async def settled(self, name: str) -> None:
         """Wait until no commit in hand changes a name; most often that is at once."""
@@ -86,6 +122,18 @@ class GroupCommit:
     def is_settled(self, name: str) -> bool:
         """Whether no commit in hand changes a name."""
         return name not in self._committing
+
+    async def wait_for_failure(self) -> None:
+        """Wait until saving fails."""
+        await self._failed.wait()
+
+    async def repair(self) -> None:
+        """Write what memory holds back to the disk, if the last save failed.
+
+        Raises:
+            StorageFailed: Saving still fails.
+        """
+        await self.commit(lambda _draft: None)
 
     async def commit(self, change: Change[T]) -> tuple[T, int]:
         """Make a change durable.
@@ -128,22 +176,39 @@ class GroupCommit:
         if self._queue:
             self._queue[0].call.set()
 
-    async def _save(self, changes: Mapping[str, Records], entries: Sequence[Entry]) -> None:
-        """Save changes, and with them whatever a save that failed may have left behind."""
-        restored = {name: self._catalog.records(name) for name in self._doubtful}
-        after = self._catalog.revision if self._is_in_doubt else None
-        try:
-            await self._store.save({**restored, **changes}, entries, after=after)
-        except BaseException:
-            self._is_in_doubt = True
-            self._doubtful |= changes.keys()
-            raise
-        self._is_in_doubt = False
-        self._doubtful.clear()
-
     async def _commit_queue(self) -> None:
         began = trio.current_time()
         turns, self._queue = self._queue, []
+        was_failing = self.failure is not None
+        try:
+            draft = self._judge(turns)
+            changes, saved_again = draft.changes(), draft.saved_again()
+            # What is only saved again may change in memory meanwhile: a ping does not wait for it.
+            self._committing = changes
+            if changes or saved_again or draft.entries or was_failing:
+                await self._save({**changes, **saved_again}, draft.entries)
+        except BaseException as error:
+            is_bug = isinstance(error, Exception) and not isinstance(error, StorageFailed)
+            if is_bug and not was_failing:
+                log.exception("saving failed in an unexpected way")
+            # Even a refusal may rest on a change that is lost now: everyone asks again.
+            for turn in turns:
+                turn.error = self._refusal(error)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            self._publish(draft, changes, saved_again)
+        finally:
+            self._committing = {}
+            self._ended(began)
+            self._committed.set()
+            self._committed = trio.Event()
+            for turn in turns:
+                turn.taken = True
+                turn.call.set()
+
+    def _judge(self, turns: Sequence[_Turn]) -> Draft:
+        """Make all changes on one draft, each against what the ones before it leave."""
         draft = Draft(self._catalog)
         for turn in turns:
             turn.taken = True
@@ -153,27 +218,51 @@ class GroupCommit:
             except Exception as error:  # noqa: BLE001 - its caller gets it, not its neighbours
                 turn.error = error
                 draft.abandon_change()
-        changes, saved_again = draft.changes(), draft.saved_again()
-        # What is only saved again may change in memory meanwhile: a ping does not wait for it.
-        self._committing = changes
+        return draft
+
+    async def _save(self, changes: Mapping[str, Records], entries: Sequence[Entry]) -> None:
+        """Save changes, and with them whatever a save that failed may have left behind."""
+        restored = {name: self._catalog.records(name) for name in self._names_to_restore}
+        after = None if self.failure is None else self._catalog.revision
         try:
-            if changes or saved_again or draft.entries:
-                await self._save({**changes, **saved_again}, draft.entries)
-        except Exception as error:
-            reason = "internal error, see the log"
-            if isinstance(error, StorageFailed):
-                reason = error.reason
-            else:
-                log.exception("saving failed in an unexpected way")
-            # Even a refusal may rest on a change that is lost now: everyone asks again.
-            for turn in turns:
-                turn.error = StorageFailed(reason)
-        else:
-            self._publish(draft, changes, saved_again)
-        finally:
-            self._committing = {}
-            self._ended(began)
-            self._committed.set()
-            self._committed = trio.Event()
-            for turn in turns:
-                turn.call.set()
+            await self._store.save({**restored, **changes}, entries, after=after)
+        except BaseException as error:
+            self._begin_failure(error, changes)
+            raise
+        if self.failure is not None:
+            self._end_failure()
+
+    def _begin_failure(self, error: BaseException, changes: Mapping[str, Records]) -> None:
+        reason = _reason(error)
+        if self.failure is None:
+            log.error(
+                "storage fails, no change can be saved: %s; reads go on, and a repair is tried"
+                " every second",
+                reason,
+            )
+        since = self._now() if self.failure is None else self.failure.since
+        self.failure = StorageFailure(since, reason)
+        self._failed.set()
+        self._names_to_restore |= changes.keys()
+        if not isinstance(error, StorageFailed) or error.is_unknown:
+            self._is_in_doubt = True
+
+    def _end_failure(self) -> None:
+        log.info("storage works again: the database holds what the registry shows")
+        self.failure = None
+        self._failed = trio.Event()
+        self._names_to_restore.clear()
+        self._is_in_doubt = False
+
+    def _refusal(self, error: BaseException) -> StorageFailed:
+        """Make the error for one change of a group that could not be committed."""
+        # While in doubt, the change may be in the log since an earlier try.
+        return StorageFailed(_reason(error), is_unknown=self._is_in_doubt)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, StorageFailed):
+        return error.reason
+    if isinstance(error, Exception):
+        return "internal error, see the log"
+    return f"interrupted by {type(error).__name__}"

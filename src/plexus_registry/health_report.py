@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from plexus_registry.config_file import ConfigFile
+    from plexus_registry.group_commit import StorageFailure
     from plexus_registry.service import Registry
 
 
@@ -45,12 +46,19 @@ def reporter(
             },
             "network": "suspect" if registry.health.is_suspect else "trusted",
             "database": db_path.name,
+            "storage": _storage(registry.storage_failure),
             "config": _config(registry.config),
             "connections": connections(),
             "refused": dict(sorted(refused.items())),
         }
 
     return report
+
+
+def _storage(failure: StorageFailure | None) -> dict[str, object]:
+    if failure is not None:
+        return {"state": "failing", "since": failure.since, "reason": failure.reason}
+    return {"state": "ok"}
 
 
 def _config(config: ConfigFile) -> dict[str, object]:

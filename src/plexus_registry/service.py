@@ -39,7 +39,7 @@ from plexus_registry.core.merge import effective
 from plexus_registry.core.model import Backend, Layer, State
 from plexus_registry.core.reconciliation import declare
 from plexus_registry.core.vitals import Policy
-from plexus_registry.group_commit import GroupCommit
+from plexus_registry.group_commit import GroupCommit, StorageFailure
 from plexus_registry.health_keeper import HealthKeeper
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Registry:
         self.config = config
         self.now = now
         self.probe = probe
-        self._commits = GroupCommit(store, self.catalog, self._publish, self._commit_ended)
+        self._commits = GroupCommit(store, self.catalog, self._publish, self._commit_ended, now)
         self.health = HealthKeeper(self.catalog, self._commits, policy, now)
         self._unwritten_pings: set[str] = set()
         # When the names were pinged whose commit was in hand.
@@ -310,6 +310,25 @@ class Registry:
             if is_newest and not isinstance(decision, MethodError):
                 draft.write(name, decision.records)
                 draft.signs_of_life.add(name)
+
+    # A database that cannot be written.
+
+    @property
+    def storage_failure(self) -> StorageFailure | None:
+        """Since when and why the database cannot be written; None where it can."""
+        return self._commits.failure
+
+    async def wait_for_storage_failure(self) -> None:
+        """Wait until the database cannot be written."""
+        await self._commits.wait_for_failure()
+
+    async def repair_storage(self) -> None:
+        """Write what memory holds back to the database, if the last save failed.
+
+        Raises:
+            StorageFailed: It still cannot be written.
+        """
+        await self._commits.repair()
 
     # How it comes together.
 

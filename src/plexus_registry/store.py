@@ -1,8 +1,11 @@
 """The records on disk: an SQLite file behind one lock, written in worker threads.
 
 Whoever writes holds `Store.lock` and saves all that is waiting in one transaction. When `save`
-returns, the change is on the disk (write-ahead log, synchronous=FULL); when it raises, the
-file holds what it held before.
+returns, the change is on the disk (write-ahead log, synchronous=FULL).
+
+When `save` raises before COMMIT, the file holds what it held before. When COMMIT itself fails, the
+outcome is unknown: the commit record may stand in the log already, where SQLite ignores it until
+the next transaction overwrites it, but where the next start of the process would find it.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -110,37 +113,75 @@ class Store:
         Args:
             changes: The names that changed, with all that the layers state about each now.
             entries: What is told of the changes.
-            after: The revision above which the file may hold entries that count for nothing,
-                since a save failed; they go.
+            after: After a save that failed, the revision above which the file may hold entries
+                that count for nothing: they are deleted. The transaction then writes at least one
+                page, to overwrite what the failed one may have left in the log.
 
         Raises:
-            StorageFailed: Nothing was saved; the message says why.
+            StorageFailed: Nothing was saved, or the outcome is unknown; the message says why.
         """
         try:
             await self._run_sync(partial(self._save, changes, entries, after))
-        except (sqlite3.Error, OSError) as error:
-            raise StorageFailed(f"{self.path.name}: {error}") from error
+        except (sqlite3.Error, OSError) as error:  # from `run_sync` itself
+            raise self._failed(error, is_unknown=True) from error
+
+    def _failed(self, error: Exception, *, is_unknown: bool = False) -> StorageFailed:
+        return StorageFailed(f"{self.path.name}: {error}", is_unknown=is_unknown)
 
     def _save(
         self, changes: Mapping[str, Records], entries: Sequence[Entry], after: int | None
     ) -> None:
-        self._check_files()
-        rows = [row_of(record) for records in changes.values() for record in records]
-        with self._db.atomic():
-            self._db.conn.executemany(DELETE, [(name,) for name in changes])
-            self._db.conn.executemany(INSERT, rows)
-            if after is not None:
-                self._db.conn.execute(TAKE_BACK, [after])
-            if entries:
-                self._db.conn.executemany(INSERT_CHANGE, map(row_of_change, entries))
-                self._db.conn.execute(FORGET, [entries[-1].revision - self.kept_changes])
-        self._files.accept(self._db.conn, revision=self._lock_file.revision)
+        connection = self._db.conn
+        try:
+            self._check_files()
+            # A rollback that failed left the old transaction open.
+            connection.rollback()
+            connection.execute("BEGIN IMMEDIATE")
+            self._write(connection, changes, entries, after)
+        except (sqlite3.Error, OSError) as error:
+            _roll_back(connection)
+            raise self._failed(error) from error
+        except BaseException:
+            _roll_back(connection)
+            raise
+        try:
+            connection.execute("COMMIT")
+            # What went to files that are gone is not what the next start reads.
+            self._files.accept(connection, revision=self._lock_file.revision)
+        except (sqlite3.Error, OSError) as error:
+            _roll_back(connection)
+            raise self._failed(error, is_unknown=True) from error
         if entries:
             self._lock_file.note(entries[-1].revision)
+
+    def _write(
+        self,
+        connection: sqlite3.Connection,
+        changes: Mapping[str, Records],
+        entries: Sequence[Entry],
+        after: int | None,
+    ) -> None:
+        """Write into the open transaction."""
+        connection.executemany(DELETE, [(name,) for name in changes])
+        rows = [row_of(record) for records in changes.values() for record in records]
+        connection.executemany(INSERT, rows)
+        if after is not None:
+            connection.execute(TAKE_BACK, [after])
+            # A transaction that changes no row writes nothing; this one always writes a page.
+            connection.execute(f"PRAGMA user_version = {LAYOUT}")
+        if entries:
+            connection.executemany(INSERT_CHANGE, map(row_of_change, entries))
+            connection.execute(FORGET, [entries[-1].revision - self.kept_changes])
 
     def _check_files(self) -> None:
         """Raise what `OpenFiles.check` raises."""
         self._files.check(self._db.conn, revision=self._lock_file.revision)
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    """Abandon the transaction. If that fails, the next save tries again before it begins."""
+    with suppress(sqlite3.Error):
+        connection.rollback()
 
 
 @asynccontextmanager

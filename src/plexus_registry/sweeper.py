@@ -1,4 +1,4 @@
-"""The tasks of time: marking the silent as stale, and writing pings to the disk.
+"""The tasks of time: marking the silent as stale, writing pings, repairing the database.
 
 A process that was stopped (SIGSTOP, a debugger, a starved machine) hears nobody and must blame
 nobody. The sweeper therefore sleeps in short ticks, and whatever a tick takes longer than it
@@ -8,14 +8,18 @@ should is given back to every backend before anyone is judged.
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 
 import trio
 
-from plexus_registry.core.errors import shown
+from plexus_registry.core.errors import StorageFailed, shown
 from plexus_registry.service import PING_DELAY, Registry
 from plexus_registry.trouble import Trouble
 
 log = logging.getLogger(__name__)
+
+REPAIR_INTERVAL = 1.0
+"""Seconds between two tries to repair the database."""
 
 TICK = 0.25
 """Seconds: a pause that is shorter can go unnoticed, and cost a backend at most this."""
@@ -75,3 +79,16 @@ async def write_pings_forever(
         await trio.sleep(PING_DELAY)
         with trouble:
             await registry.write_pings()
+
+
+async def repair_forever(
+    registry: Registry, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Repair the database after a failed save, trying every `REPAIR_INTERVAL` until it works."""
+    task_status.started()
+    while True:
+        await registry.wait_for_storage_failure()
+        await trio.sleep(REPAIR_INTERVAL)
+        # The group commit logs when storage begins to fail and when it works again.
+        with suppress(StorageFailed):
+            await registry.repair_storage()

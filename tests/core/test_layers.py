@@ -78,7 +78,7 @@ MAY_IMPORT: dict[str, str] = {
     "door.front_door": (
         "wire door.acceptor door.complaints door.heads door.reception core.gate core.visitor"
     ),
-    "health_report": "_version config_file service core.model",
+    "health_report": "_version config_file group_commit service core.model",
     "door": "",
     "door.reception": (
         "drain fairness wire door.complaints door.heads door.keeper door.pages door.tls core.crowd"

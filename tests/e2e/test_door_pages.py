@@ -67,6 +67,7 @@ async def test_health_tells_how_the_registry_is(tmp_path: Path) -> None:
                     },
                     "network": "trusted",
                     "database": "registry.db",
+                    "storage": {"state": "ok"},
                     "config": {"state": "loaded", "exists": False},
                     "connections": 2,
                     "refused": {},

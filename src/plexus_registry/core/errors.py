@@ -195,17 +195,42 @@ class ConfigInvalid(MethodError):
 
 
 class StorageFailed(MethodError):
-    """The change could not be made durable, and was not made at all."""
+    """The change could not be made durable, and was not made.
+
+    `data.outcome` is `unknown` where the database may hold the change all the same, until the
+    registry has repaired it. Without it, nothing of the change is left.
+    """
 
     code, word = -32004, "storage_failed"
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"Not saved, nothing was changed: {reason}", reason=reason)
+    def __init__(self, reason: str, *, is_unknown: bool = False) -> None:
+        """Describe the failure.
+
+        Args:
+            reason: What went wrong with the disk.
+            is_unknown: Whether a crash before the repair could still show the change.
+        """
+        message = f"Not saved, nothing was changed: {reason}"
+        if is_unknown:
+            super().__init__(f"{message}; {_UNKNOWN_OUTCOME}", reason=reason, outcome="unknown")
+        else:
+            super().__init__(message, reason=reason)
 
     @property
     def reason(self) -> str:
         """What went wrong with the disk."""
         return str(self.data.get("reason", self.message))
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether a crash before the repair could still show the change."""
+        return self.data.get("outcome") == "unknown"
+
+
+_UNKNOWN_OUTCOME = (
+    "if the registry stops before it has repaired the database, which it tries every second,"
+    " the change can still show after the restart; try again once /healthz says that storage is ok"
+)
 
 
 class Unauthorized(MethodError):

@@ -64,6 +64,7 @@ def make_door(
             "/": welcome(url),
             "/healthz": health(
                 is_ready=lambda: not drain.begun.is_set(),
+                is_degraded=lambda: registry.storage_failure is not None,
                 report=report,
                 tells_everybody=told.token is None,
             ),

@@ -61,19 +61,25 @@ For Synapse: synapse -P {url.rpartition(":")[2]}. For health checks: /healthz.
 
 
 def health(
-    *, is_ready: Callable[[], bool], report: Callable[[], Report], tells_everybody: bool
+    *,
+    is_ready: Callable[[], bool],
+    is_degraded: Callable[[], bool],
+    report: Callable[[], Report],
+    tells_everybody: bool,
 ) -> Page:
     """Make the page for health checks.
 
     Args:
         is_ready: Whether calls are answered.
+        is_degraded: Whether some calls fail, though the others are answered.
         report: What there is to tell.
         tells_everybody: Whether those who show no token are told more than whether it is ready.
     """
 
     def page(grant: Grant) -> Answer:
         ready = is_ready()
-        content: Report = {"status": "ok" if ready else "unavailable"}
+        working = "degraded" if is_degraded() else "ok"
+        content: Report = {"status": working if ready else "unavailable"}
         if ready and (tells_everybody or grant):
             content = {**content, **report()}
         return Answer(
