@@ -6,10 +6,16 @@ process died before it could repair the database.
 
 from __future__ import annotations
 
+import os
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
+from trio_websocket import ConnectionClosed
 
 from tests.e2e.disk_faults import Fault, Faults, disk_faults
 from tests.e2e.harness import Peer, dial, eventually, running_registry
@@ -20,6 +26,9 @@ if TYPE_CHECKING:
 
 STORAGE_FAILED, NOT_FOUND = -32004, -32001
 OPTIONS = ("--no-auto-register", "--poll-interval=3600")
+# More of them for a soak: FAULT_ROUNDS=500 FAULT_SEED=7 pytest tests/e2e/test_disk_faults.py -s
+ROUNDS = int(os.environ.get("FAULT_ROUNDS", "6"))
+SEED = int(os.environ.get("FAULT_SEED", "1"))
 
 
 @pytest.fixture
@@ -105,3 +114,189 @@ async def test_a_crash_before_the_repair_shows_what_was_said_to_be_unknown(
         faults.clear()
         async with running_registry(tmp_path, *OPTIONS) as server, dial(server.url) as peer:
             assert await peer.names() == ["z"]
+
+
+# The fuzz.
+
+State = tuple[int, str, bool] | None
+"""What is known of a name: port, description and whether it is active; None: it does not exist."""
+
+
+@dataclass
+class Name:
+    """A name that one connection alone changes.
+
+    Attributes:
+        state: What the acknowledged changes left.
+        unknown: What refused changes may have left on the disk, and when they were refused.
+        unanswered: What the change in flight leaves, should it be carried out.
+    """
+
+    state: State = None
+    unknown: dict[State, int] = field(default_factory=dict)
+    unanswered: list[State] = field(default_factory=list)
+
+
+class Ledger:
+    """Keeps what may be on the disk, by the answers that came.
+
+    Attributes:
+        names: What is known of each name.
+        counts: How many answers of each kind came, and what was found after the kills.
+        wrong: What a restart showed though no answer allows it.
+    """
+
+    def __init__(self) -> None:
+        self.names: dict[str, Name] = {}
+        self.counts: Counter[str] = Counter()
+        self.wrong: list[str] = []
+        self._moment = 0
+
+    def tick(self) -> int:
+        self._moment += 1
+        return self._moment
+
+    def note_answer(self, sent: int) -> None:
+        """After an answer that rests on the disk, no doubt is left of what came before it."""
+        for name in self.names.values():
+            name.unknown = {state: at for state, at in name.unknown.items() if at > sent}
+
+    def judge(self, found: dict[str, State]) -> None:
+        """Compare with what a restart shows, and go on from there."""
+        for key, name in self.names.items():
+            state = found.get(key)
+            if state == name.state:
+                continue
+            if state in name.unknown:
+                self.counts["unknown and there"] += 1
+            elif state in name.unanswered:
+                self.counts["unanswered and there"] += 1
+            else:
+                self.counts["wrong"] += 1
+                self.wrong.append(f"{key}: found {state}, but {name}")
+        assert found.keys() <= self.names.keys()
+        self.names = {key: Name(found.get(key)) for key in self.names}
+
+
+def some_change(
+    random: random.Random, name: str, state: State
+) -> tuple[str, dict[str, object], State]:
+    """Choose a change, and give its method, its parameters and what it leaves."""
+    described = random.choice("xyz")
+    match random.randrange(6):
+        case 0 | 1:
+            port = random.choice([1, 2])
+            params = {"port": port, "description": described, "replace": True}
+            return "register", {"name": name, "host": "h", **params}, (port, described, True)
+        case 2 if state is not None:  # changes nothing, or only makes it active
+            same = (state[0], state[1], True)
+            params = {"port": state[0], "description": state[1]}
+            return "register", {"name": name, "host": "h", **params}, same
+        case 3:
+            left = state and (state[0], described, state[2])
+            return "update", {"name": name, "description": described}, left
+        case 4:
+            return "deregister", {"name": name}, state and (state[0], state[1], False)
+        case _:
+            return "delete", {"name": name}, None
+
+
+async def change_on_and_on(url: str, prefix: str, ledger: Ledger, seed: str) -> None:
+    """Make changes until the connection dies, and note what each answer tells."""
+    chance = random.Random(seed)  # noqa: S311 - a repeatable choice
+    try:
+        async with dial(url) as peer:
+            while True:
+                key = f"{prefix}-{chance.randrange(4)}"
+                await change_once(peer, key, ledger, chance)
+    except* (ConnectionClosed, OSError):
+        pass  # the process was killed
+
+
+async def change_once(peer: Peer, key: str, ledger: Ledger, chance: random.Random) -> None:
+    name = ledger.names.setdefault(key, Name())
+    method, params, left = some_change(chance, key, name.state)
+    name.unanswered = [left]
+    sent = ledger.tick()
+    answer = await peer.ask(f"registry.{method}", **params)
+    name.unanswered = []
+    error = answer.get("error")
+    if error is None:
+        name.state = left
+        ledger.counts["acknowledged"] += 1
+        ledger.note_answer(sent)
+        return
+    assert isinstance(error, dict)
+    if error["code"] != STORAGE_FAILED:
+        assert error["code"] == NOT_FOUND
+        assert name.state is None
+        ledger.counts["not found"] += 1
+        ledger.note_answer(sent)
+    elif "outcome" in error["data"]:
+        assert error["data"]["outcome"] == "unknown"
+        name.unknown[left] = ledger.tick()
+        ledger.counts["refused, unknown"] += 1
+    else:
+        ledger.counts["refused"] += 1
+
+
+async def found_by(peer: Peer) -> dict[str, State]:
+    return {
+        str(each["name"]): (
+            int(str(each["port"])),
+            str(each.get("description")),
+            bool(each["is_active"]),
+        )
+        for each in await peer.backends()
+    }
+
+
+async def break_the_disk(faults: Faults, chance: random.Random, ledger: Ledger) -> None:
+    """Make the disk fail and work again, a few times, and leave it as it happens to be."""
+    for _ in range(chance.randrange(1, 6)):
+        fault = Fault(chance.randrange(1, len(Fault)))
+        failed = faults.failed
+        wanted = chance.randrange(1, 40)
+        faults.set(fault, after=chance.randrange(12))
+        await eventually(partial(has_failed_since, faults, failed))
+        await more_answers(ledger, wanted)
+        if chance.random() < 0.3:
+            return
+        faults.clear()
+        await more_answers(ledger, wanted)
+
+
+def has_failed_since(faults: Faults, failed: int) -> bool:
+    return faults.failed > failed
+
+
+async def more_answers(ledger: Ledger, wanted: int) -> None:
+    enough = ledger.counts.total() + wanted
+    await eventually(lambda: ledger.counts.total() >= enough)
+
+
+@pytest.mark.slow
+async def test_faults_and_kills_lose_nothing_and_bring_nothing_back(
+    tmp_path: Path, faults: Faults
+) -> None:
+    ledger = Ledger()
+    chance = random.Random(SEED)  # noqa: S311 - a repeatable choice
+    for number in range(ROUNDS + 1):
+        faults.clear()
+        with trio.fail_after(60):
+            async with running_registry(tmp_path, *OPTIONS, env=faults.env) as server:
+                async with dial(server.url) as peer:
+                    ledger.judge(await found_by(peer))
+                if number == ROUNDS:
+                    break
+                async with trio.open_nursery() as nursery:
+                    for prefix in "abcd":
+                        seed = f"{SEED} {number} {prefix}"
+                        nursery.start_soon(change_on_and_on, server.url, prefix, ledger, seed)
+                    await break_the_disk(faults, chance, ledger)
+                    await server.kill()
+    figures = dict(sorted(ledger.counts.items()))
+    print(f"\n{ROUNDS} rounds, seed {SEED}: {figures}")  # noqa: T201 - what a soak is run for
+    assert ledger.wrong == []
+    assert ledger.counts["acknowledged"] > 0
+    assert ledger.counts["refused, unknown"] > 0
