@@ -33,6 +33,7 @@ from plexus_registry.prober import probe_forever
 from plexus_registry.service import Registry, WallClock, wall_clock
 from plexus_registry.store import open_store
 from plexus_registry.sweeper import repair_forever, sweep_forever, write_pings_forever
+from plexus_registry.token_file import MIN_TOKEN
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -143,11 +144,15 @@ async def serve(
         task_status: Started with the URL once the port is bound and everything runs.
 
     Raises:
-        StartError: The port cannot be bound, or not as safely as the settings ask for.
+        StartError: The port cannot be bound, or not as safely as the settings ask for; or a token
+            is too short.
     """
     drain = drain or Drain()
     certificate = certificate or open_certificate(settings)
-    mechanisms = ({"kind": "bearer", "header": "Authorization"},) if settings.door.token else ()
+    for token in (settings.door.token, settings.door.read_token):
+        if token is not None and len(token) < MIN_TOKEN:
+            raise StartError(f"a token has fewer than {MIN_TOKEN} characters: choose a longer one")
+    mechanisms = _mechanisms(settings)
     hub = Hub(settings.hub_namespace, limits=settings.limits, mechanisms=mechanisms)
     tasks: dict[str, Task] = {
         "config watch": partial(
@@ -189,12 +194,26 @@ async def _open_port(settings: Settings) -> AsyncIterator[list[trio.SocketListen
     try:
         if is_reachable(listeners) and not (settings.door.token or settings.door.insecure):
             raise StartError(_EXPOSED.format(host=settings.host))
+        if is_reachable(listeners) and settings.door.token and not settings.door.tls_cert:
+            log.warning(_IN_CLEAR, settings.host)
         yield listeners
     finally:
         for listener in listeners:
             listener.socket.close()
 
 
+def _mechanisms(settings: Settings) -> tuple[dict[str, str], ...]:
+    """List how clients may identify themselves."""
+    if settings.door.token is None:
+        return ()
+    bearer = {"kind": "bearer", "header": "Authorization"}
+    return ({"kind": "anonymous"}, bearer) if settings.door.public_reads else (bearer,)
+
+
+_IN_CLEAR = (
+    "listening on %s without TLS: whoever is on the network between can read the token; give"
+    " --tls-cert and --tls-key, or listen on 127.0.0.1 behind a proxy that speaks TLS"
+)
 _EXPOSED = (
     "listening on {host} lets everybody who reaches it register and delete: set a token"
     " (--token-file or REGISTRY_TOKEN), listen on 127.0.0.1, or say --insecure"

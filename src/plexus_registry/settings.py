@@ -37,6 +37,7 @@ class DoorSettings:
         allow_origins: More origins whose pages may connect, as `https://tools.example.com`.
         token: Grants everything; without it everybody may do everything.
         read_token: Grants looking.
+        public_reads: Whether clients without a token may look.
         allow_url_token: Whether a token may stand in the URL, as `?access_token=`.
         insecure: Whether other machines may connect though there is no token.
         tls_cert: The certificate, as a PEM file; None for plain connections.
@@ -52,6 +53,7 @@ class DoorSettings:
     allow_origins: tuple[str, ...] = ()
     token: str | None = field(default=None, repr=False)
     read_token: str | None = field(default=None, repr=False)
+    public_reads: bool = False
     allow_url_token: bool = False
     insecure: bool = False
     tls_cert: Path | None = None

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _FOR_OTHERS = stat.S_IRWXG | stat.S_IRWXO
-MAX_TOKEN = 4096
+MIN_TOKEN, MAX_TOKEN = 16, 4096
 
 
 def read_token(path: Path) -> str:
@@ -44,11 +44,16 @@ def checked(text: str, *, origin: str) -> str:
     """Give the token in a text.
 
     Raises:
-        TokenError: There is none; the message does not show the text.
+        TokenError: There is none, or it is too short; the message does not show the text.
     """
     token = text.strip()
     if not token or len(token) > MAX_TOKEN or not (token.isascii() and token.isprintable()):
         raise TokenError(f"{origin} holds no token: one line of ASCII is one")
+    if len(token) < MIN_TOKEN:
+        raise TokenError(
+            f"{origin} holds a token of fewer than {MIN_TOKEN} characters, which can be guessed:"
+            " make one with `openssl rand -hex 32`"
+        )
     return token
 
 

@@ -89,7 +89,7 @@ async def test_an_older_registry_says_no_to_what_it_does_not_know() -> None:
 
 async def test_a_token_comes_from_the_environment_or_a_file(tmp_path: Path) -> None:
     async def want_token(request: WebSocketRequest) -> None:
-        if (b"authorization", b"Bearer s3cret") not in request.headers:
+        if (b"authorization", b"Bearer s3cret-s3cret-s3cret") not in request.headers:
             await request.reject(401)
             return
         ws = await request.accept()
@@ -98,14 +98,14 @@ async def test_a_token_comes_from_the_environment_or_a_file(tmp_path: Path) -> N
         await ws.aclose()
 
     path = tmp_path / "token"
-    path.write_text("s3cret\n")
+    path.write_text("s3cret-s3cret-s3cret\n")
     path.chmod(0o600)
     async with server(want_token) as url:
         refused = (await run(url, "list")).failed(3)
         assert refused.endswith("; give the token in REGISTRY_TOKEN or with --token-file")
-        assert (await run(url, "list", REGISTRY_TOKEN="wrong")).status == 3  # noqa: S106
+        assert (await run(url, "list", REGISTRY_TOKEN="wrong-wrong-wrong-wrong")).status == 3  # noqa: S106
         for done in (
-            await succeed(url, "list", "--json", REGISTRY_TOKEN="s3cret"),  # noqa: S106
+            await succeed(url, "list", "--json", REGISTRY_TOKEN="s3cret-s3cret-s3cret"),  # noqa: S106
             await succeed(url, "list", "--json", f"--token-file={path}"),
         ):
             assert done.document == {"backends": []}
@@ -115,7 +115,7 @@ async def test_a_token_that_is_none_is_said_before_anybody_is_asked(tmp_path: Pa
     path = tmp_path / "token"
     said = (await run(NOWHERE, "list", f"--token-file={path}")).failed(2)
     assert said == f"cannot read the token in {path}: No such file or directory"
-    path.write_bytes(b"s3cret")
+    path.write_bytes(b"s3cret-s3cret-s3cret")
     path.chmod(0o640)
     said = (await run(NOWHERE, "list", f"--token-file={path}")).failed(2)
     assert "mode is 0640; say: chmod 600" in said

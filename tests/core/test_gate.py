@@ -205,6 +205,28 @@ def test_what_a_token_allows(fields: dict[str, str], grant: Grant) -> None:
     assert KEYED.grant(asking(**fields)) is grant
 
 
+PUBLIC = Gate(Rules(token="a=b;c", public_reads=True, allow_url_token=True))  # noqa: S106
+
+
+@pytest.mark.parametrize(
+    ("fields", "grant"),
+    [
+        ({}, Grant.READ),
+        ({"authorization": "Basic look"}, Grant.READ),
+        ({"cookie": "theme=dark"}, Grant.READ),
+        ({"x_plexus_api_key": "a=b;c"}, Grant.ALL),
+        ({"x_plexus_api_key": "wrong"}, Grant.NOTHING),
+        ({"x_plexus_api_key": ""}, Grant.NOTHING),
+        ({"authorization": "Bearer wrong"}, Grant.NOTHING),
+        ({"cookie": "access_token=wrong"}, Grant.NOTHING),
+        ({"target": "/?access_token=wrong"}, Grant.NOTHING),
+        ({"cookie": "access_token=wrong", "authorization": "Bearer a=b;c"}, Grant.ALL),
+    ],
+)
+def test_public_reads_are_for_those_who_show_no_token(fields: dict[str, str], grant: Grant) -> None:
+    assert PUBLIC.grant(asking(**fields)) is grant
+
+
 def test_a_token_in_the_url_counts_where_that_is_allowed() -> None:
     gate = Gate(Rules(token="a b+c", allow_url_token=True))  # noqa: S106
     assert gate.grant(asking(target="/?x=1&access_token=a%20b%2Bc")) is Grant.ALL

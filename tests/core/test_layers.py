@@ -66,7 +66,7 @@ MAY_IMPORT: dict[str, str] = {
     "client": "",
     "app": (
         "_version blocking config_file config_watch conversation drain network probe prober service"
-        " settings store sweeper door.acceptor door.front_door door.making door.tls"
+        " settings store sweeper token_file door.acceptor door.front_door door.making door.tls"
         " core.declarations core.errors core.feed core.model core.networks core.plexus core.vitals"
     ),
     "door.making": (

@@ -133,7 +133,7 @@ def test_the_settings_of_the_front_door_stand_with_their_defaults() -> None:
     assert shown.keys() == {
         flag
         for flag in options
-        if re.match("--(max|allow|insecure|tls|ping|unread|token|read)", flag)
+        if re.match("--(max|allow|insecure|tls|ping|unread|token|read|public)", flag)
     }
     for flag, default in shown.items():
         if isinstance(options[flag].default, (int, float)) and not options[flag].is_flag:

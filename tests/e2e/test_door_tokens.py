@@ -11,7 +11,10 @@ import msgspec
 import pytest
 import trio
 
+from plexus_registry import Settings, open_registry, serve
+from plexus_registry.core.errors import StartError
 from plexus_registry.core.methods import METHODS
+from plexus_registry.settings import DoorSettings
 from tests.e2e.harness import Peer, ServerProcess, dial, run_command, running_registry
 from tests.e2e.raw import HEAD, wire_to
 
@@ -82,6 +85,66 @@ async def test_the_hub_says_how_to_identify_oneself(tmp_path: Path) -> None:
                 await peer.exchange('{"jsonrpc":"2.0","id":1,"method":"_info"}')
                 info = msgspec.json.encode(await peer.receive()).decode()
     assert '"mechanisms":[{"kind":"bearer","header":"Authorization"}]' in info
+
+
+async def test_public_reads_need_no_token_and_changes_do(tmp_path: Path) -> None:
+    options = ("--public-reads", "--no-auto-register")
+    with trio.fail_after(30):
+        async with running_registry(tmp_path, *options, env={"REGISTRY_TOKEN": ALL}) as server:
+            async with (
+                dial(server.url) as peer,
+                dial(server.url, Authorization=f"Bearer {ALL}") as owner,
+            ):
+                await owner.call("registry.register", name="a", host="h", port=1)
+                assert await peer.names() == ["a"]
+                for method in METHODS:
+                    if method.streaming:
+                        continue
+                    params = PARAMS.get(method.name, {"name": "a"})
+                    for way in ("direct", "call", "underscored"):
+                        refused = "unauthorized" in await ask(peer, way, method.name, params)
+                        assert refused == (method.name not in LOOKING), (way, method.name)
+                await peer.exchange('{"jsonrpc":"2.0","id":1,"method":"_info"}')
+                info = msgspec.json.encode(await peer.receive()).decode()
+                mechanisms = '[{"kind":"anonymous"},{"kind":"bearer","header":"Authorization"}]'
+                assert f'"mechanisms":{mechanisms}' in info
+                assert await owner.names() == ["a"]
+            assert not await is_let_in(server, X_Plexus_API_Key=UNKNOWN)
+            assert not await is_let_in(server, Cookie=f"access_token={UNKNOWN}")
+
+
+async def test_wrong_tokens_are_logged_once_a_minute_for_an_address(tmp_path: Path) -> None:
+    with trio.fail_after(30):
+        async with running_registry(tmp_path, env={"REGISTRY_TOKEN": ALL}) as server:
+            assert not await is_let_in(server)
+            assert "wrong" not in server.log
+            for _ in range(3):
+                assert not await is_let_in(server, X_Plexus_API_Key=UNKNOWN)
+            async with wire_to(server.port) as wire:
+                await wire.ask("/healthz", Authorization=f"Bearer {UNKNOWN}")
+            assert server.log.count("refused 127.0.0.1: its token is wrong") == 1
+            await server.stop()
+        assert UNKNOWN not in server.log
+
+
+@pytest.mark.parametrize("is_secure", [False, True])
+async def test_a_token_without_tls_beyond_this_machine_is_warned_about(
+    tmp_path: Path, *, is_secure: bool
+) -> None:
+    options = ["--host=127.0.0.1" if is_secure else "--host=0.0.0.0"]
+    with trio.fail_after(30):
+        async with running_registry(tmp_path, *options, env={"REGISTRY_TOKEN": ALL}) as server:
+            assert ("without TLS" in server.log) == (not is_secure)
+
+
+async def test_a_short_token_is_refused_by_the_library_too(tmp_path: Path) -> None:
+    for door in (DoorSettings(token="x" * 15), DoorSettings(token=ALL, read_token="x" * 15)):
+        settings = Settings(
+            db_path=tmp_path / "r.db", config_path=tmp_path / "c.toml", port=0, door=door
+        )
+        async with open_registry(settings) as registry:
+            with pytest.raises(StartError, match="fewer than 16 characters"):
+                await serve(registry, settings)
 
 
 PARAMS: dict[str, dict[str, object]] = {
@@ -204,6 +267,9 @@ async def test_the_verbs_take_the_token(tmp_path: Path) -> None:
         (["--read-token-file=READ"], {}, "give --token-file or REGISTRY_TOKEN"),
         (["--token-file=ALL", "--read-token-file=ALL"], {}, "is the same"),
         (["--token-file=OPEN"], {}, "chmod 600"),
+        ([], {"REGISTRY_TOKEN": "x" * 15}, "fewer than 16 characters"),
+        (["--token-file=ALL"], {"REGISTRY_READ_TOKEN": "short"}, "fewer than 16 characters"),
+        (["--public-reads"], {}, "give --token-file or REGISTRY_TOKEN"),
         ([], {"REGISTRY_TOKEN": "a\nb"}, "REGISTRY_TOKEN holds no token"),
         ([], {"REGISTRY_TOKEN": "  "}, "REGISTRY_TOKEN holds no token"),
         (["--token-file=PIPE"], {}, "it is no plain file"),

@@ -11,7 +11,12 @@ import trio
 from trio.testing import memory_stream_pair
 
 from plexus_registry.door.acceptor import PAUSE_SECONDS, accept_forever
-from plexus_registry.door.complaints import LINES_IN_WINDOW, WINDOW_SECONDS, Complaints
+from plexus_registry.door.complaints import (
+    LINES_IN_WINDOW,
+    MOST_ADDRESSES,
+    WINDOW_SECONDS,
+    Complaints,
+)
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -69,3 +74,22 @@ async def test_complaints_are_bounded_by_kind_and_minute(
     await trio.sleep(WINDOW_SECONDS)
     complaints.say("a", "again")
     assert caplog.messages[-2:] == ["5 more like the next were not logged", "again"]
+
+
+async def test_an_address_is_logged_once_a_minute_and_only_so_many_are_known(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    complaints = Complaints()
+    for _ in range(3):
+        complaints.say_of_address("kind", "10.0.0.1", "one")
+        complaints.say_of_address("kind", "10.0.0.2", "two")
+    assert caplog.messages == ["one", "two"]
+    for number in range(3 * MOST_ADDRESSES):
+        complaints.say_of_address("kind", f"address {number}", "flood")
+    assert len(complaints._addresses) == MOST_ADDRESSES
+    assert len(caplog.messages) == LINES_IN_WINDOW
+    await trio.sleep(WINDOW_SECONDS)
+    complaints.say_of_address("kind", "10.0.0.1", "one again")
+    assert caplog.messages[-1] == "one again"
+    complaints.say_of_address("kind", "10.0.0.3", "three")
+    assert caplog.messages[-1] == "three"

@@ -112,6 +112,13 @@ _OPTIONS: tuple[Callable[[Callable[P, None]], Callable[P, None]], ...] = (
         help=f"The file with a token that only allows looking; or set {READ_TOKEN_VARIABLE}.",
     ),
     click.option(
+        "--public-reads",
+        is_flag=True,
+        expose_value=False,
+        callback=_store,
+        help="Let clients without a token look; changes need the token.",
+    ),
+    click.option(
         "--allow-url-token",
         is_flag=True,
         expose_value=False,
@@ -208,6 +215,11 @@ def door_settings(ctx: click.Context) -> DoorSettings:
         )
     if door.read_token is not None and door.read_token == door.token:
         raise click.UsageError("the token for looking is the same as the one for everything", ctx)
+    if door.public_reads and door.token is None:
+        raise click.UsageError(
+            f"--public-reads needs a token for changes: give --token-file or {TOKEN_VARIABLE}, too",
+            ctx,
+        )
     if door.tls_key is not None and door.tls_cert is None:
         raise click.UsageError("--tls-key needs --tls-cert", ctx)
     return door

@@ -234,12 +234,12 @@ _UNKNOWN_OUTCOME = (
 
 
 class Unauthorized(MethodError):
-    """The token allows looking only."""
+    """Without a token, or with this one, looking only is allowed."""
 
     code, word = -32005, "unauthorized"
 
     def __init__(self) -> None:
-        super().__init__("This token allows looking only: use the one that allows changes")
+        super().__init__("Only looking is allowed here: changes need the token that allows them")
 
 
 class RegistryUnavailableError(RegistryError):

@@ -90,6 +90,7 @@ class Rules:
         origins: More origins whose pages may connect.
         token: Grants everything; without it everybody may do everything.
         read_token: Grants looking.
+        public_reads: Whether who shows no token may look.
         allow_url_token: Whether a token may stand in the URL, as `access_token`.
     """
 
@@ -97,6 +98,7 @@ class Rules:
     origins: frozenset[str] = frozenset()
     token: str | None = field(default=None, repr=False)
     read_token: str | None = field(default=None, repr=False)
+    public_reads: bool = False
     allow_url_token: bool = False
 
 
@@ -233,13 +235,19 @@ class Gate:
         """Find out what the tokens of a request allow, in a time that does not depend on them."""
         if not self._tokens:
             return Grant.ALL
-        best = Grant.NOTHING
+        # Public reads are for those who show no token: a wrong one is a mistake to be told of.
+        is_public = self._rules.public_reads and not self.shows_token(head)
+        best = Grant.READ if is_public else Grant.NOTHING
         for offered in self._offered(head):
             given = offered.encode()
             for token, grant in self._tokens:
                 if hmac.compare_digest(given, token):
                     best = max(best, grant)
         return best
+
+    def shows_token(self, head: Head) -> bool:
+        """Find out whether a request shows any token, right or wrong."""
+        return next(self._offered(head), None) is not None
 
     def _offered(self, head: Head) -> Iterator[str]:
         yield from head.values(b"x-plexus-api-key")

@@ -11,6 +11,8 @@ log = logging.getLogger(__name__)
 
 WINDOW_SECONDS = 60.0
 LINES_IN_WINDOW = 10
+MOST_ADDRESSES = 1_000
+"""So many addresses are remembered of each minute; who comes after them is counted, not logged."""
 
 
 @dataclass(slots=True)
@@ -25,11 +27,28 @@ class Complaints:
 
     def __init__(self) -> None:
         self._windows: dict[str, _Window] = {}
+        self._addresses: dict[str, float] = {}
 
     def say(self, kind: str, text: str, *, level: int = logging.WARNING) -> None:
         """Log a refusal, or count it where its kind was said often enough."""
         if self._may_say(kind, level):
             log.log(level, "%s", text)
+
+    def say_of_address(self, kind: str, address: str, text: str) -> None:
+        """Log a refusal once a minute for an address, and of each kind only so many in a minute."""
+        now = trio.current_time()
+        logged = self._addresses.get(address)
+        if logged is not None and now - logged < WINDOW_SECONDS:
+            return
+        if len(self._addresses) >= MOST_ADDRESSES:
+            self._addresses = {
+                known: when
+                for known, when in self._addresses.items()
+                if now - when < WINDOW_SECONDS
+            }
+        if len(self._addresses) < MOST_ADDRESSES:
+            self._addresses[address] = now
+            self.say(kind, text)
 
     def say_bug(self, text: str, bug: BaseException) -> None:
         """Log a bug with its trace, or count it: no peer may fill a disk with our bugs."""

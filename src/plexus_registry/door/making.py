@@ -54,6 +54,7 @@ def make_door(
         origins=frozenset(told.allow_origins),
         token=told.token,
         read_token=told.read_token,
+        public_reads=told.public_reads,
         allow_url_token=told.allow_url_token,
     )
     report = reporter(

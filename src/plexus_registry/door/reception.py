@@ -196,6 +196,13 @@ def _decide(door: Door, request: Request, ends: Ends) -> Answer | Refusal | Admi
     if not head.target.startswith("/") and head.method in {"GET", "HEAD"}:
         return bad_request("The target of the request must be a path, such as /.")
     grant = door.gate.grant(head)
+    if grant is Grant.NOTHING and door.gate.shows_token(head):
+        door.complaints.say_of_address(
+            "wrong token",
+            ends.address,
+            f"refused {ends.address}: its token is wrong; give it the one of --token-file or"
+            " REGISTRY_TOKEN",
+        )
     if not request.is_upgrade or head.method != "GET":
         return door.pages.answer(head, grant)
     if (fault := handshake_fault(request)) is not None:
