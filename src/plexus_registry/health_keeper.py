@@ -184,29 +184,29 @@ class HealthKeeper:
 
         after = weighed(backend)
         if differs(backend, after):
-            return partial(self._save, backend, after, weighed)
+            return partial(self._save, backend, weighed)
         self._catalog.publish(
             {after.name: claims.with_health(self._catalog.records(after.name), after)}
         )
         return None
 
-    async def _save(
-        self, before: Backend, after: Backend, weighed: Callable[[Backend], Backend]
-    ) -> None:
+    async def _save(self, before: Backend, weighed: Callable[[Backend], Backend]) -> None:
         name = before.name
 
-        def change(draft: Draft) -> None:
+        def change(draft: Draft) -> Backend | None:
             records = draft.records(name)
             backend = effective(records)
             # What a call said of it in the meantime counts for more than a probe of before.
             if backend is None or name in draft.registered or not _is_same(backend, before):
-                return
+                return None
             weighed_anew = weighed(backend)
-            if differs(backend, weighed_anew):
-                draft.write(name, claims.with_health(records, weighed_anew))
+            if not differs(backend, weighed_anew):
+                return None
+            draft.write(name, claims.with_health(records, weighed_anew))
+            return weighed_anew
 
-        await self._commits.commit(change)
-        if after.state is not before.state:
+        after, _ = await self._commits.commit(change)
+        if after is not None and after.state is not before.state:
             reason = after.health and after.health.reason
             log.info("backend %s is %s: %s", shown(name), after.state, reason or "it answers")
 

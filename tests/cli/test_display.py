@@ -149,6 +149,20 @@ def test_what_the_registry_learned_is_shown() -> None:
     assert lines["seen"] == "1 min ago"
 
 
+@pytest.mark.parametrize(("latency_ms", "seen"), [(None, "never"), (1.5, "5 s ago")])
+def test_who_never_answered_was_never_seen(latency_ms: float | None, seen: str) -> None:
+    """A hub that wants a credential was probed, and did not say who it is."""
+    health = Health(
+        state=State.UNKNOWN,
+        since=0,
+        last_probe=int(time.time()) - 5,
+        latency_ms=latency_ms,
+        failures=0,
+    )
+    lines = shown_details(msgspec.structs.replace(BACKEND, health=health, last_seen=None))
+    assert lines["seen"] == seen
+
+
 def shown_details(backend: Backend) -> dict[str, str]:
     lines = (click.unstyle(line).split(maxsplit=1) for line in details(backend).split("\n"))
     return {key: text for key, text in lines}  # noqa: C416 - a list of two is no tuple

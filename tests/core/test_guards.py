@@ -71,17 +71,18 @@ def test_a_process_that_was_stopped_hears_no_pings(
 
 
 @guarded
-def test_a_process_that_was_stopped_begins_a_fresh_round(
+def test_a_probe_that_a_pause_overlaps_is_void(
     is_guarded: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What failed before the pause, and while it began, is no reason to mark anybody after it."""
+    """Its failure may be due to the pause; those before it were not."""
     if not is_guarded:
         monkeypatch.setattr(Vitals, "forgive", lambda *_, **__: None)
     ward = up(Ward("a", "b"))
     ward.rounds([REFUSED] * 2, "a", "b")
-    ward.moment += 100
-    ward.vitals.forgive(100, moment=ward.moment)
-    ward.rounds([REFUSED], "a", "b")
+    ward.moment += 1
+    ward.vitals.forgive(1, moment=ward.moment)
+    for name in "ab":
+        ward.probe(name, REFUSED, seconds=1)
     assert states(ward) == ({State.UP} if is_guarded else {State.DOWN})
 
 

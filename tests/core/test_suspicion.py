@@ -59,10 +59,17 @@ def test_who_may_be_marked_may_be_so_until_it_is() -> None:
     assert not suspicion.may_mark("7", moment=late + 1)
 
 
-def test_after_a_pause_nothing_is_suspected() -> None:
+@pytest.mark.parametrize(("pause", "marks_at"), [(1.0, ROUNDS * ROUND + 1), (100.0, None)])
+def test_a_pause_is_no_round_and_a_long_one_starts_the_suspicion_over(
+    pause: float, marks_at: float | None
+) -> None:
     suspicion = suspicion_of(5, 5)
-    suspicion.start_over()
-    assert not suspicion.is_raised
+    moment = 2 * ROUND + pause
+    suspicion.postpone(pause, moment=moment)
+    assert suspicion.is_raised
+    marks_at = marks_at or moment + ROUNDS * ROUND
+    assert not suspicion.may_mark("0", moment=marks_at - 1)
+    assert suspicion.may_mark("0", moment=marks_at)
 
 
 @pytest.mark.parametrize("failing", [1, 2])

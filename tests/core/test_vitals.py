@@ -182,6 +182,18 @@ def test_who_cannot_be_checked_any_more_is_not_held_down_for_ever() -> None:
     ward.probe("a", FORBIDDEN)
     assert ward.state() is State.UNKNOWN
     assert ward.reason() == "not in the networks"
+    health = ward.backends["a"].health
+    assert health is not None
+    assert health.latency_ms is None
+
+
+def test_who_cannot_be_checked_any_more_shows_no_answer_of_before() -> None:
+    ward = Ward("a")
+    ward.probe("a", answer("a"))
+    ward.probe("a", FORBIDDEN)
+    health = ward.backends["a"].health
+    assert health is not None
+    assert health.latency_ms is None
 
 
 def test_another_name_makes_it_inactive_at_once_and_pings_do_not_help() -> None:
@@ -276,15 +288,28 @@ def test_who_is_gone_is_forgotten() -> None:
     assert ward.vitals.after_probe(gone, REFUSED, now=0, moment=0) is gone
 
 
-def test_after_a_pause_a_fresh_round_begins() -> None:
+def test_a_pause_voids_the_probe_that_it_overlaps_and_no_failure_before_it() -> None:
     ward = Ward("a")
     ward.probe("a", answer("a"))
     ward.rounds([REFUSED] * 2)
     ward.vitals.forgive(100, moment=ward.moment)
-    ward.rounds([REFUSED] * 2)
+    ward.probe("a", REFUSED, seconds=1)
     assert ward.state() is State.UP
+    ward.moment += 1
     ward.probe("a", REFUSED)
     assert ward.state() is State.DOWN
+
+
+def test_a_pause_is_given_back_to_the_suspicion() -> None:
+    names = [f"hub{index}" for index in range(5)]
+    ward = Ward(*names)
+    for name in names:
+        ward.probe(name, answer(name))
+    ward.rounds([REFUSED] * 3, *names)
+    ward.moment += 10 * INTERVAL
+    ward.vitals.forgive(10 * INTERVAL, moment=ward.moment)
+    ward.rounds([REFUSED], *names)
+    assert {ward.state(name) for name in names} == {State.UP}
 
 
 def test_a_backend_that_comes_and_goes_is_held_down_longer_and_longer() -> None:

@@ -294,8 +294,6 @@ class Model:
         latest = self.moment + self.stale_after
         for name, deadline in self.deadlines.items():
             self.deadlines[name] = min(deadline + pause, latest)
-        for probes in self.probes.values():
-            probes.failures = probes.failures if probes.lapsed else 0
 
     def start_again(self, *, is_kill: bool) -> None:
         if is_kill:

@@ -544,3 +544,42 @@ async def test_a_call_that_is_committed_beside_a_probe_counts_for_more(
         assert found.state is (
             State.DEREGISTERED if isinstance(outcome, Answered) else State.UNKNOWN
         )
+
+
+async def test_what_the_commit_declines_is_not_logged_as_made(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    disk = Disk()
+    async with opened(tmp_path, disk, probe_interval=INTERVAL, probe_failures=1) as registry:
+        for name in ("a", "other"):
+            await registry.register(Register(name=name, host="h", port=1))
+        probed = registry.get("a")
+        assert probed is not None
+        disk.gate = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(registry.update, Update(name="other", description="first"))
+            await disk.reached_gate.wait()
+            nursery.start_soon(registry.deregister, "a")
+            await trio.testing.wait_all_tasks_blocked()
+            note = partial(registry.health.note_probe, began=trio.current_time())
+            nursery.start_soon(note, probed, Unanswered(reason="gone"))
+            await trio.testing.wait_all_tasks_blocked()
+            gate, disk.gate = disk.gate, None
+            gate.set()
+        found = registry.get("a")
+        assert found is not None
+        assert found.state is State.DEREGISTERED
+        assert "is down" not in caplog.text
+
+
+async def test_a_failure_that_leaves_the_state_unknown_is_told_to_nobody(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    disk = Disk()
+    async with running(tmp_path, disk=disk) as ward:
+        await ward.registry.register(Register(name="hub", host="127.0.0.1", port=9))
+        saves, revision = disk.saves, ward.registry.feed.revision
+        await trio.sleep(INTERVAL + 1)
+        assert (ward.state("hub"), ward.health("hub").failures) == (State.UNKNOWN, 2)
+        assert (disk.saves, ward.registry.feed.revision) == (saves, revision)

@@ -103,7 +103,9 @@ def _latency(backend: Backend) -> str:
 def _seen(backend: Backend) -> int | None:
     """Find its last sign of life: a ping, or a probe that was answered."""
     health, seen = backend.health, backend.last_seen
-    if health is None or health.last_probe is None or health.failures or not backend.is_active:
+    if health is None or health.last_probe is None or not backend.is_active:
+        return seen
+    if health.failures or health.latency_ms is None:  # the last probe was not answered
         return seen
     return max(seen or 0, health.last_probe)
 

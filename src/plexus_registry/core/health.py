@@ -117,8 +117,10 @@ def differs(before: Backend, after: Backend) -> bool:
     if before.is_active is not after.is_active or before.version != after.version:
         return True
     known, learned = before.health, after.health
-    if known is None or learned is None:
-        return known is not learned
+    if learned is None:
+        return known is not None
+    if known is None:
+        return learned.state is not before.state or learned.schema_hash is not None
     return (
         known.state is not learned.state
         or known.since != learned.since

@@ -78,7 +78,13 @@ class Suspicion:
             self._marked.add(name)
         return name in self._marked
 
-    def start_over(self) -> None:
-        """Forget who fails: what was seen before a pause says nothing."""
-        self._failing.clear()
-        self._since = None
+    def postpone(self, pause: float, *, moment: float) -> None:
+        """Give back a pause of this process; after one of a round or more, rounds count anew.
+
+        Args:
+            pause: How many seconds this process did not run.
+            moment: When the pause ended.
+        """
+        if self._since is not None:
+            is_long = pause >= self._round_seconds
+            self._since = moment if is_long else min(moment, self._since + pause)

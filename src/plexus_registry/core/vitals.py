@@ -124,14 +124,12 @@ class Vitals:
     def forgive(self, pause: float, *, moment: float) -> None:
         """Give everyone back the seconds in which this process did not run.
 
-        What probes showed before is void: a fresh round begins before anyone is judged.
+        What probes find that were under way is void; failures that were counted before stay.
         """
         self._deadlines.postpone(pause, moment=moment)
-        self._suspicion.start_over()
+        self._suspicion.postpone(pause, moment=moment)
         for probes in self._probes.values():
             probes.valid_from = moment
-            if not probes.has_lapsed:
-                probes.failures = 0
 
     def _count(self, backend: Backend, probes: Probes, *, moment: float) -> None:
         is_up = backend.state is State.UP and probes.applies and not probes.has_lapsed
@@ -247,7 +245,7 @@ class Vitals:
                     Sign.NO_CHECK,
                     now=now,
                     reason=reason,
-                    seen={"last_probe": now, "failures": 0},
+                    seen={"last_probe": now, "latency_ms": None, "failures": 0},
                 )
             case Untried():
                 return backend
