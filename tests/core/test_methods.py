@@ -114,7 +114,7 @@ MALFORMED: list[tuple[str, str, object, str]] = [
     ("register", "description", ["x"], '["x"]: it must be a string'),
     ("register", "namespace", "\n" * 5000, "it must be a string of at most 4096 bytes"),
     ("register", "version", 1.5, "1.5: it must be a string"),
-    ("register", "metadata", "{}", '"{}": it must be a JSON object'),
+    ("register", "metadata", "[]", '"[]": it must be a JSON object'),
     ("register", "metadata", {"k": "x" * 20_000}, "at most 16384 bytes"),
     ("register", "source", "file", '"file": it must be "manual" or "auto"'),
     ("register", "replace", 1, "1: it must be true or false"),

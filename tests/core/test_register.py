@@ -157,6 +157,13 @@ CASES = [
         | {"metadata": '{"pid":2}', "updated_at": NOW, "registered_at": 1000},
     ),
     Case(
+        "same address: metadata given as the text that is returned for it",
+        (stated(RUNTIME),),
+        register(metadata='{ "pid": 2 }'),
+        (RUNTIME,),
+        {**KEPT, "metadata": '{"pid":2}', "updated_at": NOW, "registered_at": 1000},
+    ),
+    Case(
         "same address: no ping where the backend does not ping",
         (stated(RUNTIME),),
         register(),

@@ -13,6 +13,8 @@ import pytest
 from plexus_registry.core import schema as schema_module
 from plexus_registry.core.commands import Parameter, Register
 from plexus_registry.core.events import EVENTS
+from plexus_registry.core.items import Failure as CallFailure
+from plexus_registry.core.items import data_item, done_item, error_item, metadata
 from plexus_registry.core.methods import METHODS, Method
 from plexus_registry.core.model import FIELDS, Backend
 from plexus_registry.core.schema import SCHEMA_METHOD, hub_plugin, registry_plugin
@@ -97,6 +99,39 @@ def test_what_methods_return_is_a_union_of_inline_objects_with_a_constant_type()
             properties = msgspec.convert(variant["properties"], dict[str, Json])
             assert isinstance(properties["type"]["const"], str)
             assert "type" in msgspec.convert(variant["required"], list[str])
+
+
+def test_a_call_returns_one_of_the_items_that_a_stream_has() -> None:
+    returns = msgspec.convert(methods(HUB)[0]["returns"], Json)
+    variants = msgspec.convert(returns["oneOf"], list[Json])
+    by_kind = {
+        msgspec.convert(each["properties"], dict[str, Json])["type"]["const"]: each
+        for each in variants
+    }
+    failure = CallFailure("no", -32601, {"kind": "routing"})
+    shared = metadata("registry", "0" * 16, 1)
+    said = {
+        "data": data_item(shared, "registry.list", "{}"),
+        "error": error_item(shared, failure),
+        "done": done_item(shared),
+    }
+    assert by_kind.keys() == said.keys()
+    for kind, text in said.items():
+        described = msgspec.convert(by_kind[kind]["properties"], dict[str, object])
+        assert described.keys() == msgspec.json.decode(text, type=Json).keys()
+    inner = msgspec.json.decode(error_item(shared, failure, with_code=False), type=Json)
+    assert set(msgspec.convert(by_kind["error"]["required"], list[str])) == inner.keys()
+
+
+@pytest.mark.parametrize("plugin", [REGISTRY, HUB], ids=["registry", "hub"])
+def test_a_method_carries_every_type_that_it_refers_to(plugin: schema_module.Plugin) -> None:
+    for method in methods(plugin):
+        for part in ("params", "returns"):
+            schema = msgspec.convert(method.get(part, {}), Json)
+            defined = msgspec.convert(schema.get("$defs", {}), Json)
+            for each in all_objects(schema):
+                if "$ref" in each:
+                    assert str(each["$ref"]).removeprefix("#/$defs/") in defined
 
 
 def test_the_backend_is_described_as_it_is_sent() -> None:

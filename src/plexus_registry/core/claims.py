@@ -19,7 +19,15 @@ import msgspec
 from plexus_registry.core.errors import MethodError, NameTaken, NotFound
 from plexus_registry.core.health import Sign, judged, ping_changes
 from plexus_registry.core.merge import effective, holder
-from plexus_registry.core.model import MANUAL_LAYERS, RANK, Backend, Layer, Record, Source
+from plexus_registry.core.model import (
+    MANUAL_LAYERS,
+    RANK,
+    Backend,
+    Layer,
+    Record,
+    Source,
+    metadata_text,
+)
 
 if TYPE_CHECKING:
     from plexus_registry.core.commands import Register, Update
@@ -73,7 +81,7 @@ def register(records: Records, claim: Register, *, now: int, new_id: str) -> Dec
     """
     held = holder(records)
     current = held.backend if held is not None and held.layer in MANUAL_LAYERS else None
-    metadata = None if claim.metadata is None else msgspec.json.encode(claim.metadata).decode()
+    metadata = None if claim.metadata is None else metadata_text(claim.metadata)
     claimed = Backend(
         id=new_id if current is None else current.id,
         name=claim.name,

@@ -107,8 +107,8 @@ class Register(Command, frozen=True):
         _optional("version", "The backend's own version."),
         _optional(
             "metadata",
-            f"Anything more, a JSON object of at most {MAX_METADATA_BYTES // 1024} KiB;"
-            " it comes back as JSON text.",
+            f"Anything more, a JSON object of at most {MAX_METADATA_BYTES // 1024} KiB, or the text"
+            " of one; it comes back as JSON text.",
         ),
         _optional(
             "source",
@@ -125,7 +125,7 @@ class Register(Command, frozen=True):
     description: str | None = None
     namespace: str | None = None
     version: str | None = None
-    metadata: Mapping[str, object] | None = None
+    metadata: Mapping[str, object] | str | None = None
     source: str = "manual"
     replace: bool = False
 

@@ -226,13 +226,33 @@ def is_text(value: object) -> bool:
         return False
 
 
-def is_metadata(value: object) -> bool:
-    """Whether it is a JSON object whose text is of a bearable size."""
+def metadata_text(value: object) -> str:
+    """Encode metadata as it is stored and returned: as the JSON text of an object.
+
+    Args:
+        value: A JSON object, or its text: clients send back what they were shown.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if isinstance(value, str) and len(value) <= MAX_METADATA_BYTES:
+        try:
+            value = msgspec.json.decode(value)
+        except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
+            raise ValueError(str(error)) from error
     if not isinstance(value, Mapping):
-        return False
+        raise ValueError("no JSON object")  # noqa: TRY004 - a value, not a caller's bug
     try:
-        return len(msgspec.json.encode(value)) <= MAX_METADATA_BYTES
-    except (TypeError, ValueError, RecursionError):  # nothing that JSON can hold
+        return msgspec.json.encode(value).decode()
+    except (TypeError, RecursionError) as error:  # nothing that JSON can hold
+        raise ValueError(str(error)) from error
+
+
+def is_metadata(value: object) -> bool:
+    """Whether it is a JSON object, or the text of one, that is not too large."""
+    try:
+        return len(metadata_text(value).encode()) <= MAX_METADATA_BYTES
+    except ValueError:
         return False
 
 
@@ -265,7 +285,7 @@ FIELDS: dict[str, Field] = {
     "namespace": _TEXT,
     "version": _TEXT,
     "metadata": Field(
-        f"a JSON object of at most {MAX_METADATA_BYTES} bytes as JSON text",
+        f"a JSON object, or its text, of at most {MAX_METADATA_BYTES} bytes as JSON text",
         is_metadata,
         {"type": "object"},
     ),

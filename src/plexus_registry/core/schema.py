@@ -163,13 +163,12 @@ def hub_plugin(namespace: str, registry: Plugin) -> Plugin:
             },
         }
     )
-    item: Schema = {"type": "object", "description": "Each item of the stream of the method called"}
     methods = [
         method_schema(
             "call",
             "Route a call to a method",
             params=call_params,
-            returns=titled("StreamItem", item),
+            returns=_stream_item_schema(),
             streaming=True,
         ),
         method_schema(
@@ -180,6 +179,38 @@ def hub_plugin(namespace: str, registry: Plugin) -> Plugin:
         ),
     ]
     return Plugin(namespace, "Central routing and introspection", methods, [registry])
+
+
+def _stream_item_schema() -> Schema:
+    """Describe the items of a call: data, and at the end an error or `done`."""
+    text: Schema = {"type": "string"}
+    members: dict[str, Schema] = {
+        "data": {"content_type": text, "content": {"description": "What the method reports"}},
+        "error": {
+            "message": text,
+            "code": text,
+            "error_kind": text,
+            "error": {"type": "object", "additionalProperties": True},
+            "recoverable": {"type": "boolean"},
+        },
+        "done": {},
+    }
+    shared: Schema = {"$ref": "#/$defs/StreamMetadata"}
+    metadata = object_schema(
+        {
+            "provenance": {"type": "array", "items": text},
+            "plexus_hash": text,
+            "timestamp": {"type": "integer", "format": "int64"},
+        }
+    )
+    # An error item inside another stream has no code.
+    optional = {"code"}
+    variants = []
+    for kind, own in members.items():
+        variant = object_schema({"type": {**text, "const": kind}, "metadata": shared, **own})
+        required = [name for name in ("type", "metadata", *own) if name not in optional]
+        variants.append({**variant, "required": required})
+    return titled("StreamItem", {"oneOf": variants, "$defs": {"StreamMetadata": metadata}})
 
 
 def method_schema(
