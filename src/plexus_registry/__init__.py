@@ -5,13 +5,12 @@ Names are loaded when they are first used: whoever only wants one pays for no ot
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING
-
 from plexus_registry._version import VERSION
 
 __version__ = VERSION
 
+# Not imported: loading `typing` takes longer than all else that comes before Ctrl-C is handled.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from plexus_registry.app import open_registry, serve
     from plexus_registry.client.announcement import announce
@@ -135,6 +134,8 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 def __getattr__(name: str) -> object:
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
     value: object = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
     globals()[name] = value
     return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 from collections import Counter
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -252,7 +252,8 @@ async def run(settings: Settings, *, say: Callable[[str], None]) -> None:
     """Run a registry as a process does: until SIGINT or SIGTERM, and then gently to an end.
 
     A second signal stops it at once; what was acknowledged is on the disk either way. SIGHUP has it
-    read the config file and the certificate again.
+    read the config file and the certificate again. SIGINT is received once it is ready; until then
+    it does what it does in the calling process.
 
     Args:
         settings: All of them.
@@ -265,8 +266,9 @@ async def run(settings: Settings, *, say: Callable[[str], None]) -> None:
     certificate = open_certificate(settings)
     room = make_room(settings.door.max_connections)
     settings = replace(settings, door=replace(settings.door, max_connections=room))
-    watched = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    with lone_error(), trio.open_signal_receiver(*watched) as signals:
+    with lone_error(), ExitStack() as receivers:
+        receive = trio.open_signal_receiver
+        signals = receivers.enter_context(receive(signal.SIGTERM, signal.SIGHUP))
         async with open_registry(settings) as registry, trio.open_nursery() as nursery:
 
             async def serve_to_the_end(task_status: trio.TaskStatus[str]) -> None:
@@ -279,16 +281,22 @@ async def run(settings: Settings, *, say: Callable[[str], None]) -> None:
                 )
                 nursery.cancel_scope.cancel()
 
+            async def obey(signals: AsyncIterator[int]) -> None:
+                async for number in signals:
+                    if number == signal.SIGHUP:
+                        nursery.start_soon(reload_files, registry, certificate)
+                        continue
+                    if drain.begun.is_set():
+                        nursery.cancel_scope.cancel()
+                    log.info("stopping: running requests may finish")
+                    drain.begin()
+
             url = await nursery.start(serve_to_the_end)
+            # It is held by the outer stack, until the last pings are written.
+            interrupts = receivers.enter_context(receive(signal.SIGINT))
+            nursery.start_soon(obey, interrupts)
             say(start_up_line(url, settings, registry))
-            async for number in signals:
-                if number == signal.SIGHUP:
-                    nursery.start_soon(reload_files, registry, certificate)
-                    continue
-                if drain.begun.is_set():
-                    nursery.cancel_scope.cancel()
-                log.info("stopping: running requests may finish")
-                drain.begin()
+            await obey(signals)
 
 
 async def reload_files(registry: Registry, certificate: Certificate | None) -> None:

@@ -164,7 +164,7 @@ def shared_registry(
 
 def with_prelude(code: str) -> tuple[str, ...]:
     """A command like `COMMAND` that runs a line of Python first, to break something on purpose."""
-    run = "from plexus_registry.cli import main; main(prog_name='trio-registry')"
+    run = "from plexus_registry.__main__ import main; main()"
     return (sys.executable, "-c", f"{code}\n{run}")
 
 

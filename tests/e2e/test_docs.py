@@ -12,6 +12,7 @@ import pytest
 import trio
 from trio_websocket import open_websocket_url
 
+from plexus_registry.__main__ import EXIT_INTERRUPTED
 from plexus_registry.cli import VERBS, completion, main, verbs
 from plexus_registry.cli.serve import serve
 from plexus_registry.cli.session import (
@@ -304,7 +305,7 @@ def test_every_verb_is_documented() -> None:
         usage = " ".join([name, *(["--"] if name == "announce" else []), *taken])
         assert documented[name][0] == f"`{usage}`"
     assert {row[0] for row in rows if row[0].isdigit()} == {
-        *map(str, (0, EXIT_NO, EXIT_USAGE, EXIT_NO_ANSWER))
+        *map(str, (0, EXIT_NO, EXIT_USAGE, EXIT_NO_ANSWER, EXIT_INTERRUPTED))
     }
 
 

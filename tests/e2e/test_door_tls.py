@@ -102,7 +102,7 @@ async def test_a_peer_that_stops_in_the_handshake_is_cut_off(
     tmp_path: Path, authority: Authority
 ) -> None:
     hasty = "import plexus_registry.door.reception as d; d.HEAD_SECONDS = 1"
-    run = "from plexus_registry.cli import main; main(prog_name='trio-registry')"
+    run = "from plexus_registry.__main__ import main; main()"
     command = (sys.executable, "-c", f"{hasty}\n{run}")
     with trio.fail_after(30):
         async with running_registry(tmp_path, *authority.options, command=command) as server:

@@ -131,10 +131,11 @@ Examples:
 
 \b
 Exit status of the verbs that ask a registry:
-  0  done
-  1  the answer is no: not found, name taken, refused
-  2  the command line is wrong
-  3  no connection, or no answer in time
+  0    done
+  1    the answer is no: not found, name taken, refused
+  2    the command line is wrong
+  3    no connection, or no answer in time
+  130  interrupted with Ctrl-C
 """
 
 

@@ -5,7 +5,6 @@ Importing it loads Trio: verbs do so when they run.
 
 from __future__ import annotations
 
-import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from plexus_registry.cli.session import Session
-
-EXIT_INTERRUPTED = 130
 
 
 class Answer(msgspec.Struct, kw_only=True):
@@ -101,8 +98,6 @@ def failures_explained(session: Session) -> Iterator[None]:
     """Turn what a call raises into a line that says what to do next, and an exit status."""
     try:
         yield
-    except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)
     except UrlError as error:
         raise Failure(f"{error}, with --url or in REGISTRY_URL", EXIT_USAGE) from error
     except trio.TooSlowError as error:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +21,7 @@ from plexus_registry.cli.session import (
 from plexus_registry.settings import default_config_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from plexus_registry.core.model import Backend
 
@@ -138,10 +140,16 @@ def check(path: Path | None) -> None:
 
 
 def _write_new(path: Path, text: str) -> None:
+    """Write a file that does not exist yet, completely or not at all."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
+        with _signals_held_back(), path.open("x", encoding="utf-8") as file:
+            try:
+                file.write(text)
+                file.flush()
+            except OSError:
+                path.unlink()
+                raise
     except FileExistsError:
         if not path.is_file():
             raise Failure(f"cannot write {path}: a file is in its way") from None
@@ -150,3 +158,24 @@ def _write_new(path: Path, text: str) -> None:
         ) from None
     except OSError as error:
         raise Failure(f"cannot write {path}: {error.strerror}") from error
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Let a signal that ends the process wait until the end of the block.
+
+    Blocking it (`pthread_sigmask`) would not do: another thread would take it.
+    """
+    came: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {each: signal.getsignal(each) for each in numbers}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for each in came:
+            signal.raise_signal(each)

@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import sys
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -75,19 +75,24 @@ def run_announced(
     async def supervise() -> int:
         # What was ignored when we started (nohup) stays so, for the command, too.
         heard = [each for each in FORWARDED if signal.getsignal(each) is not signal.SIG_IGN]
+        # The command does not get these from the terminal either: it does not run yet.
+        early: list[int] = []
         for each in heard:
-            # One that comes when the command has ended already is for nobody: Trio hands it on
-            # to what was here before, and that would end this process without its exit status.
-            signal.signal(each, signal.SIG_IGN)
-        with ExitStack() as stack:
-            signals = stack.enter_context(trio.open_signal_receiver(*heard)) if heard else None
-            process = await trio.lowlevel.open_process([*command])
+            signal.signal(each, lambda number, _: early.append(number))
+        process = await trio.lowlevel.open_process([*command])
+        with trio.open_signal_receiver(*heard) if heard else nullcontext() as signals:
+            for number in early:
+                process.send_signal(signal.Signals(number))
             async with trio.open_nursery() as nursery:
                 if signals is not None:
                     nursery.start_soon(_forward, signals, process)
                 nursery.start_soon(keep_announced)
                 status = await process.wait()
                 nursery.cancel_scope.cancel()
+        # A signal that comes when the command has ended is for nobody: this process ends with the
+        # command's exit status. Trio hands on what is left to the handlers from before, above.
+        for each in heard:
+            signal.signal(each, signal.SIG_IGN)
         return status if status >= 0 else 128 - status
 
     return trio.run(supervise)
