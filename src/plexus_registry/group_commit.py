@@ -12,6 +12,9 @@ group goes to the disk, also one that changes nothing in memory, and takes with 
 of all names that a failed save was about. Nothing is acknowledged or refused on the strength of
 memory alone while the two may differ.
 
+A group that is on the disk is never refused. Should publishing it raise (a bug), the caller who led
+the group gets that exception, so that it is heard once; the others get what their changes returned.
+
 Source: design, "Data flow" and "Acknowledged means durable".
 """
 

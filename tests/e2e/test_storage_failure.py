@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import resource
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 import trio
 
@@ -18,6 +20,7 @@ from tests.e2e.harness import (
     running_registry,
     with_prelude,
 )
+from tests.e2e.raw import Wire, wire_to
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -107,6 +110,46 @@ async def test_nothing_happens_and_all_is_well_again_after(
             await peer.call("registry.register", name="new", host="h", port=9)
             await server.kill()
         assert [row["name"] for row in stored_rows(folder)] == ["b", "new"]
+
+
+@pytest.mark.parametrize("trouble", [full_disk, database_moved_away])
+async def test_the_health_page_shows_it_until_it_is_repaired(
+    tmp_path: Path, trouble: Callable[[ServerProcess, Path], AbstractContextManager[None]]
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+
+    async def shown(wire: Wire) -> tuple[int, object, object]:
+        reply = await wire.ask("/healthz")
+        health = msgspec.json.decode(reply.body, type=dict[str, object])
+        return reply.status, health["status"], health["storage"]
+
+    with trio.fail_after(40):
+        async with running_registry(folder, *OPTIONS) as server:
+            async with dial(server.url) as peer, wire_to(server.port) as wire:
+                well = (200, "ok", {"state": "ok"})
+                assert await shown(wire) == well
+                before = int(time.time())
+                with trouble(server, folder):
+                    error = await peer.error("registry.register", name="a", host="h", port=1)
+                    data = error["data"]
+                    assert isinstance(data, dict)
+                    status, working, storage = await shown(wire)
+                    assert (status, working) == (200, "degraded")
+                    assert isinstance(storage, dict)
+                    assert storage.keys() == {"state", "since", "reason"}
+                    assert storage["state"] == "failing"
+                    assert before <= storage["since"] <= time.time()
+                    assert storage["reason"] == data["reason"]
+                    assert await peer.names() == []
+
+                async def is_well() -> bool:
+                    return await shown(wire) == well
+
+                await eventually(is_well)  # though nobody makes a change
+                await server.kill()
+        assert stored_rows(folder) == []
+        assert "storage works again" in server.log
 
 
 async def test_everyone_in_a_group_hears_that_it_was_not_saved(tmp_path: Path) -> None:
