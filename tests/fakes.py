@@ -130,13 +130,14 @@ async def opened(
     probe_failures: int = 3,
     kept_changes: int = KEPT_CHANGES,
     start_empty: bool = False,
+    auto_register: bool = False,
 ) -> AsyncIterator[Registry]:
-    """Open a registry on a folder, without a built-in entry and without worker threads."""
+    """Open a registry on a folder, without worker threads."""
     settings = Settings(
         db_path=folder / "registry.db",
         config_path=folder / "backends.toml",
         start_empty=start_empty,
-        auto_register=False,
+        auto_register=auto_register,
         stale_after=stale_after,
         probe_interval=probe_interval,
         probe_failures=probe_failures,

@@ -20,6 +20,7 @@ from plexus_registry.conversation import converse
 from plexus_registry.core.declarations import LOCAL_HUB, parse_environment
 from plexus_registry.core.errors import ConfigError, MethodError, StartError, StorageFailed
 from plexus_registry.core.feed import KEPT_CHANGES
+from plexus_registry.core.local_hub import declared_at_start
 from plexus_registry.core.model import Layer
 from plexus_registry.core.networks import parse_networks
 from plexus_registry.core.plexus import Hub
@@ -38,6 +39,7 @@ from plexus_registry.token_file import MIN_TOKEN
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
+    from plexus_registry.core.declarations import Declaration
     from plexus_registry.door.tls import Certificate
     from plexus_registry.network import Network
     from plexus_registry.settings import Settings
@@ -98,8 +100,7 @@ async def open_registry(
         registry = Registry(store, config, probe=probe, policy=policy, now=now)
         try:
             await registry.declare(Layer.ENV, from_environment)
-            local = {LOCAL_HUB.name: LOCAL_HUB} if settings.states_local_hub else {}
-            await registry.declare(Layer.AUTO, local)
+            await registry.declare(Layer.AUTO, _local_hub(registry, settings))
             await watch_config_once(registry, config)
         except StorageFailed as error:
             raise StartError(f"cannot write database {settings.db_path}: {error.reason}") from error
@@ -108,6 +109,14 @@ async def open_registry(
         finally:
             with trio.CancelScope(shield=True):
                 await _write_last(registry)
+
+
+def _local_hub(registry: Registry, settings: Settings) -> dict[str, Declaration]:
+    if not settings.states_local_hub:
+        return {}
+    if registry.health.probes:
+        return declared_at_start(registry.catalog)
+    return {LOCAL_HUB.name: LOCAL_HUB}  # nobody would see that its other name is gone
 
 
 async def _write_last(registry: Registry) -> None:

@@ -11,10 +11,12 @@ from __future__ import annotations
 import logging
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
+from uuid import uuid4
 
 import trio
 
-from plexus_registry.core import claims
+from plexus_registry.core import claims, local_hub
+from plexus_registry.core.declarations import LOCAL_HUB
 from plexus_registry.core.errors import shown
 from plexus_registry.core.health import differs
 from plexus_registry.core.merge import effective
@@ -60,6 +62,8 @@ class HealthKeeper:
         self._unprobed: set[str] = set()
         self._news = trio.Event()
         self._is_told = False
+        # The other names by which the auto layer states the local hub, or did at the start.
+        self._local_names = local_hub.stated_names(catalog)
         for backend in catalog.list(active_only=False):
             self.follow(backend.name, None, backend)
 
@@ -175,6 +179,9 @@ class HealthKeeper:
         if backend is None or (backend is not probed and backend.address != probed.address):
             return None
         moment = trio.current_time()
+        answer = outcome
+        if self.is_built_in(backend.name):
+            outcome = local_hub.as_built_in(answer)
         if not self._vitals.note_probe(backend, outcome, began=began, moment=moment):
             return None
         self._tell_suspicion()
@@ -183,15 +190,33 @@ class HealthKeeper:
             return self._vitals.after_probe(backend, outcome, now=self._now(), moment=moment)
 
         after = weighed(backend)
-        if differs(backend, after):
-            return partial(self._save, backend, weighed)
+        local_names = self._local_names_after(answer, after)
+        if differs(backend, after) or local_names != self._local_names:
+            return partial(self._save, backend, weighed, local_names)
         self._catalog.publish(
             {after.name: claims.with_health(self._catalog.records(after.name), after)}
         )
         return None
 
-    async def _save(self, before: Backend, weighed: Callable[[Backend], Backend]) -> None:
+    def is_built_in(self, name: str) -> bool:
+        """Whether a name means the built-in entry, where any hub is right."""
+        return local_hub.is_built_in(name, self._catalog.records(name))
+
+    def _local_names_after(self, outcome: Outcome, after: Backend) -> local_hub.Names:
+        if after.name != LOCAL_HUB.name:
+            return self._local_names
+        if not self.is_built_in(after.name):
+            return frozenset()
+        return local_hub.other_names(self._local_names, outcome, after)
+
+    async def _save(
+        self,
+        before: Backend,
+        weighed: Callable[[Backend], Backend],
+        local_names: local_hub.Names,
+    ) -> None:
         name = before.name
+        former_names = self._local_names
 
         def change(draft: Draft) -> Backend | None:
             records = draft.records(name)
@@ -199,13 +224,18 @@ class HealthKeeper:
             # What a call said of it in the meantime counts for more than a probe of before.
             if backend is None or name in draft.registered or not _is_same(backend, before):
                 return None
+            if local_names != former_names:
+                local_hub.state_others(
+                    draft, local_names, former_names, now=self._now(), new_id=lambda: str(uuid4())
+                )
             weighed_anew = weighed(backend)
-            if not differs(backend, weighed_anew):
-                return None
-            draft.write(name, claims.with_health(records, weighed_anew))
+            if differs(backend, weighed_anew):
+                draft.write(name, claims.with_health(records, weighed_anew))
             return weighed_anew
 
         after, _ = await self._commits.commit(change)
+        if after is not None and local_names != former_names:
+            self._local_names = local_names
         if after is not None and after.state is not before.state:
             reason = after.health and after.health.reason
             log.info("backend %s is %s: %s", shown(name), after.state, reason or "it answers")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from plexus_registry.core.dialogue import CredentialError, Dialogue, DialogueError
-from plexus_registry.core.errors import RegistryError, StartError
+from plexus_registry.core.errors import RegistryError, StartError, shown
 from plexus_registry.core.model import FIELDS
 from plexus_registry.core.networks import Networks
 from plexus_registry.core.reports import (
@@ -118,8 +118,13 @@ class Probe:
             return None
         return address
 
-    async def __call__(self, backend: Backend) -> Report:
-        """Probe a backend; what goes wrong is in the report."""
+    async def __call__(self, backend: Backend, *, any_name: bool = False) -> Report:
+        """Probe a backend; what goes wrong is in the report.
+
+        Args:
+            backend: The backend.
+            any_name: Whether a hub of any name is right, as for the built-in entry.
+        """
         attempt = _Attempt()
         failure = too_late(self.timeout_seconds)
         outcome: type[Unanswered | Untried] = Unanswered
@@ -135,7 +140,7 @@ class Probe:
                 outcome = Untried if is_shortage(error) else Unanswered
         # Whatever goes wrong once the hub said who it is, it is there.
         if attempt.answer is not None:
-            return attempt.report(attempt.judge(backend, attempt.answer))
+            return attempt.report(attempt.judge(backend, attempt.answer, any_name=any_name))
         attempt.end(ok=False, detail=failure)
         return attempt.report(outcome(reason=f"{attempt.step}: {failure}"))
 
@@ -238,10 +243,14 @@ class _Attempt:
             self._latency_ms = milliseconds(trio.current_time() - self._began)
         self.answer = dialogue.answer(self._latency_ms)
 
-    def judge(self, backend: Backend, answer: Answered) -> Answered:
+    def judge(self, backend: Backend, answer: Answered, *, any_name: bool) -> Answered:
         """Compare the name that the hub said, which is the last step."""
-        is_right = is_answer_of(backend, answer)
-        self.end(ok=is_right, detail=answer.name if is_right else other_name(backend, answer))
+        if is_answer_of(backend, answer):
+            self.end(ok=True, detail=answer.name)
+        elif any_name:
+            self.end(ok=True, detail=f"{shown(answer.name)}; any name is right here")
+        else:
+            self.end(ok=False, detail=other_name(backend, answer))
         return answer
 
     def report(self, outcome: Outcome) -> Report:

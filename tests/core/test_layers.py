@@ -67,7 +67,8 @@ MAY_IMPORT: dict[str, str] = {
     "app": (
         "_version blocking config_file config_watch conversation drain network probe prober service"
         " settings store sweeper token_file door.acceptor door.front_door door.making door.tls"
-        " core.declarations core.errors core.feed core.model core.networks core.plexus core.vitals"
+        " core.declarations core.errors core.feed core.local_hub core.model core.networks"
+        " core.plexus core.vitals"
     ),
     "door.making": (
         "drain fairness health_report service settings door.acceptor door.complaints door.keeper"
@@ -109,8 +110,8 @@ MAY_IMPORT: dict[str, str] = {
     "probe": "network core.dialogue core.errors core.model core.networks core.reports",
     "network": "core.errors",
     "health_keeper": (
-        "group_commit core.catalog core.claims core.draft core.errors core.health core.merge"
-        " core.model core.reports core.vitals"
+        "group_commit core.catalog core.claims core.declarations core.draft core.errors core.health"
+        " core.local_hub core.merge core.model core.reports core.vitals"
     ),
     "group_commit": "store core.catalog core.claims core.draft core.errors core.feed",
     "config_file": "blocking core.declarations core.errors",
@@ -144,6 +145,10 @@ MAY_IMPORT: dict[str, str] = {
     "core.items": "core.events",
     "core.jsonrpc": "core.errors core.events",
     "core.methods": "core.commands core.errors",
+    "core.local_hub": (
+        "core.catalog core.claims core.declarations core.draft core.merge core.model"
+        " core.reconciliation core.reports"
+    ),
     "core.reconciliation": "core.claims core.declarations core.draft core.events core.model",
     "core.draft": "core.catalog core.claims core.events core.feed core.merge core.model",
     "core.feed": "core.catalog core.commands core.errors core.events core.model",
