@@ -9,7 +9,7 @@ import trio
 
 from plexus_registry.core.declarations import parse_toml
 from plexus_registry.settings import Settings
-from tests.e2e.harness import dial, run_command, running_registry
+from tests.e2e.harness import dial, run_command, running_registry, with_prelude
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,6 +107,17 @@ async def test_init_writes_a_file_that_loads_and_never_overwrites(tmp_path: Path
         nowhere = await run_command("init", str(path / "b.toml"))
     assert nowhere.returncode == 1
     assert b"Traceback" not in nowhere.stderr
+
+
+async def test_a_file_that_cannot_be_written_leaves_no_part_behind(tmp_path: Path) -> None:
+    small = with_prelude("import resource as r; r.setrlimit(r.RLIMIT_FSIZE, (100, 100))")
+    path = tmp_path / "b.toml"
+    with trio.fail_after(20):
+        failed = await run_command("init", str(path), command=small)
+        again = await run_command("init", str(path))
+    assert failed.returncode == 1
+    assert again.returncode == 0, again.stderr
+    assert f"Error: cannot write {path}: File too large\n".encode() == failed.stderr
 
 
 def test_the_default_paths_are_those_of_the_original(

@@ -215,3 +215,22 @@ async def test_a_task_that_crashes_brings_the_process_down(tmp_path: Path) -> No
             assert await server.process.wait() not in (0, None)
         assert "the sweeper crashed; the registry stops" in server.log
         assert "plexus" in saved_pings(tmp_path)
+
+
+async def test_ctrl_c_while_the_last_pings_are_written_loses_none(tmp_path: Path) -> None:
+    interrupting = (
+        "import os, signal, plexus_registry.app as app\n"
+        "write = app._write_last\n"
+        "async def interrupted(registry):\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    await write(registry)\n"
+        "app._write_last = interrupted"
+    )
+    with trio.fail_after(20):
+        async with running_registry(tmp_path, command=with_prelude(interrupting)) as server:
+            async with dial(server.url) as peer:
+                await peer.call("registry.register", name="a", host="h", port=1)
+                await peer.call("registry.ping", name="a")
+                assert await server.stop() == 130
+    assert "a" in saved_pings(tmp_path)
+    assert "Traceback" not in server.log
