@@ -132,7 +132,7 @@ async def test_who_comes_early_waits_and_is_answered(tmp_path: Path) -> None:
             except OSError:
                 return False
 
-        await eventually(is_bound)
+        await eventually(is_bound, within=25)
         async with wire_to(port) as wire, wire_to(port) as page:
             await wire.send(HEAD)
             go.touch()
