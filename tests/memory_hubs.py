@@ -76,6 +76,12 @@ async def answer(hub: Hub, stream: trio.abc.Stream) -> None:
                 await stream.send_all(b"".join(ws.send(TextMessage(each)) for each in frames))
 
 
+async def want_credential(_hub: Hub, stream: trio.abc.Stream) -> None:
+    """Answer the handshake with status 401."""
+    await stream.receive_some(RECEIVE_BYTES)
+    await stream.send_all(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n")
+
+
 async def hang(_hub: Hub, stream: trio.abc.Stream) -> None:
     """Accept, and say nothing."""
     while await stream.receive_some(RECEIVE_BYTES):

@@ -21,6 +21,7 @@ from plexus_registry.core.errors import shown
 from plexus_registry.core.health import differs
 from plexus_registry.core.merge import effective
 from plexus_registry.core.model import State
+from plexus_registry.core.reports import Answered
 from plexus_registry.core.vitals import Policy, Vitals
 
 if TYPE_CHECKING:
@@ -182,8 +183,13 @@ class HealthKeeper:
         answer = outcome
         if self.is_built_in(backend.name):
             outcome = local_hub.as_built_in(answer)
+        wanted_credential = self._vitals.refusals(backend.name) > 0
         if not self._vitals.note_probe(backend, outcome, began=began, moment=moment):
             return None
+        if wanted_credential and isinstance(outcome, Answered):
+            # A check may have found it, long before its next turn.
+            self._unprobed.add(backend.name)
+            self._news.set()
         self._tell_suspicion()
 
         def weighed(backend: Backend) -> Backend:
@@ -251,6 +257,10 @@ class HealthKeeper:
             )
         else:
             log.info("the registry does not suspect its own network any more")
+
+    def refusals(self, name: str) -> int:
+        """Count how many times in a row a backend wanted a credential."""
+        return self._vitals.refusals(name)
 
     def is_doubted(self, name: str) -> bool:
         """Whether a backend said goodbye and answered all the same, a moment ago."""

@@ -134,6 +134,10 @@ class Probe:
             except _Refusal as refusal:
                 attempt.end(ok=False, detail=str(refusal))
                 return attempt.report(Unchecked(reason=f"{attempt.step}: {refusal}"))
+            except CredentialError as wanted:
+                attempt.end(ok=False, detail=str(wanted))
+                reason = f"{attempt.step}: {wanted}"
+                return attempt.report(Unchecked(reason=reason, wants_credential=True))
             except (OSError, ValueError, RegistryError, trio.BrokenResourceError) as error:
                 # A ValueError is what a name gets that no name server or certificate takes.
                 failure = why(error)
@@ -207,7 +211,7 @@ class Probe:
 
 
 class _Refusal(Exception):  # noqa: N818 - no error: the backend is not to be asked
-    """Why a backend is not asked, or does not let itself be asked."""
+    """Why a backend is not asked."""
 
 
 class _Attempt:
@@ -266,8 +270,6 @@ async def _converse(stream: trio.abc.Stream, backend: Backend, attempt: _Attempt
             raise DialogueError("it hung up")
         try:
             reply = dialogue.receive(bytes(data))
-        except CredentialError as wanted:
-            raise _Refusal(str(wanted)) from wanted
         finally:
             if dialogue.is_open and attempt.step == UPGRADE:
                 attempt.end(ok=True, detail="a WebSocket", then=INFO)

@@ -38,6 +38,13 @@ FIRST_SECONDS = 0.9 - TICK
 SECOND_LOOK = 1.0
 """So soon it is probed again who answered after a goodbye: it may have been about to stop."""
 
+LONGEST_WAIT = 600.0
+"""Seconds: a hub that wants a credential is probed so seldom at last, for each probe is a line in
+its log."""
+
+MOST_DOUBLINGS = 16
+"""Enough for the shortest interval, and no number that grows without end."""
+
 COMPLAINT_SECONDS = 60.0
 """That this machine cannot probe is said so often at most."""
 
@@ -127,6 +134,7 @@ class _Rounds:
         self._volley = volley
         self._nursery = nursery
         self._chance = chance
+        self._interval = interval
         self._tick = min(TICK, interval / TICKS)
         # Waiting for the others of a tick must not make a round longer than the interval.
         self._schedule = Schedule(interval=interval - self._tick)
@@ -214,8 +222,15 @@ class _Rounds:
         name = turn.backend.name
         if self._registry.health.is_doubted(name):
             self._add(name, trio.current_time() + SECOND_LOOK)
-        self._schedule.put_back(name, turn.began, due=turn.due, chance=self._chance())
+        self._schedule.put_back(
+            name, turn.began, due=turn.due, chance=self._chance(), factor=self._factor(name)
+        )
         self._look_again()
+
+    def _factor(self, name: str) -> float:
+        """Say how many intervals a backend waits: twice as many each time it wants a credential."""
+        refusals = min(self._registry.health.refusals(name), MOST_DOUBLINGS)
+        return max(1.0, min(2.0**refusals, LONGEST_WAIT / self._interval))
 
     def _add(self, name: str, due: float) -> None:
         self._schedule.add(name, due)

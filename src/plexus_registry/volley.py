@@ -84,7 +84,7 @@ class _Call:
         except BlockingIOError:
             return
         except CredentialError as wanted:
-            self.outcome = Unchecked(reason=f"{self._step}: {wanted}")
+            self.outcome = Unchecked(reason=f"{self._step}: {wanted}", wants_credential=True)
         except (OSError, DialogueError) as error:
             self.fail(why(error))
 

@@ -94,3 +94,16 @@ def test_after_a_pause_they_are_spread_again() -> None:
     assert len(dues) == 15
     assert all(later - earlier < 3 for earlier, later in pairwise(dues))
     assert dues[-1] - dues[0] > INTERVAL * 0.8
+
+
+@given(factor=st.floats(1, 64), chance=st.floats(0, 1))
+def test_who_is_put_back_for_longer_waits_so_many_intervals(factor: float, chance: float) -> None:
+    schedule = Schedule(interval=INTERVAL)
+    schedule.add("a", 0.0)
+    schedule.put_back("a", 0.0, due=0.0, chance=chance)
+    assert schedule.take(inf) is not None
+    schedule.put_back("a", 100.0, due=100.0, chance=chance, factor=factor)
+    due = schedule.next_due()
+    assert due is not None
+    assert (1 - JITTER) * factor * INTERVAL <= due - 100.0 + 1e-9
+    assert due - 100.0 <= factor * INTERVAL + 1e-9

@@ -229,7 +229,9 @@ async def test_a_hub_that_wants_a_credential_cannot_be_checked(autojump_clock: M
         await stream.send_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")
 
     report = await probe(HUB2, Hub("hub2", behave=refuse))
-    assert report.outcome == Unchecked(reason="upgrade: it wants a credential: HTTP status 401")
+    assert report.outcome == Unchecked(
+        reason="upgrade: it wants a credential: HTTP status 401", wants_credential=True
+    )
 
 
 def test_authorities_that_cannot_be_read_are_said_at_the_start(tmp_path: Path) -> None:

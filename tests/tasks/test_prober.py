@@ -27,7 +27,7 @@ from plexus_registry.prober import probe_forever
 from plexus_registry.store import read_records
 from plexus_registry.sweeper import sweep_forever
 from tests.fakes import Disk, opened
-from tests.memory_hubs import HASH, Hub, MemoryNetwork, answer_after, hang, talk_on
+from tests.memory_hubs import HASH, Hub, MemoryNetwork, answer_after, hang, talk_on, want_credential
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -583,3 +583,50 @@ async def test_a_failure_that_leaves_the_state_unknown_is_told_to_nobody(
         await trio.sleep(INTERVAL + 1)
         assert (ward.state("hub"), ward.health("hub").failures) == (State.UNKNOWN, 2)
         assert (disk.saves, ward.registry.feed.revision) == (saves, revision)
+
+
+async def test_a_hub_that_wants_a_credential_is_probed_less_and_less_often(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path) as ward:
+        guarded, open_hub = Hub("guarded", behave=want_credential), Hub("open")
+        await ward.register(guarded)
+        await ward.register(open_hub)
+        await trio.sleep(3600)
+        waits = [b - a for a, b in itertools.pairwise(guarded.asked)]
+        for wait, longest in zip(waits[1:], (60, 120, 240, 480, 600, 600, 600), strict=False):
+            assert longest * 0.9 <= wait <= longest + 1
+        assert max(waits) <= 600 + 1
+        assert len(open_hub.asked) >= 3600 / INTERVAL, "the others are probed as ever"
+
+        # Whoever registers is news, and the row begins anew.
+        began = trio.current_time()
+        await ward.registry.register(
+            Register(name="guarded", host="127.0.0.1", port=5000, description="again")
+        )
+        guarded.asked.clear()
+        await trio.sleep(3 * INTERVAL)
+        assert [round(each - began) for each in guarded.asked[:1]] == [0]
+        assert len(guarded.asked) >= 2
+
+        # An answer is, too, also one to a check: from then on it is probed in each round.
+        await trio.sleep(3600)
+        guarded.behave = None
+        checked = await ward.registry.check("guarded")
+        assert checked.ok
+        guarded.asked.clear()
+        await trio.sleep(10 * INTERVAL)
+        assert len(guarded.asked) >= 10
+        assert ward.state("guarded") is State.UP
+
+
+async def test_a_hub_that_wanted_a_credential_and_dies_is_found_out_in_short_rounds(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path) as ward:
+        port = await ward.register(Hub("guarded", behave=want_credential))
+        await trio.sleep(3600)
+        hub = ward.network.hubs.pop(port)
+        hub.asked.clear()
+        await trio.sleep(600 + 3 * INTERVAL)
+        assert ward.state("guarded") is State.DOWN

@@ -245,7 +245,9 @@ async def test_a_hub_that_answers_too_late_does_not_answer() -> None:
 
 async def test_a_hub_that_wants_a_credential_cannot_be_checked() -> None:
     outcome = await outcome_of(Script([RejectConnection(status_code=401)]))
-    assert outcome == Unchecked(reason="upgrade: it wants a credential: HTTP status 401")
+    assert outcome == Unchecked(
+        reason="upgrade: it wants a credential: HTTP status 401", wants_credential=True
+    )
 
 
 async def test_nobody_listens() -> None:

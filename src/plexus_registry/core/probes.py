@@ -29,13 +29,14 @@ class Probes:
         is_doubted: Whether it said goodbye and answered all the same, a moment ago.
         failed_at: When the last failure was noted.
         is_stopping: Whether it answered after a goodbye, and then no more.
+        refusals: How many times in a row it wanted a credential.
         valid_from: What a probe found that began before this moment says nothing any more.
         damping: How often it fell.
     """
 
     __slots__ = (
         *("applies", "damping", "failed_at", "failures", "has_lapsed", "is_doubted"),
-        *("is_stopping", "valid_from"),
+        *("is_stopping", "refusals", "valid_from"),
     )
 
     def __init__(self, moment: float = -inf) -> None:
@@ -51,6 +52,7 @@ class Probes:
         self.has_lapsed = False
         self.is_doubted = False
         self.is_stopping = False
+        self.refusals = 0
 
 
 def after_answer(

@@ -56,9 +56,15 @@ class Unanswered(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Unchecked(msgspec.Struct, frozen=True, kw_only=True):
-    """The backend may not be asked, or does not let itself be asked; `reason` says why."""
+    """The backend may not be asked, or does not let itself be asked.
+
+    Attributes:
+        reason: Why.
+        wants_credential: Whether it was asked, and wants a credential first.
+    """
 
     reason: str
+    wants_credential: bool = False
 
 
 class Untried(msgspec.Struct, frozen=True, kw_only=True):

@@ -67,7 +67,9 @@ class Schedule:
         """Forget a name that was taken and is not put back."""
         self._first_parts.pop(name, None)
 
-    def put_back(self, name: str, turn: float, *, due: float, chance: float) -> None:
+    def put_back(
+        self, name: str, turn: float, *, due: float, chance: float, factor: float = 1.0
+    ) -> None:
         """Have a name be due again, an interval after the last time.
 
         Args:
@@ -76,12 +78,13 @@ class Schedule:
             due: When it should have had it. If that was long ago, the process was stopped, and
                 everyone had a turn at once: they are spread again.
             chance: From 0 to 1.
+            factor: How many intervals the name waits instead of one.
         """
         if turn - due > self._interval / 2:
             self._spread(name)
         part = self._first_parts.pop(name, 1.0)
         if name not in self._due:
-            self._put(name, turn + self._interval * part * (1 - JITTER * chance))
+            self._put(name, turn + self._interval * part * factor * (1 - JITTER * chance))
 
     def _spread(self, name: str) -> None:
         self._added += 1

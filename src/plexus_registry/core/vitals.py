@@ -175,6 +175,11 @@ class Vitals:
 
     # Probes.
 
+    def refusals(self, name: str) -> int:
+        """Count how many times in a row a backend wanted a credential."""
+        probes = self._probes.get(name)
+        return 0 if probes is None else probes.refusals
+
     def is_doubted(self, name: str) -> bool:
         """Whether a backend said goodbye and answered all the same, a moment ago."""
         probes = self._probes.get(name)
@@ -201,6 +206,8 @@ class Vitals:
                 return False
             probes.failed_at = moment
         probes.applies = not isinstance(outcome, Unchecked)
+        is_refusal = isinstance(outcome, Unchecked) and outcome.wants_credential
+        probes.refusals = probes.refusals + 1 if is_refusal else 0
         if isinstance(outcome, Unanswered):
             probes.failures += 1
             self._count(backend, probes, moment=moment)
