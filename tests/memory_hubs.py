@@ -139,8 +139,9 @@ class MemoryNetwork:
         self.resolved: list[str] = []
         self._nursery = nursery
 
-    async def resolve(self, host: str, port: int) -> list[Address]:
+    async def resolve(self, host: str, port: int, begun: Callable[[], None]) -> list[Address]:
         await trio.lowlevel.checkpoint()
+        begun()
         self.resolved.append(host)
         if host not in self.names:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")

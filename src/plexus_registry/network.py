@@ -7,21 +7,18 @@ import os
 import socket
 import ssl
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from plexus_registry.core.errors import RegistryError
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 RECEIVE_BYTES = 16 * 1024
 RESOLVERS = 8
 """So many host names are looked up at once; a name server that hangs holds no other thread."""
 
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-
-
-class ShortageError(RegistryError):
-    """This machine has nothing left to ask with, which says nothing of whoever was to be asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +39,15 @@ class Address:
 class Network(Protocol):
     """How a probe reaches hubs."""
 
-    async def resolve(self, host: str, port: int) -> list[Address]:
-        """Look a host name up; raises OSError, and ShortageError where its turn does not come."""
+    async def resolve(self, host: str, port: int, begun: Callable[[], None]) -> list[Address]:
+        """Look a host name up; raises OSError.
+
+        Args:
+            host: The name.
+            port: The port of the addresses.
+            begun: Called when the look-up begins, from any thread: before that, others are looked
+                up, and cancelling says nothing of this name.
+        """
         ...
 
     async def connect(self, address: Address) -> trio.abc.Stream:
@@ -57,25 +61,17 @@ class RealNetwork:
     def __init__(self) -> None:
         self._resolvers = trio.CapacityLimiter(RESOLVERS)
 
-    async def resolve(self, host: str, port: int) -> list[Address]:
+    async def resolve(self, host: str, port: int, begun: Callable[[], None]) -> list[Address]:
         """Look a host name up in a thread that can be left behind."""
-        has_begun = False
 
         def look_up() -> list[Address]:
-            nonlocal has_begun
-            has_begun = True
+            begun()
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
             return [Address(family, str(where[0]), port) for family, _, _, _, where in found]
 
-        try:
-            return await trio.to_thread.run_sync(
-                look_up, abandon_on_cancel=True, limiter=self._resolvers
-            )
-        except trio.Cancelled:
-            if has_begun:
-                raise
-            # Names whose name server hangs must not speak against the others.
-            raise ShortageError(f"{RESOLVERS} look-ups of other names hang") from None
+        return await trio.to_thread.run_sync(
+            look_up, abandon_on_cancel=True, limiter=self._resolvers
+        )
 
     async def connect(self, address: Address) -> trio.abc.Stream:
         """Connect over TCP."""
@@ -120,8 +116,7 @@ class Connection(trio.abc.Stream):
 
 def is_shortage(error: Exception) -> bool:
     """Whether it is this machine that has nothing left, such as descriptors."""
-    is_ours = isinstance(error, OSError) and error.errno in _SHORTAGES
-    return is_ours or isinstance(error, ShortageError)
+    return isinstance(error, OSError) and error.errno in _SHORTAGES
 
 
 def too_late(timeout_seconds: float) -> str:

@@ -38,6 +38,7 @@ from plexus_registry.core.reports import (
 )
 from plexus_registry.network import (
     RECEIVE_BYTES,
+    RESOLVERS,
     Address,
     Connection,
     RealNetwork,
@@ -128,7 +129,7 @@ class Probe:
         attempt = _Attempt()
         failure = too_late(self.timeout_seconds)
         outcome: type[Unanswered | Untried] = Unanswered
-        with trio.move_on_after(self.timeout_seconds):
+        with trio.move_on_after(self.timeout_seconds) as patience:
             try:
                 await self._ask(backend, attempt)
             except _Refusal as refusal:
@@ -142,6 +143,10 @@ class Probe:
                 # A ValueError is what a name gets that no name server or certificate takes.
                 failure = why(error)
                 outcome = Untried if is_shortage(error) else Unanswered
+        if patience.cancelled_caught and attempt.is_queued:
+            # Names whose name server hangs must not speak against the others.
+            failure = f"{RESOLVERS} look-ups of other names hang"
+            outcome = Untried
         # Whatever goes wrong once the hub said who it is, it is there.
         if attempt.answer is not None:
             return attempt.report(attempt.judge(backend, attempt.answer, any_name=any_name))
@@ -149,7 +154,7 @@ class Probe:
         return attempt.report(outcome(reason=f"{attempt.step}: {failure}"))
 
     async def _ask(self, backend: Backend, attempt: _Attempt) -> None:
-        addresses = await self._resolve(backend)
+        addresses = await self._resolve(backend, attempt)
         attempt.end(ok=True, detail=", ".join(each.host for each in addresses), then=CONNECT)
         stream = await self._connect(backend, addresses)
         try:
@@ -161,7 +166,7 @@ class Probe:
             else:
                 await trio.aclose_forcefully(stream)
 
-    async def _resolve(self, backend: Backend) -> list[Address]:
+    async def _resolve(self, backend: Backend, attempt: _Attempt) -> list[Address]:
         host, port, protocol = backend.host, backend.port, backend.protocol
         numeric = _numeric(host, port, protocol)
         if numeric is not None:
@@ -170,7 +175,8 @@ class Probe:
             # No name server is needed for it, nor has any a say in it. Source: RFC 6761, 6.3.
             addresses = [Address(family, each, port) for family, each in _LOCALHOST]
         else:
-            addresses = await self._network.resolve(host, port)
+            attempt.is_queued = True
+            addresses = await self._network.resolve(host, port, attempt.leave_queue)
         refusals = [self._networks.refusal(address.host) for address in addresses]
         if None in refusals:
             return [each for each, why in zip(addresses, refusals, strict=True) if why is None]
@@ -220,14 +226,20 @@ class _Attempt:
     Attributes:
         step: The step in hand.
         answer: What the hub answered, once it did.
+        is_queued: Whether its look-up waits for those of other names.
     """
 
     def __init__(self) -> None:
         self.step = RESOLVE
         self.answer: Answered | None = None
+        self.is_queued = False
         self._steps: list[tuple[str, bool, float, str]] = []
         self._began = self._step_began = trio.current_time()
         self._latency_ms = 0.0
+
+    def leave_queue(self) -> None:
+        """Note that its look-up begins."""
+        self.is_queued = False
 
     def end(self, *, ok: bool, detail: str, then: str = "") -> None:
         """Note how the step in hand came out, and begin the one after it."""

@@ -108,7 +108,7 @@ MAY_IMPORT: dict[str, str] = {
         " core.merge core.model core.reconciliation core.vitals"
     ),
     "probe": "network core.dialogue core.errors core.model core.networks core.reports",
-    "network": "core.errors",
+    "network": "",
     "health_keeper": (
         "group_commit core.catalog core.claims core.declarations core.draft core.errors core.health"
         " core.local_hub core.merge core.model core.reports core.vitals"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 import trio
+import trio.testing
 
 from plexus_registry.core.errors import StartError
 from plexus_registry.core.networks import Networks, parse_networks
@@ -143,7 +144,7 @@ async def test_a_name_that_nobody_knows(autojump_clock: MockClock) -> None:
 async def test_a_name_that_no_name_server_takes(autojump_clock: MockClock) -> None:
     async with probing() as (network, ask):
 
-        async def refuse(host: str, _port: int) -> list[Address]:
+        async def refuse(host: str, _port: int, _begun: Callable[[], None]) -> list[Address]:
             await trio.lowlevel.checkpoint()
             raise UnicodeError(f"encoding of {host} failed")
 
@@ -179,6 +180,46 @@ async def test_names_that_hang_do_not_speak_against_others(monkeypatch: pytest.M
         "resolve: no answer within 0.2 s",
         f"resolve: {RESOLVERS} look-ups of other names hang",
     }
+
+
+@pytest.mark.parametrize("others", [0, RESOLVERS], ids=["looked up", "queued"])
+async def test_a_cancellation_from_outside_is_no_outcome(
+    monkeypatch: pytest.MonkeyPatch, others: int
+) -> None:
+    over = threading.Event()
+    token = trio.lowlevel.current_trio_token()
+    has_begun = trio.Event()
+    begun: list[str] = []
+
+    def look_up(host: str, *_: object, **__: object) -> list[object]:
+        begun.append(host)
+        if len(begun) == max(others, 1):
+            token.run_sync_soon(has_begun.set)
+        over.wait()
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    ask = Probe(network=RealNetwork(), timeout_seconds=600)
+    reports = []
+
+    async def note(host: str) -> None:
+        reports.append(await ask(msgspec.structs.replace(HUB2, host=host)))
+
+    try:
+        async with trio.open_nursery() as nursery:
+            for index in range(others):
+                nursery.start_soon(note, f"name{index}")
+            if others:
+                await has_begun.wait()
+            nursery.start_soon(note, "last")
+            await has_begun.wait()
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+    finally:
+        over.set()
+    assert nursery.cancel_scope.cancelled_caught
+    assert reports == []
+    assert ("last" in begun) == (others == 0)
 
 
 async def test_each_address_of_a_name_gets_its_part_of_the_time(
