@@ -84,9 +84,12 @@ class Listener(trio.abc.Listener[trio.abc.Stream]):
     async def accept(self) -> trio.abc.Stream:
         return await self._streams.receive()
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         if self._network.listener is self:
             self._network.listener = None
+
+    async def aclose(self) -> None:
+        self.close()
         await trio.lowlevel.checkpoint()
 
 
