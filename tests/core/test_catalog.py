@@ -12,8 +12,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from plexus_registry.core import events
 from plexus_registry.core.catalog import Catalog
+from plexus_registry.core.declarations import Declaration
 from plexus_registry.core.draft import Draft
 from plexus_registry.core.model import Backend, Layer, Record
+from plexus_registry.core.reconciliation import declare
 from tests import strategies as sts
 from tests.core.wire_shapes import BARE, BARE_TEXT, FULL, FULL_TEXT, decoded, fresh
 
@@ -50,7 +52,12 @@ def assert_agrees(catalog: Catalog, model: Model) -> None:
         }
         assert [*listed] == ["type", "revision", "backends"]
     assert len(catalog) == len(model.list(active_only=False))
-    assert catalog.names() == model.stated.keys()
+    for layer in (Layer.ENV, Layer.FILE, Layer.ADOPTED, Layer.AUTO):
+        assert catalog.names(layer) == {
+            name
+            for name, records in model.stated.items()
+            if any(record.layer is layer for record in records)
+        }
     for name in (*sts.NAMES, "never stated"):
         backend = model.get(name)
         assert catalog.get(name) == backend
@@ -128,7 +135,7 @@ def test_a_draft_shows_its_changes_and_the_catalog_none_of_them(
     for name in sts.NAMES:
         assert draft.records(name) == written.get(name, untouched.records(name))
         assert catalog.records(name) == untouched.records(name)
-    assert draft.names() == untouched.names() | written.keys()
+    assert draft.names(Layer.FILE) == untouched.names(Layer.FILE) | written.keys()
     draft.end_change()
     assert draft.changes() == {
         name: stated for name, stated in written.items() if stated != untouched.records(name)
@@ -192,3 +199,22 @@ def test_a_snapshot_shows_what_was_published_after_the_last_one() -> None:
     assert catalog.snapshot() == f'{{"type":"snapshot","revision":8,"backends":[{text}]}}'
     catalog.publish({}, revision=9)
     assert catalog.snapshot() == f'{{"type":"snapshot","revision":9,"backends":[{text}]}}'
+
+
+def test_a_declaration_touches_only_what_its_layer_states_or_stated() -> None:
+    registered = [
+        Record(name=f"r{number}", layer=Layer.RUNTIME, backend=None) for number in range(100)
+    ]
+    declared = Declaration(name="declared", host="h", port=1)
+    draft = Draft(Catalog([*registered, Record(name="gone", layer=Layer.FILE, backend=None)]))
+    touched: list[str] = []
+    records_of = draft.records
+
+    def records(name: str) -> Records:
+        touched.append(name)
+        return records_of(name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(draft, "records", records)
+        declare(draft, Layer.FILE, {"declared": declared}, now=1, new_id=lambda: "id")
+    assert touched == ["declared", "gone"]

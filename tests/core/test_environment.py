@@ -128,7 +128,7 @@ def test_any_text_parses_or_is_a_config_error(text: str) -> None:
 
 @given(sts.declarations(), sts.sources())
 def test_a_new_declaration_makes_a_new_backend(declaration: Declaration, source: Source) -> None:
-    backend = reconcile(declaration, None, source=source, now=NOW, new_id="id-new")
+    backend = reconcile(declaration, None, source=source, now=NOW, new_id=lambda: "id-new")
     assert backend == Backend(
         id="id-new",
         name=declaration.name,
@@ -149,7 +149,7 @@ def test_a_new_declaration_makes_a_new_backend(declaration: Declaration, source:
 def test_a_known_declaration_keeps_what_the_origin_does_not_say(
     former: Backend, declaration: Declaration
 ) -> None:
-    backend = reconcile(declaration, former, source=Source.FILE, now=NOW, new_id="id-new")
+    backend = reconcile(declaration, former, source=Source.FILE, now=NOW, new_id=lambda: "id-new")
     expected = {**msgspec.structs.asdict(former), **msgspec.structs.asdict(declaration)}
     if expected != msgspec.structs.asdict(former):
         expected["updated_at"] = NOW
@@ -162,7 +162,9 @@ def test_a_known_declaration_keeps_what_the_origin_does_not_say(
 @given(sts.backends(name="a", source=Source.ENV))
 def test_a_declaration_that_says_nothing_new_changes_nothing(former: Backend) -> None:
     said = {field: getattr(former, field) for field in Declaration.__struct_fields__}
-    again = reconcile(Declaration(**said), former, source=Source.ENV, now=NOW, new_id="id-new")
+    again = reconcile(
+        Declaration(**said), former, source=Source.ENV, now=NOW, new_id=lambda: "id-new"
+    )
     assert again is former
 
 

@@ -16,7 +16,7 @@ from plexus_registry.core.events import (
     encode_snapshot,
 )
 from plexus_registry.core.merge import effective
-from plexus_registry.core.model import RANK, Backend, Record
+from plexus_registry.core.model import RANK, Backend, Layer, Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from plexus_registry.core.claims import Records
 
 NOTHING: Records = ()
+_DECLARED = (Layer.ENV, Layer.FILE, Layer.ADOPTED, Layer.AUTO)
+"""The layers of which it is known which names they state: few beside those that are registered."""
 
 
 class Catalog:
@@ -37,6 +39,7 @@ class Catalog:
     def __init__(self, records: Iterable[Record] = (), *, revision: int = 0) -> None:
         self.revision = revision
         self._records: dict[str, Records] = {}
+        self._declared: dict[Layer, set[str]] = {layer: set() for layer in _DECLARED}
         self._effective: dict[str, Backend] = {}
         self._encoded: dict[str, str] = {}
         self._order: list[tuple[int, str]] = []
@@ -47,6 +50,7 @@ class Catalog:
             self._records[record.name] = stated
         for name, stated in self._records.items():
             self._records[name] = tuple(sorted(stated, key=lambda each: RANK[each.layer]))
+            self._index(name, NOTHING, stated)
             backend = effective(stated)
             if backend is not None:
                 self._effective[name] = backend
@@ -55,9 +59,9 @@ class Catalog:
     def __len__(self) -> int:
         return len(self._effective)
 
-    def names(self) -> AbstractSet[str]:
-        """Every name that a layer states, hidden ones too."""
-        return self._records.keys()
+    def names(self, layer: Layer) -> AbstractSet[str]:
+        """The names that a layer states which some origin declares, hidden ones too."""
+        return self._declared[layer]
 
     def records(self, name: str) -> Records:
         """What the layers state about a name, highest first."""
@@ -110,6 +114,7 @@ class Catalog:
         """
         former, self.revision = self.revision, self.revision if revision is None else revision
         for name, records in changes.items():
+            self._index(name, self._records.get(name, NOTHING), records)
             if records:
                 self._records[name] = records
             else:
@@ -118,6 +123,14 @@ class Catalog:
         if changes or former != self.revision:
             self._listed.clear()
             self._snapshot = None
+
+    def _index(self, name: str, before: Records, after: Records) -> None:
+        for record in before:
+            if record.layer in self._declared:
+                self._declared[record.layer].discard(name)
+        for record in after:
+            if record.layer in self._declared:
+                self._declared[record.layer].add(name)
 
     def _show(self, name: str, backend: Backend | None) -> None:
         former = self._effective.get(name)

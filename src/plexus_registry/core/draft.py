@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from plexus_registry.core.catalog import Catalog
     from plexus_registry.core.claims import Records
     from plexus_registry.core.events import Change
-    from plexus_registry.core.model import Backend
+    from plexus_registry.core.model import Backend, Layer
 
 
 class Draft:
@@ -61,9 +61,9 @@ class Draft:
         """Save a name though no change is about it: the catalog is ahead of the disk."""
         self._to_save.add(name)
 
-    def names(self) -> AbstractSet[str]:
-        """Every name that a layer states, the changes so far included."""
-        return self._catalog.names() | self._changes.keys() | self._unended.keys()
+    def names(self, layer: Layer) -> AbstractSet[str]:
+        """The names that a declared layer states, and those that the changes so far are about."""
+        return self._catalog.names(layer) | self._changes.keys() | self._unended.keys()
 
     def end_change(self) -> int:
         """Take the change in hand to be whole, and give the revision after it."""

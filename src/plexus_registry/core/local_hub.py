@@ -65,7 +65,7 @@ def stated_names(catalog: Catalog) -> Names:
     """Find the other names by which the local hub is stated."""
     return frozenset(
         record.name
-        for name in catalog.names()
+        for name in catalog.names(Layer.AUTO)
         for record in catalog.records(name)
         if record.layer is Layer.AUTO and name != LOCAL_HUB.name
     )
@@ -111,6 +111,6 @@ def state_others(
             None if former is None else former.backend,
             source=SOURCES[Layer.AUTO],
             now=now,
-            new_id=new_id(),
+            new_id=new_id,
         )
         draft.write(name, claims.with_record(records, declared_record(backend, Layer.AUTO)))

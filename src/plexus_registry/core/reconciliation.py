@@ -46,7 +46,10 @@ def declare(
     added: list[str] = []
     updated: list[str] = []
     removed: list[str] = []
-    for name in sorted(draft.names() | declared.keys()):
+    names = draft.names(layer) | declared.keys()
+    if layer is Layer.FILE:
+        names |= draft.names(Layer.ADOPTED)
+    for name in sorted(names):
         records = draft.records(name)
         former = claims.stated(records, layer)
         adopted = claims.stated(records, Layer.ADOPTED) if layer is Layer.FILE else None
@@ -63,7 +66,7 @@ def declare(
             continue
         known_backend = known.backend if known is not None else None
         backend = reconcile(
-            declaration, known_backend, source=SOURCES[layer], now=now, new_id=new_id()
+            declaration, known_backend, source=SOURCES[layer], now=now, new_id=new_id
         )
         if backend is not known_backend or adopted is not None:
             others = claims.without(records, Layer.ADOPTED) if adopted else records
@@ -83,7 +86,12 @@ def declare(
 
 
 def reconcile(
-    declaration: Declaration, former: Backend | None, *, source: Source, now: int, new_id: str
+    declaration: Declaration,
+    former: Backend | None,
+    *,
+    source: Source,
+    now: int,
+    new_id: Callable[[], str],
 ) -> Backend:
     """Turn a declaration into the backend of its layer.
 
@@ -92,7 +100,7 @@ def reconcile(
         former: What the layer stated about the name so far.
         source: What the backend says of itself.
         now: Unix seconds.
-        new_id: The id, where the name is new to the layer.
+        new_id: Gives the id, where the name is new to the layer.
 
     Returns:
         The former backend itself where the declaration says nothing new; else one that keeps
@@ -100,7 +108,7 @@ def reconcile(
     """
     if former is None:
         return Backend(
-            id=new_id,
+            id=new_id(),
             **msgspec.structs.asdict(declaration),
             source=source,
             is_active=True,
