@@ -25,7 +25,7 @@ def serve_constant() -> None:
     import trio
     from trio_websocket import ConnectionClosed, WebSocketRequest, serve_websocket
 
-    async def converse(request: WebSocketRequest) -> None:
+    async def serve_connection(request: WebSocketRequest) -> None:
         constant = "x" * int(request.path.removeprefix("/"))
         try:
             async with await request.accept() as ws:
@@ -37,7 +37,7 @@ def serve_constant() -> None:
 
     async def serve() -> None:
         async with trio.open_nursery() as nursery:
-            start = partial(serve_websocket, converse, "127.0.0.1", 0, None)
+            start = partial(serve_websocket, serve_connection, "127.0.0.1", 0, None)
             server = await nursery.start(start)
             print(f"ws://127.0.0.1:{server.port}", flush=True)
 

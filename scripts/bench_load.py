@@ -22,7 +22,7 @@ from picows import WSError, WSFrame, WSListener, WSMsgType, WSTransport, ws_conn
 CHECKED_BYTES = 512
 """Replies are checked this far from either end; a list of 1,000 is long and its type is not."""
 
-DRAIN_SECONDS = 10
+SHUTDOWN_SECONDS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +122,7 @@ async def run_job(job: Job, serials: "itertools.count[int]") -> Load:
         await _sleep_unless_failed(drive, job.seconds)
         last, seconds = len(drive.latencies), time.perf_counter() - started
         drive.sending = False
-        async with asyncio.timeout(DRAIN_SECONDS):
+        async with asyncio.timeout(SHUTDOWN_SECONDS):
             for _, caller in transports:
                 await caller.idle.wait()
     except (OSError, WSError, TimeoutError) as error:

@@ -10,18 +10,18 @@ import trio
 from trio_websocket import ConnectionClosed
 
 from plexus_registry.app import open_registry
-from plexus_registry.core.feed import KEPT_CHANGES
-from plexus_registry.core.visitor import Visitor
-from plexus_registry.fairness import Fairness, Share
+from plexus_registry.rpc.caller import Caller
+from plexus_registry.rpc.fairness import Fairness, Share
+from plexus_registry.rules.change_log import KEPT_CHANGES
 from plexus_registry.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
-    from plexus_registry.network import Network
-    from plexus_registry.rpc import Responder
-    from plexus_registry.service import Registry
+    from plexus_registry.health.network import Network
+    from plexus_registry.registry import Registry
+    from plexus_registry.rpc.handler import Handler
 
 T = TypeVar("T")
 
@@ -38,22 +38,22 @@ class Disk:
     Attributes:
         is_full: Whether work fails as on a full disk.
         is_lying: Whether work is said to fail though it was done.
-        gate: While it is set to an event, work waits for that event first.
+        access_policy: While it is set to an event, work waits for that event first.
         saves: How many pieces of work were run.
     """
 
     def __init__(self) -> None:
         self.is_full = False
         self.is_lying = False
-        self.gate: trio.Event | None = None
+        self.access_policy: trio.Event | None = None
         self.reached_gate = trio.Event()
         self.saves = 0
 
     async def __call__(self, sync_fn: Callable[[], T], /) -> T:
         await trio.lowlevel.checkpoint()
-        if self.gate is not None:
+        if self.access_policy is not None:
             self.reached_gate.set()
-            await self.gate.wait()
+            await self.access_policy.wait()
         if self.is_full:
             raise sqlite3.OperationalError("database or disk is full")
         self.saves += 1
@@ -73,15 +73,15 @@ class Clock:
         return self.now
 
 
-class ScriptedWire:
+class ScriptedWebSocket:
     """A WebSocket whose peer reads when it is told to."""
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self.start_soon = nursery.start_soon
-        self.visitor = Visitor()
+        self.caller = Caller()
         self.was_heard = False
         self.frames: list[str] = []
-        self.gate: trio.Event | None = None
+        self.access_policy: trio.Event | None = None
         self.share = Share(Fairness())
         self.is_gone = False
         self.is_whole = True
@@ -102,8 +102,8 @@ class ScriptedWire:
         await trio.lowlevel.checkpoint()
         self.sent += 1
         self.sending = self.sent
-        if self.gate is not None:
-            await self.gate.wait()
+        if self.access_policy is not None:
+            await self.access_policy.wait()
         self.sending = None
         self.frames += frames
 
@@ -157,7 +157,7 @@ def entry(name: str, port: int = 1) -> str:
     return f'[[backend]]\nname = "{name}"\nhost = "h"\nport = {port}\n'
 
 
-async def answered(responder: Responder, frame: str | bytes) -> list[str]:
+async def answered(responder: Handler, frame: str | bytes) -> list[str]:
     """Have a frame answered, whether or not the answer takes a wait."""
     answer = responder.answer(frame)
     return answer if isinstance(answer, list) else await answer

@@ -13,7 +13,7 @@ from trio.testing import memory_stream_pair
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, Request, TextMessage
 
-from plexus_registry.network import Address
+from plexus_registry.health.network import SocketAddress
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -139,15 +139,15 @@ class MemoryNetwork:
         self.resolved: list[str] = []
         self._nursery = nursery
 
-    async def resolve(self, host: str, port: int, begun: Callable[[], None]) -> list[Address]:
+    async def resolve(self, host: str, port: int, begun: Callable[[], None]) -> list[SocketAddress]:
         await trio.lowlevel.checkpoint()
         begun()
         self.resolved.append(host)
         if host not in self.names:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-        return [Address(socket.AF_INET, each, port) for each in self.names[host]]
+        return [SocketAddress(socket.AF_INET, each, port) for each in self.names[host]]
 
-    async def connect(self, address: Address) -> trio.abc.Stream:
+    async def connect(self, address: SocketAddress) -> trio.abc.Stream:
         await trio.lowlevel.checkpoint()
         self.connections += 1
         hub = self.hubs.get(address.port)

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
 
-from plexus_registry.core.commands import Register, Update
-from plexus_registry.core.declarations import Declaration
-from plexus_registry.core.model import MANUAL_LAYERS, Backend, Layer, Record, Source
+from plexus_registry.config.declarations import Declaration
+from plexus_registry.rules.backend import MANUAL_LAYERS, Backend, Layer, Record, Source
+from plexus_registry.rules.commands import Register, Update
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
-    from plexus_registry.core.claims import Records
+    from plexus_registry.rules.operations import Records
 
     Details = tuple[str | None, str | None]
 

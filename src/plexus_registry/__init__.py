@@ -5,21 +5,21 @@ Names are loaded when they are first used: whoever only wants one pays for no ot
 
 from __future__ import annotations
 
-from plexus_registry._version import VERSION
-
-__version__ = VERSION
+__version__ = "0.1.0"
 
 # Not imported: loading `typing` takes longer than all else that comes before Ctrl-C is handled.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from plexus_registry.app import open_registry, serve
-    from plexus_registry.client.announcement import announce
+    from plexus_registry.client.announce import announce
+    from plexus_registry.client.announcer import Announcement, Status
     from plexus_registry.client.connection import RegistryClient, connect
     from plexus_registry.client.discovery import Discovered, discover
     from plexus_registry.client.events import WatchEvent
-    from plexus_registry.client.keeper import Announcement, Status
-    from plexus_registry.core.commands import Register, Update
-    from plexus_registry.core.errors import (
+    from plexus_registry.registry import Registry
+    from plexus_registry.rules.backend import Backend, Health, Source, State
+    from plexus_registry.rules.commands import Register, Update
+    from plexus_registry.rules.errors import (
         ConfigError,
         ConfigInvalid,
         InvalidParamsError,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         UrlError,
         WatchEnded,
     )
-    from plexus_registry.core.events import (
+    from plexus_registry.rules.events import (
         BackendActive,
         BackendDeleted,
         BackendRegistered,
@@ -44,8 +44,6 @@ if TYPE_CHECKING:
         Reloaded,
         Snapshot,
     )
-    from plexus_registry.core.model import Backend, Health, Source, State
-    from plexus_registry.service import Registry
     from plexus_registry.settings import Settings
 
 __all__ = [
@@ -92,13 +90,13 @@ __all__ = [
 ]
 
 _HOMES = {
-    "client.announcement": ("announce",),
+    "client.announce": ("announce",),
     "app": ("open_registry", "serve"),
     "client.connection": ("RegistryClient", "connect"),
     "client.events": ("WatchEvent",),
-    "client.keeper": ("Announcement", "Status"),
-    "core.commands": ("Register", "Update"),
-    "core.errors": (
+    "client.announcer": ("Announcement", "Status"),
+    "rules.commands": ("Register", "Update"),
+    "rules.errors": (
         "ConfigError",
         "ConfigInvalid",
         "InvalidParamsError",
@@ -113,7 +111,7 @@ _HOMES = {
         "UrlError",
         "WatchEnded",
     ),
-    "core.events": (
+    "rules.events": (
         "BackendActive",
         "BackendDeleted",
         "BackendRegistered",
@@ -123,9 +121,9 @@ _HOMES = {
         "Reloaded",
         "Snapshot",
     ),
-    "core.model": ("Backend", "Health", "Source", "State"),
+    "rules.backend": ("Backend", "Health", "Source", "State"),
     "client.discovery": ("Discovered", "discover"),
-    "service": ("Registry",),
+    "registry": ("Registry",),
     "settings": ("Settings",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -12,36 +12,36 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from plexus_registry._version import VERSION
-from plexus_registry.blocking import RunSync, run_in_thread
-from plexus_registry.config_file import ConfigFile
-from plexus_registry.config_watch import watch_config_forever, watch_config_once
-from plexus_registry.conversation import converse
-from plexus_registry.core.declarations import LOCAL_HUB, parse_environment
-from plexus_registry.core.errors import ConfigError, MethodError, StartError, StorageFailed
-from plexus_registry.core.feed import KEPT_CHANGES
-from plexus_registry.core.local_hub import declared_at_start
-from plexus_registry.core.model import Layer
-from plexus_registry.core.networks import parse_networks
-from plexus_registry.core.plexus import Hub
-from plexus_registry.core.vitals import Policy
-from plexus_registry.door.acceptor import is_reachable, open_listeners, url_of
-from plexus_registry.door.front_door import keep_door
-from plexus_registry.door.making import make_door, make_room, open_certificate
-from plexus_registry.drain import Drain
-from plexus_registry.probe import Probe
-from plexus_registry.prober import probe_forever
-from plexus_registry.service import Registry, WallClock, wall_clock
-from plexus_registry.store import open_store
-from plexus_registry.sweeper import repair_forever, sweep_forever, write_pings_forever
-from plexus_registry.token_file import MIN_TOKEN
+from plexus_registry import __version__
+from plexus_registry.concurrency import RunSync, run_in_thread
+from plexus_registry.config.declarations import LOCAL_HUB, parse_environment
+from plexus_registry.config.file import ConfigFile
+from plexus_registry.health.allowed_networks import parse_networks
+from plexus_registry.health.probe import Probe
+from plexus_registry.health.tracker import Policy
+from plexus_registry.registry import Registry, WallClock, wall_clock
+from plexus_registry.rpc.plexus import Hub
+from plexus_registry.rules.backend import Layer
+from plexus_registry.rules.change_log import KEPT_CHANGES
+from plexus_registry.rules.errors import ConfigError, MethodError, StartError, StorageFailed
+from plexus_registry.rules.local_hub import declared_at_start
+from plexus_registry.server.build import build_server, open_certificate, raise_open_files
+from plexus_registry.server.connection import serve_connection
+from plexus_registry.server.listener import is_reachable, open_listeners, url_of
+from plexus_registry.server.server import serve_connections
+from plexus_registry.server.shutdown import Shutdown
+from plexus_registry.server.token_file import MIN_TOKEN
+from plexus_registry.storage.sqlite import open_store
+from plexus_registry.tasks.config_watch import watch_config_forever, watch_config_once
+from plexus_registry.tasks.prober import probe_forever
+from plexus_registry.tasks.sweeper import repair_forever, sweep_forever, write_pings_forever
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
-    from plexus_registry.core.declarations import Declaration
-    from plexus_registry.door.tls import Certificate
-    from plexus_registry.network import Network
+    from plexus_registry.config.declarations import Declaration
+    from plexus_registry.health.network import Network
+    from plexus_registry.server.tls import Certificate
     from plexus_registry.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ async def serve(
     registry: Registry,
     settings: Settings,
     *,
-    drain: Drain | None = None,
+    shutdown: Shutdown | None = None,
     certificate: Certificate | None = None,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -147,7 +147,7 @@ async def serve(
     Args:
         registry: What `open_registry` opened.
         settings: The same settings.
-        drain: Begin it to stop gently; cancel to stop at once. Nothing acknowledged is lost
+        shutdown: Begin it to stop gently; cancel to stop at once. Nothing acknowledged is lost
             either way.
         certificate: What connections are secured with; the settings name its files if not given.
         task_status: Started with the URL once the port is bound and everything runs.
@@ -156,9 +156,9 @@ async def serve(
         StartError: The port cannot be bound, or not as safely as the settings ask for; or a token
             is too short.
     """
-    drain = drain or Drain()
+    shutdown = shutdown or Shutdown()
     certificate = certificate or open_certificate(settings)
-    for token in (settings.door.token, settings.door.read_token):
+    for token in (settings.server.token, settings.server.read_token):
         if token is not None and len(token) < MIN_TOKEN:
             raise StartError(f"a token has fewer than {MIN_TOKEN} characters: choose a longer one")
     mechanisms = _mechanisms(settings)
@@ -176,24 +176,24 @@ async def serve(
             probe_forever, registry, registry.probe, interval=settings.probe_interval
         )
     async with _open_port(settings) as listeners, trio.open_nursery() as nursery:
-        door = make_door(
+        server = build_server(
             registry,
             settings,
-            converse=lambda wire: converse(registry, hub, wire, drain),
-            drain=drain,
+            serve_connection=lambda wire: serve_connection(registry, hub, wire, shutdown),
+            shutdown=shutdown,
             url=url_of(listeners[0], is_secure=certificate is not None),
             certificate=certificate,
         )
 
-        async def keep_door_to_the_end(task_status: trio.TaskStatus[str]) -> None:
+        async def serve_to_the_end_of_shutdown(task_status: trio.TaskStatus[str]) -> None:
             with _fatal("acceptor"):
-                await keep_door(door, listeners, task_status=task_status)
+                await serve_connections(server, listeners, task_status=task_status)
             nursery.cancel_scope.cancel()
 
         # The port is bound already: a client that comes meanwhile waits to be accepted.
         for name, task in tasks.items():
             await nursery.start(_supervised, name, task)
-        task_status.started(await nursery.start(keep_door_to_the_end))
+        task_status.started(await nursery.start(serve_to_the_end_of_shutdown))
 
 
 @asynccontextmanager
@@ -201,9 +201,9 @@ async def _open_port(settings: Settings) -> AsyncIterator[list[trio.SocketListen
     """Bind the port, if that is as safe as the settings ask for; close it at the end."""
     listeners = await open_listeners(settings.host, settings.port)
     try:
-        if is_reachable(listeners) and not (settings.door.token or settings.door.insecure):
+        if is_reachable(listeners) and not (settings.server.token or settings.server.insecure):
             raise StartError(_EXPOSED.format(host=settings.host))
-        if is_reachable(listeners) and settings.door.token and not settings.door.tls_cert:
+        if is_reachable(listeners) and settings.server.token and not settings.server.tls_cert:
             log.warning(_IN_CLEAR, settings.host)
         yield listeners
     finally:
@@ -213,10 +213,10 @@ async def _open_port(settings: Settings) -> AsyncIterator[list[trio.SocketListen
 
 def _mechanisms(settings: Settings) -> tuple[dict[str, str], ...]:
     """List how clients may identify themselves."""
-    if settings.door.token is None:
+    if settings.server.token is None:
         return ()
     bearer = {"kind": "bearer", "header": "Authorization"}
-    return ({"kind": "anonymous"}, bearer) if settings.door.public_reads else (bearer,)
+    return ({"kind": "anonymous"}, bearer) if settings.server.public_reads else (bearer,)
 
 
 _IN_CLEAR = (
@@ -271,10 +271,10 @@ async def run(settings: Settings, *, say: Callable[[str], None]) -> None:
     Raises:
         StartError: It cannot start.
     """
-    drain = Drain()
+    shutdown = Shutdown()
     certificate = open_certificate(settings)
-    room = make_room(settings.door.max_connections)
-    settings = replace(settings, door=replace(settings.door, max_connections=room))
+    room = raise_open_files(settings.server.max_connections)
+    settings = replace(settings, server=replace(settings.server, max_connections=room))
     with lone_error(), ExitStack() as receivers:
         receive = trio.open_signal_receiver
         signals = receivers.enter_context(receive(signal.SIGTERM, signal.SIGHUP))
@@ -284,7 +284,7 @@ async def run(settings: Settings, *, say: Callable[[str], None]) -> None:
                 await serve(
                     registry,
                     settings,
-                    drain=drain,
+                    shutdown=shutdown,
                     certificate=certificate,
                     task_status=task_status,
                 )
@@ -295,10 +295,10 @@ async def run(settings: Settings, *, say: Callable[[str], None]) -> None:
                     if number == signal.SIGHUP:
                         nursery.start_soon(reload_files, registry, certificate)
                         continue
-                    if drain.begun.is_set():
+                    if shutdown.begun.is_set():
                         nursery.cancel_scope.cancel()
                     log.info("stopping: running requests may finish")
-                    drain.begin()
+                    shutdown.begin()
 
             url = await nursery.start(serve_to_the_end)
             # It is held by the outer stack, until the last pings are written.
@@ -330,7 +330,7 @@ def start_up_line(url: str, settings: Settings, registry: Registry) -> str:
     sources = Counter(backend.source for backend in registry.list(active_only=False))
     known = ", ".join(f"{count} {source}" for source, count in sorted(sources.items()))
     return (
-        f"trio-registry {VERSION} ready at {url}"
+        f"trio-registry {__version__} ready at {url}"
         f" (database {settings.db_path}, config {settings.config_path},"
         f" {sources.total()} backends{': ' + known if known else ''})"
     )

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from plexus_registry.core.limits import Limits
+from plexus_registry.rpc.limits import Limits
 
 DEFAULT_PORT = 4445
 LOCAL_HUB_PORT = 4444
@@ -29,7 +29,7 @@ def default_db_path() -> Path:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DoorSettings:
+class ServerSettings:
     """Who may come in, and how many.
 
     Attributes:
@@ -88,7 +88,7 @@ class Settings:
         probe_ca: A file with more authorities that `wss` backends may rely on.
         auto_register: Whether there is a built-in entry for the local hub.
         limits: How much one connection may ask for at a time.
-        door: Who may come in, and how many.
+        server: Who may come in, and how many.
     """
 
     host: str = "127.0.0.1"
@@ -109,7 +109,7 @@ class Settings:
     probe_ca: Path | None = None
     auto_register: bool = True
     limits: Limits = field(default_factory=Limits)
-    door: DoorSettings = field(default_factory=DoorSettings)
+    server: ServerSettings = field(default_factory=ServerSettings)
 
     @property
     def states_local_hub(self) -> bool:

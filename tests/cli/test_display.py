@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plexus_registry.cli.display import ago, details, escaped, table
-from plexus_registry.core.model import Backend, Health, Source, State
+from plexus_registry.rules.backend import Backend, Health, Source, State
 from tests.cli.running import run_on_terminal, succeed
 from tests.e2e.harness import COMMAND, clean_environment
 

@@ -53,7 +53,7 @@ async def scripted(
 ) -> AsyncIterator[str]:
     """A registry that answers each watch with events, and then hangs up."""
 
-    async def converse(request: WebSocketRequest) -> None:
+    async def serve_connection(request: WebSocketRequest) -> None:
         ws = await request.accept()
         call = json.loads(await ws.get_message())
         if asked is not None:
@@ -65,7 +65,7 @@ async def scripted(
         await ws.aclose(1001, "restarting")
 
     async with trio.open_nursery() as nursery:
-        ready = await nursery.start(serve_websocket, converse, "127.0.0.1", 0, None)
+        ready = await nursery.start(serve_websocket, serve_connection, "127.0.0.1", 0, None)
         yield f"ws://127.0.0.1:{ready.port}"
         nursery.cancel_scope.cancel()
 

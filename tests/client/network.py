@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from plexus_registry.service import Registry
+    from plexus_registry.registry import Registry
 
 URL = "ws://registry:4445"
 Serve = Callable[[str], AbstractAsyncContextManager["Registry"]]

@@ -20,15 +20,15 @@ from plexus_registry import (
     UrlError,
     announce,
 )
-from plexus_registry.client import keeper
-from plexus_registry.client.announcement import ENTRY_SECONDS
-from plexus_registry.client.keeper import (
+from plexus_registry.client import announcer
+from plexus_registry.client.announce import ENTRY_SECONDS
+from plexus_registry.client.announcer import (
     ANSWER_SECONDS,
     FIRST_PAUSE,
     LEAVE_SECONDS,
     LONGEST_PAUSE,
 )
-from plexus_registry.core.commands import Register
+from plexus_registry.rules.commands import Register
 from tests.client.network import URL, Network, install, serve_until_killed, serving
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
     from plexus_registry import Backend, Registry
-    from plexus_registry.client.keeper import Announcement
-    from plexus_registry.core.events import Pinged
+    from plexus_registry.client.announcer import Announcement
+    from plexus_registry.rules.events import Pinged
 
 announced = partial(announce, URL, name="svc", host="h", port=9)
 
@@ -104,7 +104,7 @@ async def test_it_pings_at_a_third_of_the_term_with_jitter(
 async def test_a_missing_registry_holds_nothing_up_and_is_said_once(
     tmp_path: Path, network: Network, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "plexus_registry.client.keeper")
+    caplog.set_level(logging.INFO, "plexus_registry.client.announcer")
     async with announced() as announcement:
         assert trio.current_time() == 0
         assert announcement.status is Status.UNREACHABLE
@@ -312,8 +312,8 @@ async def test_a_registry_that_came_back_is_told_goodbye_before_it_is_tried_agai
     """It has the entry from before, and the next attempt may be half a minute away."""
     async with trio.open_nursery() as nursery:
         server = await nursery.start(serve_until_killed, tmp_path)
-        monkeypatch.setattr(keeper, "FIRST_PAUSE", 1e9)
-        monkeypatch.setattr(keeper, "LONGEST_PAUSE", 1e9)
+        monkeypatch.setattr(announcer, "FIRST_PAUSE", 1e9)
+        monkeypatch.setattr(announcer, "LONGEST_PAUSE", 1e9)
         async with announced() as announcement:
             await server.kill()
             await announcement.wait_for(Status.UNREACHABLE)
@@ -328,7 +328,7 @@ async def test_a_registry_that_came_back_is_told_goodbye_before_it_is_tried_agai
 async def test_a_registry_that_stays_away_is_not_said_again_at_the_end(
     tmp_path: Path, network: Network, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "plexus_registry.client.keeper")
+    caplog.set_level(logging.INFO, "plexus_registry.client.announcer")
     async with serving(tmp_path), announced() as announcement:
         assert network.last is not None
         network.listener = None

@@ -16,7 +16,7 @@ from plexus_registry import Backend, RegistryUnavailableError, UrlError, connect
 from plexus_registry.client.connection import run_client
 from plexus_registry.client.replies import Backends
 from plexus_registry.client.socket import MAX_QUEUED_BYTES, parse_url, shake_hands, without_secrets
-from plexus_registry.core import errors
+from plexus_registry.rules import errors
 from tests.client.scripted import BACKEND, URL, ScriptedPeer, encode, response, scripted
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ from plexus_registry import (
     open_registry,
     serve,
 )
-from plexus_registry.core.errors import MethodNotFoundError
+from plexus_registry.rules.errors import MethodNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -197,7 +197,7 @@ async def test_announced_and_discovered(tmp_path: Path) -> None:
         assert not (await discover(url, "svc", last_known={})).backend.is_active
 
 
-@pytest.mark.parametrize("module", ["connection", "announcement", "discovery"])
+@pytest.mark.parametrize("module", ["connection", "announce", "discovery"])
 def test_a_client_loads_neither_the_server_nor_its_libraries(module: str) -> None:
     script = (
         f"import json, sys, plexus_registry.client.{module}; print(json.dumps(sorted(sys.modules)))"
@@ -211,4 +211,4 @@ def test_a_client_loads_neither_the_server_nor_its_libraries(module: str) -> Non
     loaded = set(json.loads(result.stdout))
     assert loaded & {"trio_websocket", "sqlite_utils", "sqlite3", "click", "tomllib"} == set()
     assert f"plexus_registry.client.{module}" in loaded
-    assert {"plexus_registry.store", "plexus_registry.app"} & loaded == set()
+    assert {"plexus_registry.storage.sqlite", "plexus_registry.app"} & loaded == set()

@@ -10,9 +10,9 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from plexus_registry import RegistryUnavailableError, WatchEnded
-from plexus_registry.client.feed import BUFFERED_EVENTS
-from plexus_registry.core import events
-from plexus_registry.core.errors import MethodNotFoundError
+from plexus_registry.client.watch import BUFFERED_EVENTS
+from plexus_registry.rules import events
+from plexus_registry.rules.errors import MethodNotFoundError
 from tests.client.scripted import BACKEND, event_frame, response, scripted
 
 if TYPE_CHECKING:

@@ -62,7 +62,7 @@ class Reply:
 
 
 @dataclass
-class Wire:
+class WebSocket:
     """One TCP connection to a registry."""
 
     stream: trio.SocketStream
@@ -113,7 +113,7 @@ class Wire:
 @asynccontextmanager
 async def wire_to(
     port: int, *, host: str = "127.0.0.1", receive_buffer: int | None = None
-) -> AsyncIterator[Wire]:
+) -> AsyncIterator[WebSocket]:
     """Connect to a port of this machine; at the end the connection is cut, not closed.
 
     Args:
@@ -125,4 +125,4 @@ async def wire_to(
         if receive_buffer is not None:
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         await plain.connect((host, port))
-        yield Wire(trio.SocketStream(plain))
+        yield WebSocket(trio.SocketStream(plain))

@@ -27,8 +27,8 @@ async def quiet_registry(folder: Path, *options: str) -> AsyncIterator[ServerPro
         yield server
         if server.process.returncode is None:
             assert await server.stop() == 0
-    complaints = [line for line in server.log.splitlines() if " INFO " not in line]
-    assert complaints == []
+    log_throttle = [line for line in server.log.splitlines() if " INFO " not in line]
+    assert log_throttle == []
 
 
 @contextmanager

@@ -134,7 +134,7 @@ async def wait_for_the_end(port: int, sent: bytes, answer: bytes) -> None:
 
 
 async def test_what_never_becomes_a_request_is_cut_off(tmp_path: Path) -> None:
-    hasty = with_prelude("import plexus_registry.door.reception as d; d.HEAD_SECONDS = 1.5")
+    hasty = with_prelude("import plexus_registry.server.handshake as d; d.HEAD_SECONDS = 1.5")
     garbage = bytes(number * 7919 % 256 for number in range(8000)).replace(b"\n", b" ")
     slow = b"HTTP/1.1 408 "
     heads = {b"": b"", b"GET / HTTP/1.1\r\n": slow, garbage[1:]: slow, HEAD[:-2]: slow}

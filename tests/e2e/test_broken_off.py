@@ -18,7 +18,7 @@ INTERNAL = -32603
 GOING_AWAY, INTERNAL_ERROR = 1001, 1011
 
 NO_MEMORY = """
-import plexus_registry.rpc as r
+import plexus_registry.rpc.handler as r
 real = r.{function}
 
 def hungry(*args, **named):

@@ -12,7 +12,7 @@ from tests.e2e.peers import gamma, rust_hub, synapse
 from tests.e2e.peers.fake_hub import running_fake
 from tests.e2e.peers.rust_hub import RustHub
 from tests.e2e.peers.synapse import Synapse
-from tests.e2e.peers.wire import StreamFailedError, open_wire
+from tests.e2e.peers.websocket import StreamFailedError, open_wire
 from tests.e2e.scenery import HOST, HUB, LIMIT_SECONDS, at, quiet_registry
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from plexus_registry.core.declarations import parse_toml
+from plexus_registry.config.declarations import parse_toml
 from plexus_registry.settings import Settings
 from tests.e2e.harness import dial, run_command, running_registry, with_prelude
 

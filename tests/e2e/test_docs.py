@@ -22,10 +22,10 @@ from plexus_registry.cli.session import (
     Session,
 )
 from plexus_registry.client import DEFAULT_URL
-from plexus_registry.core import errors
-from plexus_registry.core.health import RULES, Sign
-from plexus_registry.core.methods import METHODS, Method
-from plexus_registry.core.model import State
+from plexus_registry.rules import errors
+from plexus_registry.rules.backend import State
+from plexus_registry.rules.methods import METHODS, Method
+from plexus_registry.rules.states import RULES, Sign
 from tests.cli.running import Lines
 from tests.e2e.harness import clean_environment, dial, running_registry
 from tests.e2e.readme import (

@@ -12,13 +12,13 @@ import trio
 from tests.e2e.harness import dial, running_registry
 from tests.e2e.raw import TEXT, frame, wire_to
 from tests.e2e.test_docs import WEBSOCAT
-from tests.e2e.test_door_limits import LIST, refused
+from tests.e2e.test_limits import LIST, refused
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.e2e.harness import Peer
-    from tests.e2e.raw import Wire
+    from tests.e2e.raw import WebSocket
 
 WIDE = "é" * 1000
 
@@ -99,7 +99,7 @@ async def test_who_does_not_read_has_no_part_in_the_memory_of_others(tmp_path: P
                 assert "it reads too slowly, and others wait" in server.log
 
 
-async def whole_message(wire: Wire) -> bytes:
+async def whole_message(wire: WebSocket) -> bytes:
     """Read one long frame."""
     received = b""
     while len(received) < 10:

@@ -14,7 +14,7 @@ from tests.e2e.harness import dial
 from tests.e2e.peers import gamma, rust_hub
 from tests.e2e.peers.fake_hub import running_fake
 from tests.e2e.peers.rust_hub import RustHub
-from tests.e2e.peers.wire import StreamFailedError
+from tests.e2e.peers.websocket import StreamFailedError
 from tests.e2e.scenery import (
     HOST,
     HUB,

@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio_websocket import ConnectionClosed
 
-from plexus_registry.door import front_door
+from plexus_registry.server import server
 from tests.e2e.database import locked_database, stored_rows
 from tests.e2e.harness import (
     Peer,
@@ -169,7 +169,7 @@ async def test_a_peer_with_requests_in_flight_does_not_delay_the_end(tmp_path: P
 
 async def test_peers_that_do_not_cooperate_only_delay_the_end(tmp_path: Path) -> None:
     with trio.fail_after(30):
-        hasty = with_prelude("import plexus_registry.door.front_door as d; d.DRAIN_SECONDS = 1")
+        hasty = with_prelude("import plexus_registry.server.server as d; d.DRAIN_SECONDS = 1")
         async with running_registry(tmp_path, command=hasty) as server:
             async with deaf_peers(server), dial(server.url) as peer:
                 await peer.call("registry.ping", name="plexus")
@@ -183,7 +183,7 @@ async def test_peers_that_do_not_cooperate_only_delay_the_end(tmp_path: Path) ->
 
 
 def test_a_stop_takes_at_most_five_seconds() -> None:
-    assert front_door.DRAIN_SECONDS == 5
+    assert server.SHUTDOWN_SECONDS == 5
 
 
 async def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ async def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
 
 async def test_a_task_that_crashes_brings_the_process_down(tmp_path: Path) -> None:
     broken = with_prelude(
-        "import plexus_registry.sweeper as s\n"
+        "import plexus_registry.tasks.sweeper as s\n"
         "async def crash(registry): raise ValueError('broken on purpose')\n"
         "s.sweep_once = crash"
     )

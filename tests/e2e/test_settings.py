@@ -118,7 +118,7 @@ async def test_the_local_hub_is_stated_unless_told_otherwise(tmp_path: Path) -> 
                 assert await peer.names() == []
 
 
-DEBUG_LINE = "DEBUG plexus_registry.conversation: peer left"
+DEBUG_LINE = "DEBUG plexus_registry.server.connection: peer left"
 INFO_LINE = "INFO plexus_registry.app: stopping"
 
 

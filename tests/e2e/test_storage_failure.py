@@ -20,7 +20,7 @@ from tests.e2e.harness import (
     running_registry,
     with_prelude,
 )
-from tests.e2e.raw import Wire, wire_to
+from tests.e2e.raw import WebSocket, wire_to
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -119,7 +119,7 @@ async def test_the_health_page_shows_it_until_it_is_repaired(
     folder = tmp_path / "data"
     folder.mkdir()
 
-    async def shown(wire: Wire) -> tuple[int, object, object]:
+    async def shown(wire: WebSocket) -> tuple[int, object, object]:
         reply = await wire.ask("/healthz")
         health = msgspec.json.decode(reply.body, type=dict[str, object])
         return reply.status, health["status"], health["storage"]
@@ -255,7 +255,7 @@ def write_config(folder: Path) -> None:
 
 async def test_a_database_that_another_program_holds_is_waited_for(tmp_path: Path) -> None:
     with trio.fail_after(40):
-        impatient = with_prelude("import plexus_registry.store as s; s.BUSY_TIMEOUT = 0.7")
+        impatient = with_prelude("import plexus_registry.storage.sqlite as s; s.BUSY_TIMEOUT = 0.7")
         async with running_registry(tmp_path, *OPTIONS, command=impatient) as server:
             async with dial(server.url) as peer, dial(server.url) as reader:
                 with held_by_another_program(server, tmp_path):

@@ -16,7 +16,7 @@ from tests.e2e.peers.breaches import BREACHES, CALL, HUB, Breach
 from tests.e2e.peers.edits import frames_in_order, instead, put
 from tests.e2e.peers.fake_hub import FakeHub, running_fake
 from tests.e2e.peers.frames import ViolationError
-from tests.e2e.peers.wire import PATIENCE_SECONDS, RefusedError, StreamFailedError
+from tests.e2e.peers.websocket import PATIENCE_SECONDS, RefusedError, StreamFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -15,7 +15,7 @@ from tests.e2e.peers.backends import read_backends
 from tests.e2e.peers.fake_hub import running_fake
 from tests.e2e.peers.rust_hub import RustHub
 from tests.e2e.peers.synapse import Synapse
-from tests.e2e.peers.wire import StreamFailedError
+from tests.e2e.peers.websocket import StreamFailedError
 from tests.e2e.scenery import (
     HOST,
     HUB,

@@ -81,7 +81,7 @@ def _text(send: object) -> str:
 STATE, VECTORS = _read_vectors()
 
 
-async def converse(folder: Path, vector: Vector) -> Transcript:
+async def serve_connection(folder: Path, vector: Vector) -> Transcript:
     """Bring a server into the state, send one frame on a new connection, and take what comes."""
     write_original(folder, STATE.backends)
     config = trio.Path(folder / "backends.toml")
@@ -117,7 +117,7 @@ async def converse_all(
     async def run(vector: Vector) -> None:
         async with limiter:
             try:
-                transcripts[vector.name] = await converse(folders[vector.name], vector)
+                transcripts[vector.name] = await serve_connection(folders[vector.name], vector)
             except Exception as error:  # noqa: BLE001 - raised by the vector's own test
                 transcripts[vector.name] = error
 

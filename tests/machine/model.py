@@ -53,7 +53,7 @@ def put(backend: Entry, state: str) -> None:
 
 
 @dataclass
-class Probes:
+class ProbeHistory:
     """What the probes of one address showed."""
 
     failures: int = 0
@@ -86,7 +86,7 @@ class Model:
 
     stale_after: int
     is_probing: bool = False
-    probes: dict[str, Probes] = field(default_factory=dict)
+    probes: dict[str, ProbeHistory] = field(default_factory=dict)
     layers: dict[str, Layer] = field(default_factory=lambda: {layer: {} for layer in RANKED})
     this_run: set[str] = field(default_factory=set)
     saved: dict[str, Layer] = field(default_factory=lambda: {layer: {} for layer in RANKED})
@@ -213,7 +213,7 @@ class Model:
         current = self.get(name)
         if current is None:
             return
-        probes = self.probes.setdefault(name, Probes())
+        probes = self.probes.setdefault(name, ProbeHistory())
         was = state_of(current)
         state = was
         if answer is None:
@@ -342,7 +342,7 @@ class Model:
         if after is None or not isinstance(before, dict) or address(before) != address(after):
             self.probes.pop(name, None)
             return
-        probes = self.probes.setdefault(name, Probes())
+        probes = self.probes.setdefault(name, ProbeHistory())
         was, state = state_of(before), state_of(after)
         if after["state"] is None:
             probes.failures, probes.lapsed, probes.doubted = 0, False, False

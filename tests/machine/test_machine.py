@@ -20,21 +20,21 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from plexus_registry.app import open_registry
-from plexus_registry.config_watch import watch_config_once
-from plexus_registry.core.commands import Register, Update
-from plexus_registry.core.errors import ConfigInvalid, MethodError
-from plexus_registry.core.model import State
-from plexus_registry.core.reports import Answered, Unanswered
+from plexus_registry.rules.backend import State
+from plexus_registry.rules.commands import Register, Update
+from plexus_registry.rules.errors import ConfigInvalid, MethodError
+from plexus_registry.rules.probe_results import Answered, Unanswered
 from plexus_registry.settings import Settings
-from plexus_registry.store import read_records
-from plexus_registry.sweeper import sweep_once
+from plexus_registry.storage.sqlite import read_records
+from plexus_registry.tasks.config_watch import watch_config_once
+from plexus_registry.tasks.sweeper import sweep_once
 from tests.machine.loop import Loop
 from tests.machine.model import FILE_FIELDS, RANKED, Entry, Model, Refusal
 
 if TYPE_CHECKING:
-    from plexus_registry.core.model import Backend, Record
-    from plexus_registry.core.reports import Outcome
-    from plexus_registry.service import Registry
+    from plexus_registry.registry import Registry
+    from plexus_registry.rules.backend import Backend, Record
+    from plexus_registry.rules.probe_results import Outcome
 
 STALE_AFTER = 60
 ENVIRONMENT = "b=ws://env:7,e=wss://env:8"

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, rule
 
 from plexus_registry.app import open_registry
-from plexus_registry.core.plexus import Hub
-from plexus_registry.rpc import Responder
+from plexus_registry.rpc.handler import Handler
+from plexus_registry.rpc.plexus import Hub
 from plexus_registry.settings import Settings
 from tests.fakes import answered
 from tests.machine.loop import Loop
@@ -70,7 +70,7 @@ requests = st.one_of(calls, calls, unsubscribes, plain)
 class Connection:
     """One connection and its ledger."""
 
-    responder: Responder
+    responder: Handler
     next_id: int = 1
     acknowledged: dict[int, str] = field(default_factory=dict)
     ended: set[int] = field(default_factory=set)
@@ -96,7 +96,7 @@ class StreamsMachine(RuleBasedStateMachine):
 
     @rule(target=connections)
     def connect(self) -> Connection:
-        return Connection(Responder(self.registry, HUB))
+        return Connection(Handler(self.registry, HUB))
 
     @rule(connection=consumes(connections))
     def disconnect(self, connection: Connection) -> None:

@@ -24,21 +24,21 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from trio.testing import wait_all_tasks_blocked
 
 from plexus_registry.app import open_registry
-from plexus_registry.config_watch import watch_config_once
-from plexus_registry.conversation import converse
-from plexus_registry.core.commands import Register, Update
-from plexus_registry.core.errors import MethodError
-from plexus_registry.core.plexus import Hub
-from plexus_registry.drain import Drain
+from plexus_registry.rpc.plexus import Hub
+from plexus_registry.rules.commands import Register, Update
+from plexus_registry.rules.errors import MethodError
+from plexus_registry.server.connection import serve_connection
+from plexus_registry.server.shutdown import Shutdown
 from plexus_registry.settings import Settings
-from plexus_registry.sweeper import sweep_once
-from tests.fakes import ScriptedWire, entry, run_inline
+from plexus_registry.tasks.config_watch import watch_config_once
+from plexus_registry.tasks.sweeper import sweep_once
+from tests.fakes import ScriptedWebSocket, entry, run_inline
 from tests.machine.loop import Loop
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from plexus_registry.service import Registry
+    from plexus_registry.registry import Registry
 
 Json = dict[str, object]
 State = dict[str, Json]
@@ -78,7 +78,7 @@ class Watcher:
         reads_at_first: Whether it was answered at that revision.
     """
 
-    wire: ScriptedWire
+    wire: ScriptedWebSocket
     form: str
     params: Json
     asked_at: int
@@ -252,7 +252,7 @@ class WatchMachine(RuleBasedStateMachine):
     def watch(
         self, form: str, name: str | None, namespace: str | None, back: int | None, *, reads: bool
     ) -> Watcher:
-        since = None if back is None else max(0, self.registry.feed.revision - back)
+        since = None if back is None else max(0, self.registry.change_log.revision - back)
         params: Json = {"since": since, "name": name, "namespace": namespace}
         return self._begin(form, params, reads=reads)
 
@@ -263,8 +263,8 @@ class WatchMachine(RuleBasedStateMachine):
 
     @rule(watcher=watchers)
     def stop_reading(self, watcher: Watcher) -> None:
-        if watcher.wire.gate is None:
-            watcher.wire.gate = trio.Event()
+        if watcher.wire.access_policy is None:
+            watcher.wire.access_policy = trio.Event()
 
     @rule(watcher=watchers)
     def read_on(self, watcher: Watcher) -> None:
@@ -326,7 +326,7 @@ class WatchMachine(RuleBasedStateMachine):
             assert cut_off["code"] == "too_slow"
             seen = int(str(cut_off["revision"]))
             assert events == [each for each in due if int(str(each["revision"])) <= seen]
-        elif watcher.wire.gate is None and not watcher.is_over:
+        elif watcher.wire.access_policy is None and not watcher.is_over:
             assert events == due, "who reads has everything"
 
     def _is_due(self, watcher: Watcher, change: Json) -> bool:
@@ -354,7 +354,7 @@ class WatchMachine(RuleBasedStateMachine):
 
     def _learn(self) -> None:
         """Take what was committed into the history, and hold it against what there is."""
-        feed = self.registry.feed
+        feed = self.registry.change_log
         known = len(self.history) - 1
         for entry_ in feed.after(max(known, feed.revision - KEPT)):
             change = _plain(msgspec.json.decode(entry_.event))
@@ -369,23 +369,23 @@ class WatchMachine(RuleBasedStateMachine):
 
     def _begin(self, form: str, params: Json, *, reads: bool) -> Watcher:
         async def begin() -> Watcher:
-            connected: list[ScriptedWire] = []
+            connected: list[ScriptedWebSocket] = []
             is_connected = trio.Event()
 
             async def connection() -> None:
                 async with trio.open_nursery() as nursery:
-                    wire = ScriptedWire(nursery)
+                    wire = ScriptedWebSocket(nursery)
                     connected.append(wire)
                     is_connected.set()
-                    await converse(self.registry, HUB, wire, self.drain)  # type: ignore[arg-type]
+                    await serve_connection(self.registry, HUB, wire, self.shutdown)  # type: ignore[arg-type]
                     nursery.cancel_scope.cancel()
 
             self.loop.nursery.start_soon(connection)
             await is_connected.wait()
             (wire,) = connected
-            wire.gate = None if reads else trio.Event()
+            wire.access_policy = None if reads else trio.Event()
             watcher = Watcher(
-                wire, form, params, asked_at=self.registry.feed.revision, reads_at_first=reads
+                wire, form, params, asked_at=self.registry.change_log.revision, reads_at_first=reads
             )
             await self._say(watcher, watcher.request())
             return watcher
@@ -399,9 +399,9 @@ class WatchMachine(RuleBasedStateMachine):
         await wait_all_tasks_blocked()
 
     async def _open_gate(self, watcher: Watcher) -> None:
-        gate, watcher.wire.gate = watcher.wire.gate, None
-        if gate is not None:
-            gate.set()
+        access_policy, watcher.wire.access_policy = watcher.wire.access_policy, None
+        if access_policy is not None:
+            access_policy.set()
         await wait_all_tasks_blocked()
 
     def _open(self) -> None:
@@ -411,7 +411,7 @@ class WatchMachine(RuleBasedStateMachine):
             auto_register=False,
             stale_after=STALE_AFTER,
         )
-        self.drain = Drain()
+        self.shutdown = Shutdown()
         self._context = open_registry(
             chosen, now=lambda: self.now, run_sync=run_inline, kept_changes=KEPT
         )

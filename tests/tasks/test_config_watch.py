@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from plexus_registry import config_file
-from plexus_registry.config_file import MAX_BYTES
-from plexus_registry.config_watch import watch_config_forever, watch_config_once
-from plexus_registry.core.declarations import Declaration
-from plexus_registry.core.errors import ConfigInvalid, StorageFailed
-from plexus_registry.core.model import Layer
+from plexus_registry.config import file as config_file
+from plexus_registry.config.declarations import Declaration
+from plexus_registry.config.file import MAX_BYTES
+from plexus_registry.rules.backend import Layer
+from plexus_registry.rules.errors import ConfigInvalid, StorageFailed
+from plexus_registry.tasks.config_watch import watch_config_forever, watch_config_once
 from tests.fakes import Disk, entry, opened
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
-    from plexus_registry.service import Registry
+    from plexus_registry.registry import Registry
 
 
 def names(registry: Registry) -> list[str]:
@@ -296,7 +296,7 @@ async def test_only_the_config_file_is_reported_as_reloaded(tmp_path: Path) -> N
     declared = {"x": Declaration(name="x", host="h", port=1)}
     async with opened(tmp_path) as registry:
         for layer, is_told in ((Layer.ENV, False), (Layer.AUTO, False), (Layer.FILE, True)):
-            before = registry.feed.revision
+            before = registry.change_log.revision
             await registry.declare(layer, declared)
-            events = [entry.event for entry in registry.feed.after(before)]
+            events = [entry.event for entry in registry.change_log.after(before)]
             assert any('"reloaded"' in event for event in events) is is_told, layer

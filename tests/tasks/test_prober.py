@@ -17,15 +17,15 @@ import pytest
 import trio
 import trio.testing
 
-from plexus_registry.core.commands import Register, Update
-from plexus_registry.core.errors import NotFound
-from plexus_registry.core.model import Health, State
-from plexus_registry.core.reports import Answered, Unanswered
-from plexus_registry.core.suspicion import ROUNDS
-from plexus_registry.health_report import reporter
-from plexus_registry.prober import probe_forever
-from plexus_registry.store import read_records
-from plexus_registry.sweeper import sweep_forever
+from plexus_registry.health.self_preservation import ROUNDS
+from plexus_registry.rules.backend import Health, State
+from plexus_registry.rules.commands import Register, Update
+from plexus_registry.rules.errors import NotFound
+from plexus_registry.rules.probe_results import Answered, Unanswered
+from plexus_registry.server.health_report import reporter
+from plexus_registry.storage.sqlite import read_records
+from plexus_registry.tasks.prober import probe_forever
+from plexus_registry.tasks.sweeper import sweep_forever
 from tests.fakes import Disk, opened
 from tests.memory_hubs import HASH, Hub, MemoryNetwork, answer_after, hang, talk_on, want_credential
 
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
-    from plexus_registry.network import Address
-    from plexus_registry.service import Registry
+    from plexus_registry.health.network import SocketAddress
+    from plexus_registry.registry import Registry
 
 INTERVAL = 15.0
 
@@ -374,7 +374,7 @@ async def test_a_machine_that_has_nothing_left_to_ask_with_judges_nobody(
         await ward.register(Hub("hub"))
         await trio.sleep(INTERVAL)
 
-        async def refuse(_address: Address) -> trio.abc.Stream:
+        async def refuse(_address: SocketAddress) -> trio.abc.Stream:
             await trio.lowlevel.checkpoint()
             raise OSError(errno.EMFILE, "Too many open files")
 
@@ -524,7 +524,7 @@ async def test_a_call_that_is_committed_beside_a_probe_counts_for_more(
         await registry.register(Register(name="a", host="h", port=1))
         probed = registry.get("a")
         assert probed is not None
-        disk.gate = trio.Event()
+        disk.access_policy = trio.Event()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(registry.update, Update(name="a", description="first"))
             await disk.reached_gate.wait()
@@ -537,8 +537,8 @@ async def test_a_call_that_is_committed_beside_a_probe_counts_for_more(
             note = partial(registry.health.note_probe, began=trio.current_time())
             nursery.start_soon(note, probed, outcome)
             await trio.testing.wait_all_tasks_blocked()
-            gate, disk.gate = disk.gate, None
-            gate.set()
+            access_policy, disk.access_policy = disk.access_policy, None
+            access_policy.set()
         found = registry.get("a")
         assert found is not None
         assert found.state is (
@@ -556,7 +556,7 @@ async def test_what_the_commit_declines_is_not_logged_as_made(
             await registry.register(Register(name=name, host="h", port=1))
         probed = registry.get("a")
         assert probed is not None
-        disk.gate = trio.Event()
+        disk.access_policy = trio.Event()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(registry.update, Update(name="other", description="first"))
             await disk.reached_gate.wait()
@@ -565,8 +565,8 @@ async def test_what_the_commit_declines_is_not_logged_as_made(
             note = partial(registry.health.note_probe, began=trio.current_time())
             nursery.start_soon(note, probed, Unanswered(reason="gone"))
             await trio.testing.wait_all_tasks_blocked()
-            gate, disk.gate = disk.gate, None
-            gate.set()
+            access_policy, disk.access_policy = disk.access_policy, None
+            access_policy.set()
         found = registry.get("a")
         assert found is not None
         assert found.state is State.DEREGISTERED
@@ -579,10 +579,10 @@ async def test_a_failure_that_leaves_the_state_unknown_is_told_to_nobody(
     disk = Disk()
     async with running(tmp_path, disk=disk) as ward:
         await ward.registry.register(Register(name="hub", host="127.0.0.1", port=9))
-        saves, revision = disk.saves, ward.registry.feed.revision
+        saves, revision = disk.saves, ward.registry.change_log.revision
         await trio.sleep(INTERVAL + 1)
         assert (ward.state("hub"), ward.health("hub").failures) == (State.UNKNOWN, 2)
-        assert (disk.saves, ward.registry.feed.revision) == (saves, revision)
+        assert (disk.saves, ward.registry.change_log.revision) == (saves, revision)
 
 
 async def test_a_hub_that_wants_a_credential_is_probed_less_and_less_often(

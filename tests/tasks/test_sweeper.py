@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from plexus_registry.core.commands import Register, Update
-from plexus_registry.core.errors import StorageFailed
-from plexus_registry.store import read_records
-from plexus_registry.sweeper import sweep_forever, sweep_once, write_pings_forever
+from plexus_registry.rules.commands import Register, Update
+from plexus_registry.rules.errors import StorageFailed
+from plexus_registry.storage.sqlite import read_records
+from plexus_registry.tasks.sweeper import sweep_forever, sweep_once, write_pings_forever
 from tests.fakes import Clock, Disk, opened
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
-    from plexus_registry.service import Registry
+    from plexus_registry.registry import Registry
 
 STALE_AFTER = 60.0
 SWEEP_INTERVAL = 5.0
@@ -215,12 +215,12 @@ async def test_a_ping_waits_for_no_commit_of_pings_and_is_written_after_it(
         await registry.register(HUB)
         await nursery.start(write_pings_forever, registry)
         await registry.ping("hub")
-        gate = disk.gate = trio.Event()
+        access_policy = disk.access_policy = trio.Event()
         await disk.reached_gate.wait()
         clock.now += 10
         assert not takes_a_wait(registry.ping("hub"))
-        disk.gate = None
-        gate.set()
+        disk.access_policy = None
+        access_policy.set()
         await trio.sleep(2.02)
         assert last_seen_on_disk(tmp_path) == clock.now
         nursery.cancel_scope.cancel()
@@ -244,7 +244,7 @@ async def test_a_disk_that_hangs_makes_nobody_stale(
     disk = Disk()
     names = [f"hub{index}" for index in range(20)]
 
-    async def converse(registry: Registry, name: str) -> None:
+    async def serve_connection(registry: Registry, name: str) -> None:
         while True:
             await registry.ping(name)
             await trio.sleep(STALE_AFTER / 6)
@@ -259,15 +259,15 @@ async def test_a_disk_that_hangs_makes_nobody_stale(
         await nursery.start(partial(sweep_forever, registry, every=SWEEP_INTERVAL))
         await nursery.start(write_pings_forever, registry)
         for name in names:
-            nursery.start_soon(converse, registry, name)
+            nursery.start_soon(serve_connection, registry, name)
         for _ in range(3):
             await trio.sleep(20.5)
-            gate = disk.gate = trio.Event()
+            access_policy = disk.access_policy = trio.Event()
             await trio.sleep(1.2 * STALE_AFTER)
-            disk.gate = None
-            gate.set()
+            disk.access_policy = None
+            access_policy.set()
             await trio.sleep(STALE_AFTER)
-        events = "".join(entry.event for entry in registry.feed.after(0))
+        events = "".join(entry.event for entry in registry.change_log.after(0))
         assert "backend_stale" not in events
         nursery.cancel_scope.cancel()
 
@@ -283,9 +283,9 @@ async def test_a_slow_disk_does_not_keep_the_silent_active(
 
     async def let_through() -> None:
         while True:
-            gate = disk.gate = trio.Event()
+            access_policy = disk.access_policy = trio.Event()
             await trio.sleep(1)
-            gate.set()
+            access_policy.set()
 
     async with opened(tmp_path, disk) as registry, trio.open_nursery() as nursery:
         await registry.register(HUB)
@@ -296,9 +296,9 @@ async def test_a_slow_disk_does_not_keep_the_silent_active(
         nursery.start_soon(write, registry)
         await trio.sleep(STALE_AFTER + 3 * SWEEP_INTERVAL)
         is_found = not is_active(registry)
-        gate, disk.gate = disk.gate, None
-        assert gate is not None
-        gate.set()  # a commit in hand is finished though everything is cancelled
+        access_policy, disk.access_policy = disk.access_policy, None
+        assert access_policy is not None
+        access_policy.set()  # a commit in hand is finished though everything is cancelled
         nursery.cancel_scope.cancel()
     assert is_found
 
@@ -311,13 +311,13 @@ async def test_a_ping_beside_a_change_of_its_name_is_repeated_after_it(
     async with opened(tmp_path, disk, now=clock) as registry, trio.open_nursery() as nursery:
         await registry.register(HUB)
         await nursery.start(write_pings_forever, registry)
-        gate = disk.gate = trio.Event()
+        access_policy = disk.access_policy = trio.Event()
         async with trio.open_nursery() as change:
             change.start_soon(try_update, registry)
             await disk.reached_gate.wait()
             assert not takes_a_wait(registry.ping("hub"))
-            disk.gate, disk.is_full = None, fails
-            gate.set()
+            disk.access_policy, disk.is_full = None, fails
+            access_policy.set()
         disk.is_full = False
         backend = registry.get("hub")
         assert backend is not None
@@ -342,13 +342,13 @@ async def test_a_ping_beside_the_sweep_that_marks_its_backend_revives_it(
         await registry.write_pings()
         await nursery.start(write_pings_forever, registry)
         await trio.sleep(STALE_AFTER + 1)
-        gate = disk.gate = trio.Event()
+        access_policy = disk.access_policy = trio.Event()
         async with trio.open_nursery() as sweep:
             sweep.start_soon(sweep_once, registry)
             await disk.reached_gate.wait()
             await registry.ping("hub")
-            disk.gate = None
-            gate.set()
+            disk.access_policy = None
+            access_policy.set()
         assert not is_active(registry)
         await trio.sleep(1.01)
         assert is_active(registry)
@@ -366,15 +366,15 @@ async def test_a_goodbye_after_such_a_ping_counts_for_more(
         await registry.register(HUB)
         await registry.ping("hub")
         await trio.sleep(STALE_AFTER + 1)
-        gate = disk.gate = trio.Event()
+        access_policy = disk.access_policy = trio.Event()
         async with trio.open_nursery() as sweep:
             sweep.start_soon(sweep_once, registry)
             await disk.reached_gate.wait()
             await registry.ping("hub")
             sweep.start_soon(registry.deregister, "hub")
             await trio.testing.wait_all_tasks_blocked()
-            disk.gate = None
-            gate.set()
+            disk.access_policy = None
+            access_policy.set()
         await registry.write_pings()
         assert not is_active(registry)
         nursery.cancel_scope.cancel()

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import click
 from click_default_group import DefaultCommandFormatter, DefaultGroup
 
-from plexus_registry._version import VERSION
+from plexus_registry import __version__
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -114,7 +114,7 @@ class VerbGroup(DefaultGroup):
 
 def _refuse(ctx: click.Context, word: str) -> None:
     from plexus_registry.cli.display import escaped
-    from plexus_registry.core.methods import nearest
+    from plexus_registry.rules.methods import nearest
 
     guess = nearest(word, VERBS, least=0.6)
     known = f"did you mean {guess}?" if guess else f"there are {', '.join(VERBS)}"
@@ -146,7 +146,7 @@ Exit status of the verbs that ask a registry:
     context_settings=CONTEXT,
     epilog=EPILOG,
 )
-@click.version_option(VERSION, prog_name="trio-registry", message="%(prog)s %(version)s")
+@click.version_option(__version__, prog_name="trio-registry", message="%(prog)s %(version)s")
 def main() -> None:
     """Service discovery for Plexus hubs.
 

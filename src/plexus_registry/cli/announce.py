@@ -16,8 +16,8 @@ import click
 
 from plexus_registry.cli.session import (
     EXIT_USAGE,
-    Failure,
     Session,
+    VerbError,
     address_options,
     pass_session,
 )
@@ -95,7 +95,7 @@ def announce(
     """
     from plexus_registry.cli.supervision import Service, run_announced
     from plexus_registry.client.socket import parse_url
-    from plexus_registry.core.errors import UrlError
+    from plexus_registry.rules.errors import UrlError
 
     service = Service(
         name=name,
@@ -109,7 +109,7 @@ def announce(
     try:
         parse_url(session.url)
     except UrlError as error:
-        raise Failure(f"{error}, with --url or in REGISTRY_URL", EXIT_USAGE) from error
+        raise VerbError(f"{error}, with --url or in REGISTRY_URL", EXIT_USAGE) from error
     try:
         status = run_announced(
             service, command, url=session.url, token=session.token, stale_after=stale_after
@@ -117,21 +117,21 @@ def announce(
     except FileNotFoundError as error:
         if Path(command[0]).is_file():
             reason = "the interpreter that it names does not exist"
-            raise Failure(f"cannot run {command[0]}: {reason}", EXIT_CANNOT_RUN) from error
-        raise Failure(
+            raise VerbError(f"cannot run {command[0]}: {reason}", EXIT_CANNOT_RUN) from error
+        raise VerbError(
             f"cannot run {command[0]}: there is no such command", EXIT_NO_COMMAND
         ) from error
     except OSError as error:
-        raise Failure(f"cannot run {command[0]}: {error.strerror}", EXIT_CANNOT_RUN) from error
+        raise VerbError(f"cannot run {command[0]}: {error.strerror}", EXIT_CANNOT_RUN) from error
     sys.exit(status)
 
 
 def _check(service: Service) -> None:
     """Refuse before the command runs what the registry would refuse for as long as it runs."""
-    from plexus_registry.core.errors import shown
-    from plexus_registry.core.model import FIELDS
+    from plexus_registry.rules.backend import FIELDS
+    from plexus_registry.rules.errors import shown
 
     for option in ("name", "host", "description", "namespace"):
         value, field = getattr(service, option), FIELDS[option]
         if value is not None and not field.accepts(value):
-            raise Failure(f"--{option} is {shown(value)}: it must be {field.rule}", EXIT_USAGE)
+            raise VerbError(f"--{option} is {shown(value)}: it must be {field.rule}", EXIT_USAGE)

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from plexus_registry.cli.session import EXIT_NO_ANSWER, EXIT_USAGE, Failure
+from plexus_registry.cli.session import EXIT_NO_ANSWER, EXIT_USAGE, VerbError
 from plexus_registry.cli.values import TOKEN_VARIABLE
 from plexus_registry.client.connection import connect
 from plexus_registry.client.socket import without_secrets
-from plexus_registry.core.errors import (
+from plexus_registry.rules.backend import Backend
+from plexus_registry.rules.errors import (
     InvalidParamsError,
     MethodError,
     MethodNotFoundError,
@@ -25,8 +26,7 @@ from plexus_registry.core.errors import (
     RegistryUnavailableError,
     UrlError,
 )
-from plexus_registry.core.model import Backend
-from plexus_registry.core.reports import Step
+from plexus_registry.rules.probe_results import Step
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from plexus_registry.cli.session import Session
 
 
-class Answer(msgspec.Struct, kw_only=True):
+class CallResult(msgspec.Struct, kw_only=True):
     """The members of an answer or event that are shown to people, whichever it is.
 
     Attributes:
@@ -56,25 +56,25 @@ class Answer(msgspec.Struct, kw_only=True):
     steps: tuple[Step, ...] = ()
 
 
-def call(session: Session, method: str, params: Mapping[str, object]) -> Answer:
+def call(session: Session, method: str, params: Mapping[str, object]) -> CallResult:
     """Call a method of the registry; parameters that are None are not sent.
 
     Raises:
-        Failure: There is no connection, no answer, or the answer is no.
+        VerbError: There is no connection, no answer, or the answer is no.
     """
     given = {name: value for name, value in params.items() if value is not None}
     with failures_explained(session):
         return answer_from(trio.run(_answer, session, f"registry.{method}", given))
 
 
-def answer_from(raw: object) -> Answer:
+def answer_from(raw: object) -> CallResult:
     """Read what is shown to people from plain JSON values.
 
     Raises:
         RegistryUnavailableError: It is nothing that a registry answers.
     """
     try:
-        answer = msgspec.convert(raw, Answer)
+        answer = msgspec.convert(raw, CallResult)
     except msgspec.ValidationError as error:
         raise RegistryUnavailableError(f"the answer makes no sense: {error}") from error
     answer.raw = raw
@@ -99,22 +99,22 @@ def failures_explained(session: Session) -> Iterator[None]:
     try:
         yield
     except UrlError as error:
-        raise Failure(f"{error}, with --url or in REGISTRY_URL", EXIT_USAGE) from error
+        raise VerbError(f"{error}, with --url or in REGISTRY_URL", EXIT_USAGE) from error
     except trio.TooSlowError as error:
-        raise Failure(
+        raise VerbError(
             f"no answer from {without_secrets(session.url)} within {session.timeout:g} s;"
             " is it a registry, and does it run? --timeout waits longer, --url names another",
             EXIT_NO_ANSWER,
         ) from error
     except RegistryUnavailableError as error:
-        raise Failure(_unreachable(session, str(error)), EXIT_NO_ANSWER) from error
+        raise VerbError(_unreachable(session, str(error)), EXIT_NO_ANSWER) from error
     except InvalidParamsError as error:
-        raise Failure(error.message, EXIT_USAGE) from error
+        raise VerbError(error.message, EXIT_USAGE) from error
     except MethodNotFoundError as error:
         hint = "that registry is older than this command; update it"
-        raise Failure(f"{error.message}: {hint}") from error
+        raise VerbError(f"{error.message}: {hint}") from error
     except (MethodError, ProtocolError) as error:
-        raise Failure(_refusal(error)) from error
+        raise VerbError(_refusal(error)) from error
 
 
 def _unreachable(session: Session, reason: str) -> str:

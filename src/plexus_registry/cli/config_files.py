@@ -12,8 +12,8 @@ import click
 from click.core import ParameterSource
 
 from plexus_registry.cli.session import (
-    Failure,
     Session,
+    VerbError,
     address_options,
     pass_session,
     timeout_option,
@@ -23,7 +23,7 @@ from plexus_registry.settings import default_config_path
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from plexus_registry.core.model import Backend
+    from plexus_registry.rules.backend import Backend
 
 STARTER = """\
 # Backends of the Plexus Registry. The file is watched: save it, and the change takes effect.
@@ -68,7 +68,7 @@ def export(session: Session, *, db_path: Path | None, output: Path | None) -> No
     It states each backend that the registry has, inactive ones too, as `get` shows it; loaded
     by another registry, the file gives the same backends.
     """
-    from plexus_registry.core.export import export_toml
+    from plexus_registry.config.export import export_toml
 
     backends = _asked(session) if db_path is None else _read(db_path)
     text = export_toml(backends)
@@ -85,9 +85,9 @@ def _asked(session: Session) -> Iterable[Backend]:
 
 
 def _read(db_path: Path) -> Iterable[Backend]:
-    from plexus_registry.core.errors import RegistryError
-    from plexus_registry.core.merge import merge
-    from plexus_registry.store import read_records
+    from plexus_registry.rules.errors import RegistryError
+    from plexus_registry.rules.merge import merge
+    from plexus_registry.storage.sqlite import read_records
 
     ctx = click.get_current_context()
     if ctx.get_parameter_source("url") is ParameterSource.COMMANDLINE:
@@ -95,7 +95,7 @@ def _read(db_path: Path) -> Iterable[Backend]:
     try:
         return merge(read_records(db_path)).values()
     except RegistryError as error:
-        raise Failure(str(error)) from error
+        raise VerbError(str(error)) from error
 
 
 @click.command(epilog="Example: trio-registry init")
@@ -124,15 +124,15 @@ def check(path: Path | None) -> None:
     file is printed; the exit status is 1 where a registry would keep the file out.
     """
     from plexus_registry.cli.display import escaped
-    from plexus_registry.config_file import read_content
-    from plexus_registry.core.errors import ConfigError
+    from plexus_registry.config.file import read_content
+    from plexus_registry.rules.errors import ConfigError
 
     path = path or Path(os.environ.get("REGISTRY_CONFIG") or default_config_path())
     content = read_content(path)
     if content.signature is None and not os.path.lexists(path):
-        raise Failure(f"{path}: does not exist; name another file, or write it")
+        raise VerbError(f"{path}: does not exist; name another file, or write it")
     if isinstance(content.outcome, ConfigError):
-        raise Failure(str(content.outcome))
+        raise VerbError(str(content.outcome))
     for warning in content.outcome.warnings:
         click.echo(f"Warning: {escaped(warning)}", err=True)
     count = len(content.outcome.backends)
@@ -152,12 +152,12 @@ def _write_new(path: Path, text: str) -> None:
                 raise
     except FileExistsError:
         if not path.is_file():
-            raise Failure(f"cannot write {path}: a file is in its way") from None
-        raise Failure(
+            raise VerbError(f"cannot write {path}: a file is in its way") from None
+        raise VerbError(
             f"{path} exists and was left as it is: remove it, or name another file"
         ) from None
     except OSError as error:
-        raise Failure(f"cannot write {path}: {error.strerror}") from error
+        raise VerbError(f"cannot write {path}: {error.strerror}") from error
 
 
 @contextmanager

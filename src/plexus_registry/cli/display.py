@@ -16,8 +16,8 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from plexus_registry.core.model import Backend
-    from plexus_registry.core.reports import Step
+    from plexus_registry.rules.backend import Backend
+    from plexus_registry.rules.probe_results import Step
 
 COLUMNS = ("NAME", "URL", "STATE", "SINCE", "LATENCY", "SEEN", "SOURCE", "DESCRIPTION")
 MAX_CELL = 60
@@ -55,7 +55,7 @@ def _write(text: str, *, color: bool | None = None) -> None:
 
 def echo_json(value: object) -> None:
     """Print a value as one line of JSON, where invisible characters are escaped, too."""
-    from plexus_registry.core.events import encode_value
+    from plexus_registry.rules.events import encode_value
 
     text = encode_value(value)
     if not text.isprintable():

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ParamSpec, TypedDict
 import click
 
 from plexus_registry.cli.values import seconds, seconds_or_never, with_options
-from plexus_registry.core.errors import ConfigError
-from plexus_registry.core.networks import parse_networks
+from plexus_registry.health.allowed_networks import parse_networks
+from plexus_registry.rules.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,14 +12,14 @@ import click
 from click.core import ParameterSource
 
 from plexus_registry.cli.display import escaped
-from plexus_registry.cli.door_options import door_options, door_settings
 from plexus_registry.cli.log_lines import LineFormatter
 from plexus_registry.cli.probe_options import probe_options
+from plexus_registry.cli.server_options import server_options, server_settings
 from plexus_registry.cli.values import seconds
-from plexus_registry.core.errors import RegistryError
-from plexus_registry.core.limits import Limits
-from plexus_registry.core.methods import NAMESPACE
-from plexus_registry.core.model import FIELDS
+from plexus_registry.rpc.limits import Limits
+from plexus_registry.rules.backend import FIELDS
+from plexus_registry.rules.errors import RegistryError
+from plexus_registry.rules.methods import NAMESPACE
 from plexus_registry.settings import DEFAULT_PORT, Settings, default_config_path, default_db_path
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ def _set_up_logging(levels: dict[str, int]) -> None:
     show_default=True,
     help="What may wait for one client to read it.",
 )
-@door_options
+@server_options
 @click.option(
     "--no-auto-register",
     is_flag=True,
@@ -260,7 +260,7 @@ def serve(
             nesting=max_nesting,
             unread_bytes=max_unread_bytes,
         ),
-        door=door_settings(ctx),
+        server=server_settings(ctx),
         **probing,
     )
     is_given = ctx.get_parameter_source("config_path") is not ParameterSource.DEFAULT

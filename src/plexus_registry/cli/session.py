@@ -23,7 +23,7 @@ EXIT_NO_ANSWER = 3
 P = ParamSpec("P")
 
 
-class Failure(click.ClickException):
+class VerbError(click.ClickException):
     """A verb's end without success: one line on standard error, and an exit status."""
 
     def __init__(self, message: str, exit_code: int = EXIT_NO) -> None:
@@ -51,15 +51,15 @@ class Session:
     @property
     def token(self) -> str | None:
         """What proves who is asking; it is never taken from the command line, which `ps` shows."""
-        from plexus_registry.core.errors import TokenError
-        from plexus_registry.token_file import read_token, token_in_environment
+        from plexus_registry.rules.errors import TokenError
+        from plexus_registry.server.token_file import read_token, token_in_environment
 
         try:
             if self.token_file is None:
                 return token_in_environment(TOKEN_VARIABLE)
             return read_token(self.token_file)
         except TokenError as error:
-            raise Failure(str(error), EXIT_USAGE) from error
+            raise VerbError(str(error), EXIT_USAGE) from error
 
 
 pass_session = click.make_pass_decorator(Session, ensure=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from plexus_registry.cli.log_lines import LineFormatter
-from plexus_registry.client.announcement import announce
+from plexus_registry.client.announce import announce
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

@@ -15,17 +15,17 @@ from plexus_registry.cli.display import (
     table,
     terminal_columns,
 )
-from plexus_registry.cli.session import Failure, Session, client_options, pass_session
+from plexus_registry.cli.session import Session, VerbError, client_options, pass_session
 
 if TYPE_CHECKING:
-    from plexus_registry.cli.calls import Answer
+    from plexus_registry.cli.calls import CallResult
 
 NAME = click.argument("name")
 PORT = click.IntRange(1, 65535)
 PROTOCOL = click.Choice(["ws", "wss"])
 
 
-def _ask(session: Session, method: str, **params: object) -> Answer:
+def _ask(session: Session, method: str, **params: object) -> CallResult:
     """Call a method, and print its answer where a program reads it."""
     from plexus_registry.cli.calls import call
 
@@ -70,7 +70,7 @@ def get(session: Session, name: str) -> None:
     """
     backend = _ask(session, "get", name=name).backend
     if backend is None:
-        raise Failure(
+        raise VerbError(
             f"there is no backend {name}; trio-registry list --all shows those that there are"
         )
     _say(session, details(backend))
@@ -191,7 +191,7 @@ def ping(session: Session, name: str) -> None:
     on it must be pinged again and again, or it becomes inactive.
     """
     if not _ask(session, "ping", name=name).success:
-        raise Failure(f"there is no backend {name}; register it first")
+        raise VerbError(f"there is no backend {name}; register it first")
     _say(session, f"Pinged {escaped(name)}")
 
 
@@ -208,7 +208,7 @@ def check(session: Session, name: str) -> None:
     _say(session, checked(answer.steps))
     if not answer.ok:
         failed = answer.steps[-1]
-        raise Failure(f"{name} fails at {failed.step}: {failed.detail}")
+        raise VerbError(f"{name} fails at {failed.step}: {failed.detail}")
     _say(session, f"{_where(answer, name)} is there")
 
 
@@ -235,6 +235,6 @@ def reload(session: Session) -> None:
     _say(session, f"The config file states {backends}: {'; '.join(changes) or 'nothing changed'}")
 
 
-def _where(answer: Answer, name: str) -> str:
+def _where(answer: CallResult, name: str) -> str:
     at = "" if answer.backend is None else f" at {escaped(answer.backend.url)}"
     return f"{escaped(name)}{at}"

@@ -16,14 +16,14 @@ from plexus_registry.cli.display import (
 )
 from plexus_registry.cli.session import (
     EXIT_NO_ANSWER,
-    Failure,
     Session,
+    VerbError,
     client_options,
     pass_session,
 )
 
 if TYPE_CHECKING:
-    from plexus_registry.cli.calls import Answer
+    from plexus_registry.cli.calls import CallResult
 
 WORDS = {
     "backend_registered": "registered",
@@ -69,11 +69,11 @@ def watch(session: Session, *, since: int | None, name: str | None, namespace: s
     try:
         with failures_explained(session):
             trio.run(follower.follow, name, namespace)
-    except Failure as failure:
+    except VerbError as failure:
         if not follower.is_watching or follower.revision is None:
             raise
         hint = f"go on with --since {follower.revision}"
-        raise Failure(f"{follower.loss}; {hint}", EXIT_NO_ANSWER) from failure
+        raise VerbError(f"{follower.loss}; {hint}", EXIT_NO_ANSWER) from failure
 
 
 class _Follower:
@@ -96,7 +96,7 @@ class _Follower:
 
         from plexus_registry.cli.calls import answer_from
         from plexus_registry.client.connection import connect
-        from plexus_registry.core.errors import RegistryUnavailableError, WatchEnded
+        from plexus_registry.rules.errors import RegistryUnavailableError, WatchEnded
 
         token = self._session.token
         with trio.fail_after(self._session.timeout) as scope:
@@ -112,7 +112,7 @@ class _Follower:
                         self.loss = str(error)
                         raise RegistryUnavailableError(self.loss) from error
 
-    def _show(self, event: Answer) -> None:
+    def _show(self, event: CallResult) -> None:
         if self._session.as_json:
             echo_json(event.raw)
         else:
@@ -122,7 +122,7 @@ class _Follower:
             self.revision = event.revision
 
 
-def in_words(event: Answer) -> str:
+def in_words(event: CallResult) -> str:
     """Write an event for people."""
     if event.type == "snapshot":
         shown = (
@@ -135,7 +135,7 @@ def in_words(event: Answer) -> str:
     return f"{event.revision:>6}  {word}  {_subject(event)}".rstrip()
 
 
-def _subject(event: Answer) -> str:
+def _subject(event: CallResult) -> str:
     if event.backend is not None:
         backend = event.backend
         inactive = "" if backend.is_active else f"  {state(backend)}"

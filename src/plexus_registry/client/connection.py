@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from plexus_registry.client.events import WatchEvent
     from plexus_registry.client.exchange import Exchange
     from plexus_registry.client.socket import ClientSocket
-    from plexus_registry.core.model import Backend
+    from plexus_registry.rules.backend import Backend
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Reply)
@@ -233,8 +233,8 @@ class RegistryClient:
             namespace: Only what happens to backends of this namespace.
         """
         params = _given(since=since, name=name, namespace=namespace)
-        async with self._exchange.watch(params) as feed:
-            yield feed
+        async with self._exchange.watch(params) as events:
+            yield events
 
     async def _ask(self, method: str, params: Mapping[str, object], kind: type[R]) -> R:
         """Call a method, and read its result as a record."""

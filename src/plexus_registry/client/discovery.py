@@ -15,12 +15,12 @@ import trio
 
 from plexus_registry.client.connection import connect
 from plexus_registry.client.socket import without_secrets
-from plexus_registry.core.errors import NotFound, RegistryUnavailableError
+from plexus_registry.rules.errors import NotFound, RegistryUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
-    from plexus_registry.core.model import Backend
+    from plexus_registry.rules.backend import Backend
 
 ANSWER_SECONDS = 5.0
 """How long a registry may take before the remembered answer is given instead."""

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import msgspec
 
-from plexus_registry.core.errors import WatchEnded
-from plexus_registry.core.events import (
+from plexus_registry.rules.errors import WatchEnded
+from plexus_registry.rules.events import (
     BackendActive,
     BackendDeleted,
     BackendRegistered,

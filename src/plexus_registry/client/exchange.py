@@ -17,11 +17,11 @@ import msgspec
 import trio
 
 from plexus_registry.client.events import decode_watch_event
-from plexus_registry.client.feed import Feed
-from plexus_registry.client.groups import ungrouped
 from plexus_registry.client.replies import Item, Message, decode, decode_message, senseless
 from plexus_registry.client.socket import CLOSE_SECONDS
-from plexus_registry.core.errors import InvalidParamsError, RegistryUnavailableError, shown
+from plexus_registry.client.watch import EventStream
+from plexus_registry.concurrency import lone_error
+from plexus_registry.rules.errors import InvalidParamsError, RegistryUnavailableError, shown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 async def open_exchange(socket: ClientSocket) -> AsyncIterator[Exchange]:
     """Exchange messages on an open WebSocket, and say goodbye after."""
     exchange = Exchange(socket)
-    with ungrouped():
+    with lone_error():
         async with trio.open_nursery() as nursery:
             nursery.start_soon(socket.send_forever)
             nursery.start_soon(socket.hang_up_if_silent)
@@ -53,8 +53,8 @@ class Exchange:
     def __init__(self, socket: ClientSocket) -> None:
         self._socket = socket
         self._ids = itertools.count(1)
-        self._waiting: dict[int, _Call] = {}
-        self._feeds: dict[int, Feed] = {}
+        self._waiting: dict[int, _PendingCall] = {}
+        self._event_streams: dict[int, EventStream] = {}
         self._over = trio.Event()
         self._loss = ""
 
@@ -69,17 +69,17 @@ class Exchange:
         return await self._settled(self._post(method, params))
 
     @asynccontextmanager
-    async def watch(self, params: Mapping[str, object]) -> AsyncIterator[Feed]:
+    async def watch(self, params: Mapping[str, object]) -> AsyncIterator[EventStream]:
         """Begin a watch, and end it after the block; it raises what `request` raises."""
-        feed = Feed()
+        events = EventStream()
         call = self._post("registry.watch", params)
-        call.feed = feed
+        call.events = events
         await self._settled(call)
         try:
-            yield feed
+            yield events
         finally:
-            self._unwatch(feed)
-            feed.close()
+            self._unwatch(events)
+            events.close()
 
     async def wait_lost(self) -> None:
         """Wait until the connection is over."""
@@ -93,7 +93,7 @@ class Exchange:
         except RegistryUnavailableError as error:
             self._lose(str(error))
 
-    def _post(self, method: str, params: object) -> _Call:
+    def _post(self, method: str, params: object) -> _PendingCall:
         if self._over.is_set():
             raise RegistryUnavailableError(self._loss)
         number = next(self._ids)
@@ -105,16 +105,16 @@ class Exchange:
                 f"Parameters of {method} are no JSON: {error}", problem="malformed"
             ) from error
         self._socket.post(text)
-        self._waiting[number] = call = _Call()
+        self._waiting[number] = call = _PendingCall()
         return call
 
-    async def _settled(self, call: _Call) -> msgspec.Raw:
+    async def _settled(self, call: _PendingCall) -> msgspec.Raw:
         try:
             await call.done.wait()
         except trio.Cancelled:
             call.is_abandoned = True
-            if call.feed is not None:
-                self._unwatch(call.feed)
+            if call.events is not None:
+                self._unwatch(call.events)
             raise
         if call.answer is None:
             raise RegistryUnavailableError(self._loss)
@@ -130,9 +130,9 @@ class Exchange:
         for call in self._waiting.values():
             call.done.set()
         self._waiting.clear()
-        for feed in self._feeds.values():
-            feed.end(RegistryUnavailableError(why))
-        self._feeds.clear()
+        for events in self._event_streams.values():
+            events.end(RegistryUnavailableError(why))
+        self._event_streams.clear()
 
     def _take(self, text: str) -> None:
         try:
@@ -150,48 +150,51 @@ class Exchange:
         if call is None or not isinstance(number, int):
             log.debug("answer to nothing: %s", shown(text))
             return
-        if call.feed is not None and message.error is None:
-            self._begin(call, call.feed, message.result)
+        if call.events is not None and message.error is None:
+            self._begin(call, call.events, message.result)
         del self._waiting[number]
         call.answer = message
         call.done.set()
 
-    def _begin(self, call: _Call, feed: Feed, result: msgspec.Raw) -> None:
+    def _begin(self, call: _PendingCall, events: EventStream, result: msgspec.Raw) -> None:
         """Open a feed before the next message is read: it may be the first event."""
-        feed.subscription = decode(result, int, "the answer to registry.watch")
-        self._feeds[feed.subscription] = feed
+        events.subscription = decode(result, int, "the answer to registry.watch")
+        self._event_streams[events.subscription] = events
         if call.is_abandoned:
-            self._unwatch(feed)
+            self._unwatch(events)
 
     def _take_event(self, params: msgspec.Raw) -> None:
         item = decode(params, Item, "an event")
-        feed = self._feeds.get(item.subscription)
-        if feed is None:
+        events = self._event_streams.get(item.subscription)
+        if events is None:
             return
         try:
             event = decode_watch_event(item.result)
         except (msgspec.DecodeError, RecursionError) as error:
             raise senseless("an event", error) from error
-        if event is not None and not feed.put(event):
-            self._unwatch(feed)
+        if event is not None and not events.put(event):
+            self._unwatch(events)
 
-    def _unwatch(self, feed: Feed) -> None:
+    def _unwatch(self, events: EventStream) -> None:
         """End a subscription; what is still on its way is dropped."""
-        if feed.subscription is None or self._feeds.pop(feed.subscription, None) is None:
+        if (
+            events.subscription is None
+            or self._event_streams.pop(events.subscription, None) is None
+        ):
             return
         try:
-            self._post("registry.unwatch", [feed.subscription]).is_abandoned = True
+            self._post("registry.unwatch", [events.subscription]).is_abandoned = True
         except RegistryUnavailableError:
             log.debug("watch ended with its connection")
 
 
-class _Call:
+class _PendingCall:
     """A request that has no answer yet, or whose answer was not fetched yet."""
 
-    __slots__ = ("answer", "done", "feed", "is_abandoned")
+    __slots__ = ("answer", "done", "events", "is_abandoned")
 
     def __init__(self) -> None:
         self.done = trio.Event()
         self.answer: Message | None = None
-        self.feed: Feed | None = None
+        self.events: EventStream | None = None
         self.is_abandoned = False

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from plexus_registry.core.errors import RegistryUnavailableError, rebuilt
-from plexus_registry.core.model import Backend
-from plexus_registry.core.reports import Step
+from plexus_registry.rules.backend import Backend
+from plexus_registry.rules.errors import RegistryUnavailableError, rebuilt
+from plexus_registry.rules.probe_results import Step
 
 if TYPE_CHECKING:
     from typing import Self
 
-    from plexus_registry.core.errors import MethodError, ProtocolError
+    from plexus_registry.rules.errors import MethodError, ProtocolError
 
 T = TypeVar("T")
 

@@ -27,7 +27,7 @@ from wsproto.events import (
 from wsproto.utilities import ProtocolError
 
 from plexus_registry.client import DEFAULT_URL
-from plexus_registry.core.errors import RegistryUnavailableError, UrlError, shown
+from plexus_registry.rules.errors import RegistryUnavailableError, UrlError, shown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -44,7 +44,7 @@ _PORTS = {"ws": 80, "wss": 443}
 _OPEN = (ConnectionState.OPEN, ConnectionState.REMOTE_CLOSING)
 
 
-class Address(NamedTuple):
+class RegistryUrl(NamedTuple):
     """The parts of a WebSocket URL."""
 
     is_secure: bool
@@ -54,7 +54,7 @@ class Address(NamedTuple):
     target: str
 
 
-def parse_url(url: str) -> Address:
+def parse_url(url: str) -> RegistryUrl:
     """Take a WebSocket URL apart.
 
     Raises:
@@ -70,7 +70,7 @@ def parse_url(url: str) -> Address:
     is_plain = url.isascii() and url.isprintable() and " " not in url
     if parts.scheme not in _PORTS or not parts.hostname or not is_plain:
         raise UrlError(f"{shown(without_secrets(url))} is no WebSocket URL: write {_EXAMPLE}")
-    return Address(
+    return RegistryUrl(
         is_secure=parts.scheme == "wss",
         host=parts.hostname,
         port=_PORTS[parts.scheme] if port is None else port,
@@ -121,7 +121,7 @@ async def open_socket(url: str, *, token: str | None = None) -> AsyncIterator[Cl
             await trio.aclose_forcefully(stream)
 
 
-async def _open_stream(url: str, address: Address) -> trio.abc.Stream:
+async def _open_stream(url: str, address: RegistryUrl) -> trio.abc.Stream:
     try:
         stream = await trio.open_tcp_stream(address.host, address.port)
     except (OSError, UnicodeError) as error:  # the latter: a host that no name server takes

@@ -19,7 +19,13 @@ import trio
 from tests.e2e.peers.backends import read_backends
 from tests.e2e.peers.frames import Data, ViolationError, an_object, member, read_hash
 from tests.e2e.peers.schemas import PluginSchema, read_plugin
-from tests.e2e.peers.wire import PATIENCE_SECONDS, UnreachableError, Wire, lone_error, open_wire
+from tests.e2e.peers.websocket import (
+    PATIENCE_SECONDS,
+    UnreachableError,
+    WebSocket,
+    lone_error,
+    open_wire,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -43,7 +49,7 @@ class Tree:
 class Session:
     """The shared connection to one hub."""
 
-    wire: Wire
+    wire: WebSocket
     hub: str
 
 

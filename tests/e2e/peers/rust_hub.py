@@ -15,11 +15,11 @@ import trio
 
 from tests.e2e.peers.backends import Backend, read_backend
 from tests.e2e.peers.frames import Data, ViolationError, an_object, member
-from tests.e2e.peers.wire import (
+from tests.e2e.peers.websocket import (
     PATIENCE_SECONDS,
     RefusedError,
     UnreachableError,
-    Wire,
+    WebSocket,
     open_wire,
 )
 
@@ -140,7 +140,7 @@ def _is_info(content: dict[str, object]) -> bool:
 
 
 async def _subscribe(
-    wire: Wire,
+    wire: WebSocket,
     method: str,
     params: object,
     unsubscribe: str,
@@ -165,7 +165,7 @@ async def _subscribe(
 
 
 async def _read_until(
-    wire: Wire, stream: Call, is_wanted: Callable[[dict[str, object]], bool]
+    wire: WebSocket, stream: Call, is_wanted: Callable[[dict[str, object]], bool]
 ) -> dict[str, object] | str:
     """Read a stream up to the content that is wanted, or give the reason why it never comes."""
     while isinstance(item := await wire.next_item(stream), Data):

@@ -25,11 +25,11 @@ from tests.e2e.peers.schemas import (
     read_plugin,
     variants,
 )
-from tests.e2e.peers.wire import (
+from tests.e2e.peers.websocket import (
     OMITTED,
     PATIENCE_SECONDS,
     UnreachableError,
-    Wire,
+    WebSocket,
     lone_error,
     open_wire,
 )
@@ -72,7 +72,7 @@ class Run:
     """
 
     synapse: Synapse
-    wire: Wire
+    wire: WebSocket
     hub: str
     main_hub: str | None
 
@@ -97,7 +97,7 @@ async def running(synapse: Synapse) -> AsyncIterator[Run]:
         yield Run(synapse=synapse, wire=wire, hub=hub, main_hub=main_hub)
 
 
-def _connection(synapse: Synapse, port: int) -> AbstractAsyncContextManager[Wire]:
+def _connection(synapse: Synapse, port: int) -> AbstractAsyncContextManager[WebSocket]:
     return open_wire(synapse.host, port, headers=synapse.headers, patience=synapse.patience)
 
 
@@ -113,7 +113,7 @@ async def _tell_main_hub(synapse: Synapse, hub: str, pool: AsyncExitStack) -> st
     return main_hub
 
 
-async def ask_info(wire: Wire, *, seconds: float) -> str:
+async def ask_info(wire: WebSocket, *, seconds: float) -> str:
     """Ask a hub for its name; the limit holds for the whole stream up to `done`."""
     try:
         with trio.fail_after(seconds):

@@ -1,3 +1,0 @@
-"""The version, in one place that can be read without importing anything."""
-
-VERSION = "0.1.0"

@@ -1,0 +1,1 @@
+"""What the config file and the environment declare."""

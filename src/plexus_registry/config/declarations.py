@@ -1,0 +1,245 @@
+"""What the config file, the environment and the defaults declare, as claims to names.
+
+TOML and environment text come in, `Declaration`s come out; and a declaration, reconciled with
+the record that its layer had, gives the record that the layer has now.
+
+Source: design, "Config file".
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from plexus_registry.config.toml_lines import Lines, last_line
+from plexus_registry.rules.backend import FIELDS
+from plexus_registry.rules.errors import ConfigError, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+ENV_VARIABLE = "REGISTRY_BACKENDS"
+_TABLE = "backend"
+_URL = re.compile(
+    r"(?:(\w*):)?//(?:\[([0-9A-Fa-f:.]*:[^\]]*)\]|([^:/?#@\[\]]+)):([0-9]{1,5})/?", re.ASCII
+)
+_REQUIRED = ("name", "host", "port")
+_DECLARABLE = (*_REQUIRED, "protocol", "description", "namespace")
+_DECLARABLE_SET = frozenset(_DECLARABLE)
+_MOST_WARNINGS = 20
+
+
+class Declaration(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One backend as it is declared; its values keep the field rules."""
+
+    name: str
+    host: str
+    port: int
+    protocol: str = "ws"
+    description: str | None = None
+    namespace: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """What one origin declares.
+
+    Attributes:
+        backends: By name.
+        warnings: What was passed over, each on one line.
+    """
+
+    backends: Mapping[str, Declaration] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+LOCAL_HUB = Declaration(
+    name="plexus", host="127.0.0.1", port=4444, description="The local Plexus hub"
+)
+"""The built-in entry. Source: design, "Auto source"."""
+
+
+def parse_toml(text: str, *, path: str) -> Declared:
+    """Read a config file.
+
+    Args:
+        text: The whole file.
+        path: Where it is, for messages.
+
+    Raises:
+        ConfigError: The syntax, an entry or a field is wrong, or a name is stated twice; with
+            the line where it is known.
+    """
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        at = re.search(r"at line (\d+)", str(error))
+        raise ConfigError(path, int(at[1]) if at else last_line(text), str(error)) from error
+    except RecursionError as error:
+        raise ConfigError(path, None, "nested too deeply") from error
+    except ValueError as error:  # a number of more digits than Python reads
+        raise ConfigError(path, None, str(error).partition(";")[0]) from error
+    entries = document.pop(_TABLE, None)
+    if entries is None:
+        _refuse_mistyped_table(document, Lines(text, _TABLE, 0), path)
+        entries = []
+    if not isinstance(entries, list):
+        line_of = Lines(text, _TABLE, 0).of_top(_TABLE)
+        raise ConfigError(path, line_of, "write [[backend]] with double brackets, one a backend")
+    lines = Lines(text, _TABLE, len(entries))
+    warnings = _Warnings()
+    for key in document:
+        guess = _nearest(key, [_TABLE])
+        hint = f"; did you mean [[{_TABLE}]]?" if guess else ""
+        warnings.add(path, lines.of_top, key, f"unknown key {shown(key)} is ignored{hint}")
+    backends: dict[str, Declaration] = {}
+    indexes: dict[str, int] = {}
+    for index, entry in enumerate(entries):
+        fail = partial(_entry_error, path, lines, index)
+        declaration = _declaration(entry, fail)
+        name = declaration.name
+        if name in backends:
+            first = lines.of_entry(indexes[name])
+            where = f", first at line {first}" if first else ""
+            raise fail(f"name {shown(name)} is stated twice{where}", "name")
+        backends[name], indexes[name] = declaration, index
+        for key in [each for each in entry if each not in _DECLARABLE_SET]:
+            hint = _hint(key, entry)
+            warnings.add(
+                path,
+                partial(lines.of_key, index),
+                key,
+                f"backend {index + 1}: unknown key {shown(key)} is ignored{hint}",
+            )
+    return Declared(backends, warnings.lines())
+
+
+def parse_environment(text: str) -> Declared:
+    """Read `NAME=ws://HOST:PORT` pairs, parted by commas.
+
+    Raises:
+        ConfigError: A pair is malformed, a field breaks its rule, or a name is stated twice.
+    """
+    backends: dict[str, Declaration] = {}
+    for number, pair in enumerate((part.strip() for part in text.split(",")), start=1):
+        if not pair:
+            continue
+        fail = partial(_pair_error, number)
+        name, equals, url = pair.partition("=")
+        if not equals:
+            raise fail(f"{shown(pair)} must be NAME=ws://HOST:PORT")
+        declaration = _declaration({"name": name.strip(), **_url_fields(url.strip(), fail)}, fail)
+        if declaration.name in backends:
+            raise fail(f"name {shown(declaration.name)} is stated twice")
+        backends[declaration.name] = declaration
+    return Declared(backends)
+
+
+class Fail(Protocol):
+    """Makes the error of one entry."""
+
+    def __call__(self, reason: str, key: str | None = None, /) -> ConfigError:
+        """Say what is wrong, and at which key."""
+        ...
+
+
+def _entry_error(
+    path: str, lines: Lines, index: int, reason: str, key: str | None = None, /
+) -> ConfigError:
+    return ConfigError(path, lines.of_key(index, key), f"backend {index + 1}: {reason}")
+
+
+def _pair_error(number: int, reason: str, _key: str | None = None, /) -> ConfigError:
+    return ConfigError(ENV_VARIABLE, None, f"backend {number}: {reason}")
+
+
+def _at(line: int | None) -> str:
+    return f", line {line}" if line else ""
+
+
+def _url_fields(url: str, fail: Fail) -> dict[str, object]:
+    parts = _URL.fullmatch(url)
+    if parts is None:
+        raise fail(f"{shown(url)} must be ws://HOST:PORT or wss://HOST:PORT")
+    protocol, ipv6, host, port = parts.groups()
+    return {"protocol": protocol or "", "host": ipv6 or host, "port": int(port)}
+
+
+def _declaration(entry: object, fail: Fail) -> Declaration:
+    if not isinstance(entry, dict):
+        raise fail(f"{shown(entry)} must be a table")
+    values: dict[str, object] = {}
+    for key in _DECLARABLE:
+        if key not in entry:
+            if key in _REQUIRED:
+                hint = _hint_of_missing(key, entry)
+                raise fail(f"{key} is missing{hint}; it must be {FIELDS[key].rule}")
+            continue
+        value = entry[key]
+        if not FIELDS[key].accepts(value):
+            raise fail(f"{key} {shown(value)} must be {FIELDS[key].rule}", key)
+        values[key] = value
+    for optional in ("description", "namespace"):
+        if values.get(optional) == "":
+            del values[optional]
+    return msgspec.convert(values, Declaration)
+
+
+class _Warnings:
+    """Warnings about a file, the first of them in full."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._more = 0
+
+    def add(self, path: str, line_of: Callable[[str], int | None], key: str, text: str) -> None:
+        if len(self._lines) < _MOST_WARNINGS:
+            self._lines.append(f"{path}{_at(line_of(key))}: {text}")
+        else:
+            self._more += 1
+        self._path = path
+
+    def lines(self) -> tuple[str, ...]:
+        if not self._more:
+            return tuple(self._lines)
+        return (*self._lines, f"{self._path}: {self._more} more unknown keys are ignored")
+
+
+def _refuse_mistyped_table(document: Mapping[str, object], lines: Lines, path: str) -> None:
+    """Refuse a file whose only entries stand under a mistyped key: they would all be removed."""
+    tables = (key for key, value in document.items() if isinstance(value, (list, dict)))
+    key = _nearest(_TABLE, tables)
+    if key is not None:
+        raise ConfigError(
+            path, lines.of_top(key), f"unknown key {shown(key)}; did you mean [[{_TABLE}]]?"
+        )
+
+
+def _hint(key: str, entry: Mapping[str, object]) -> str:
+    """Suggest the key that an unknown one may stand for, most of all one that takes its value."""
+    absent = [each for each in _DECLARABLE if each not in entry]
+    fitting = [each for each in absent if FIELDS[each].accepts(entry[key])]
+    guess = _nearest(key, fitting) or _nearest(key, absent)
+    return f"; did you mean {guess}?" if guess else ""
+
+
+def _hint_of_missing(key: str, entry: Mapping[str, object]) -> str:
+    fitting = [each for each in entry if FIELDS[key].accepts(entry[each])]
+    guess = _nearest(key, [each for each in fitting if each not in _DECLARABLE_SET])
+    return f" (is it what you mean by {shown(guess)}?)" if guess else ""
+
+
+def _nearest(word: str, known: Iterable[str]) -> str | None:
+    """Find the key that is most like a word, if any is much like it."""
+    by_small = {each[:64].lower(): each for each in known}
+    small = word[:64].lower()
+    if small in by_small:
+        return by_small[small]
+    matches = difflib.get_close_matches(small, by_small, n=1, cutoff=0.6)
+    return by_small[matches[0]] if matches else None

@@ -1,0 +1,233 @@
+"""The config file as it is on the disk: when it changed, and what it declares.
+
+Editors replace a file or write it in place, so a look may fall between two of their steps. What
+a look finds (another content, none at all) counts only once the next look finds the same.
+
+Each look is one step in a worker thread, from `stat` to the validated declarations.
+
+Source: design, "Config file".
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from plexus_registry.concurrency import RunSync, run_in_thread
+from plexus_registry.config.declarations import Declared, parse_toml
+from plexus_registry.rules.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+Signature = tuple[int, ...] | None
+"""What `stat` says of the content; None where there is none."""
+
+MAX_BYTES = 8 * 1024 * 1024
+"""The largest file that is read. Source: design, "Config file"."""
+
+READ_TRIES = 100
+"""How often a file is read again that changes while it is read."""
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What was read.
+
+    Attributes:
+        signature: What `stat` said before and after.
+        outcome: What it declares, or why it is invalid.
+        is_final: Whether it stays as it is until the signature changes.
+    """
+
+    signature: Signature
+    outcome: Declared | ConfigError
+    is_final: bool = True
+
+
+class ConfigFile:
+    """One config file, watched by its stat signature.
+
+    Attributes:
+        path: Where it is, whether or not it exists.
+        lock: Held from a look at the file until what it declares is applied, so that an older
+            content never overtakes a newer one.
+        error: Why the content that was last read is invalid; None where it is valid.
+        invalid_since: When it was first found invalid, in Unix seconds; None where it is valid.
+        is_there: Whether there was content at the last look.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        run_sync: RunSync = run_in_thread,
+        now: Callable[[], int] = lambda: int(time.time()),
+    ) -> None:
+        self.path = path
+        self.invalid_since: int | None = None
+        self.is_there = False
+        self._now = now
+        self.lock = trio.Lock()
+        self.error: ConfigError | None = None
+        self._run_sync = run_sync
+        # Of the content that was read last, and of the last look.
+        self._read: Signature = None
+        self._has_been_read = False
+        self._looked_at: Signature = None
+        self._has_looked = False
+
+    async def read_change(self) -> Declared | None:
+        """Look at the file, and read it where it is another one since two looks.
+
+        The first look of all reads a file that is there at once: a registry that starts has no
+        former content to keep.
+
+        Returns:
+            What it declares now; None where nothing changed, or the change is not complete yet.
+
+        Raises:
+            ConfigError: The new content is invalid. Raised once for each content.
+        """
+        content = await self._run_sync(self._look)
+        return None if content is None else self._take(content)
+
+    async def read_now(self) -> Declared:
+        """Read the file, changed or not; a file that is not there declares nothing.
+
+        Raises:
+            ConfigError: It is invalid.
+        """
+        return self._take(await self._run_sync(partial(read_content, self.path)))
+
+    def forget(self) -> None:
+        """Have the next look read the file again: what it declared was not applied."""
+        self._has_been_read = False
+
+    def _look(self) -> Content | None:
+        """Read the file where it has to be read. Runs in a worker thread, one at a time."""
+        signature = _signature(self.path)
+        self.is_there = signature is not None
+        is_settled = signature == self._looked_at
+        if not self._has_looked:
+            is_settled = signature is not None
+        self._looked_at, self._has_looked = signature, True
+        if not is_settled or (self._has_been_read and signature == self._read):
+            return None
+        content = read_content(self.path, tries=1)
+        # Whoever changes it right now has not finished: the looks begin anew.
+        self._looked_at = content.signature
+        return content if content.signature == signature else None
+
+    def _take(self, content: Content) -> Declared:
+        self.is_there = content.signature is not None
+        self._read, self._has_been_read = content.signature, content.is_final
+        if isinstance(content.outcome, ConfigError):
+            self.error = content.outcome
+            if self.invalid_since is None:
+                self.invalid_since = self._now()
+            raise self.error
+        self.error = self.invalid_since = None
+        return content.outcome
+
+
+def read_content(path: Path, *, tries: int = READ_TRIES) -> Content:
+    """Read and parse a config file; never waits, whatever stands at the path.
+
+    Args:
+        path: Where it is; where there is nothing, nothing is declared.
+        tries: How often to read a file that changes while it is read.
+    """
+    for _ in range(tries):
+        signature = _signature(path)
+        if signature is None:
+            return Content(None, Declared())
+        try:
+            data = _read_bytes(path)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            # It may be readable at the next look though it does not change.
+            reason = f"cannot be read: {error.strerror}"
+            return Content(signature, ConfigError(str(path), None, reason), is_final=False)
+        except ConfigError as error:
+            return Content(signature, error)
+        if _signature(path) != signature:
+            continue
+        try:
+            return Content(signature, parse_toml(_decoded(data, path), path=str(path)))
+        except ConfigError as error:
+            return Content(signature, error)
+    reason = "changes while it is read; try again once it is saved"
+    return Content(_signature(path), ConfigError(str(path), None, reason), is_final=False)
+
+
+def _read_bytes(path: Path) -> bytes:
+    """Read a regular file of a bearable size.
+
+    Raises:
+        ConfigError: It is something else, or larger.
+        OSError: It cannot be opened or read.
+    """
+    # A FIFO or a device might let the reader wait for ever, or act on being opened.
+    _refuse_special(path, path.stat())
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor
+        _refuse_special(path, os.fstat(descriptor))
+        data = file.read(MAX_BYTES + 1)
+    _refuse_size(path, len(data))
+    return data
+
+
+def _refuse_special(path: Path, status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigError(
+            str(path), None, "is not a regular file; name a file, or a link to one, in --config"
+        )
+    _refuse_size(path, status.st_size)
+
+
+def _refuse_size(path: Path, size: int) -> None:
+    if size > MAX_BYTES:
+        raise ConfigError(
+            str(path), None, f"is larger than {MAX_BYTES} bytes; remove what is no backend"
+        )
+
+
+def _decoded(data: bytes, path: Path) -> str:
+    try:
+        return data.removeprefix(BYTE_ORDER_MARK).decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError(str(path), line, "is not UTF-8 text; save it as UTF-8") from error
+
+
+def _signature(path: Path) -> Signature:
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        return (error.errno or 0,)
+    if status.st_size == 0 and stat.S_ISREG(status.st_mode):
+        return None
+    return (
+        status.st_dev,
+        status.st_ino,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+        status.st_mode,
+    )

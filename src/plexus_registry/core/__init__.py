@@ -1,1 +1,0 @@
-"""The rules of the registry: no I/O, no clock, no random ids, no `await`."""

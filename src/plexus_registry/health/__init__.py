@@ -1,0 +1,1 @@
+"""Who is alive: deadlines, probes and what follows from them."""

@@ -1,0 +1,1 @@
+"""Calls: JSON-RPC, the Plexus dialect, streams and schemas."""

@@ -1,0 +1,375 @@
+"""From a frame to the frames that answer it.
+
+Every frame gets its answer here, whatever is in it: errors of the caller as JSON-RPC errors,
+refusals of a method with their own codes, and a bug of ours as -32603 with a trace in the log.
+A call through the hub is acknowledged first; its items follow the response of its frame. What a
+watch has to tell is fetched with `due`, from when its acknowledgement was sent.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AsyncExitStack, nullcontext
+from typing import TYPE_CHECKING, Protocol
+
+from plexus_registry.rpc.caller import Caller
+from plexus_registry.rpc.dispatch import look_up, perform
+from plexus_registry.rpc.fairness import LONG_CHARACTERS, VERY_LONG_CHARACTERS, Fairness, Share
+from plexus_registry.rpc.items import notifications
+from plexus_registry.rpc.jsonrpc import (
+    Batch,
+    Invalid,
+    Request,
+    error_response,
+    read_frame,
+    result_response,
+)
+from plexus_registry.rpc.routes import Route, Stream, Unsubscribe, command_of
+from plexus_registry.rpc.stream_items import BUG
+from plexus_registry.rpc.subscriptions import Finite, Following, Subscriptions
+from plexus_registry.rules import commands
+from plexus_registry.rules.change_log import WatchCursor
+from plexus_registry.rules.errors import (
+    AnswerLimitError,
+    BatchTooLargeError,
+    InternalError,
+    MethodError,
+    NestingLimitError,
+    ProtocolError,
+    SubscriptionLimitError,
+    Unauthorized,
+    WatchEnded,
+    shown,
+)
+from plexus_registry.rules.events import encode_ended, encode_failed
+from plexus_registry.rules.methods import READS
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from plexus_registry.registry import Registry
+    from plexus_registry.rpc.items import CallFailure
+    from plexus_registry.rpc.plexus import Hub
+    from plexus_registry.rules.commands import Command
+
+log = logging.getLogger(__name__)
+
+EVENTS_AT_ONCE = 256
+"""How many changes one watch goes through at a time, so that those beside it have their turn."""
+LOOKS_AT_ONCE = 2_000
+"""How many changes or backends the watches of a connection go through at a time, about."""
+CHARACTERS_AT_ONCE = 256 * 1024
+"""About how much the watches of a connection get at a time: a thousand snapshots are a lot."""
+
+
+PART_CHARACTERS = 256 * 1024
+"""The answers of a batch are sent in parts of about this size."""
+
+
+class Peer(Protocol):
+    """Whoever asks."""
+
+    @property
+    def share(self) -> Share:
+        """What it may use of what all share."""
+        ...
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it has left."""
+        ...
+
+    async def send_part(self, text: str, *, is_first: bool, is_last: bool) -> None:
+        """Send it a part of a message."""
+        ...
+
+
+class Handler:
+    """Answers the frames of one connection, in the order in which they came.
+
+    A long answer counts as unread until `note_sent` or `release`.
+
+    Attributes:
+        in_parts: Is entered while a message is sent in parts, so that no other comes between.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        hub: Hub,
+        caller: Caller | None = None,
+        *,
+        numbers_after: int = 0,
+        peer: Peer | None = None,
+    ) -> None:
+        """Prepare to answer.
+
+        Args:
+            registry: Carries out what is asked for.
+            hub: Finds out what that is.
+            caller: Who asks.
+            numbers_after: The number that the subscriptions count on from.
+            peer: Takes the parts of long answers; without it all answers are given whole.
+        """
+        self.in_parts: Callable[[], AbstractAsyncContextManager[None]] = nullcontext
+        self._registry = registry
+        self._hub = hub
+        self._caller = caller or Caller()
+        self._peer = peer
+        self._share = Share(Fairness()) if peer is None else peer.share
+        self._held = 0
+        self._unsent = 0
+        self._session = Subscriptions(
+            max_subscriptions=hub.limits.subscriptions, numbers_after=numbers_after
+        )
+
+    def answer(self, frame: str | bytes) -> list[str] | Awaitable[list[str]]:
+        """Carry out what a frame asks for.
+
+        What only looks something up, and that is most of what is ever asked, is answered at
+        once; the rest is worth waiting for.
+
+        Args:
+            frame: The text or binary message as it came.
+
+        Returns:
+            The frames to send back, in order, or the wait for them; none where there is nothing
+            to answer.
+        """
+        limits = self._hub.limits
+        read = read_frame(frame, max_batch=limits.batch_requests, max_nesting=limits.nesting)
+        if isinstance(read, Batch):
+            return self._answer_batch(read)
+        if isinstance(read, Invalid):
+            return [self._refuse(read.id, read.error)]
+        try:
+            route = self._hub.route(read.method, read.params)
+            found = look_up(self._registry, route)
+        except ProtocolError as error:
+            return [] if read.id is None else [error_response(read.id, error)]
+        except Exception as error:  # noqa: BLE001 - it is logged, and answered
+            return [] if read.id is None else [error_response(read.id, _bug(read, error))]
+        if found is None or (len(found) > LONG_CHARACTERS and self._must_wait(found)):
+            return self._answer_one(read, route)
+        return [] if read.id is None else [self._counted(result_response(read.id, found))]
+
+    def _must_wait(self, found: str) -> bool:
+        return len(found) > VERY_LONG_CHARACTERS or self._share.is_full
+
+    def _counted(self, text: str) -> str:
+        """Count what is to be sent, until it was."""
+        self._held += self._share.hold(text)
+        return text
+
+    async def _answer_batch(self, batch: Batch) -> list[str]:
+        """Answer the requests of a batch in turn, for as long as the peer is there."""
+        self._unsent = 0
+        async with AsyncExitStack() as parted:
+            responses: list[str] = []
+            size = parts = 0
+            for each in batch.items:
+                await self._share.wait_for_turn()
+                if self._peer is not None and self._peer.is_gone:
+                    return []
+                response = await self._respond_in_batch(each)
+                if response is None:
+                    continue
+                self._unsent += _bytes_of(response)
+                responses.append(self._counted(response))
+                size += len(response)
+                if self._peer is not None and size > PART_CHARACTERS:
+                    if not parts:
+                        await parted.enter_async_context(self.in_parts())
+                    before = "," if parts else "["
+                    await self._send_part(self._peer, before, responses, "", is_first=not parts)
+                    size, parts = 0, parts + 1
+            if parts and self._peer is not None:
+                before = "," if responses else ""
+                await self._send_part(self._peer, before, responses, "]", is_first=False)
+                return self._session.flush()
+        return [f"[{','.join(responses)}]", *self._session.flush()] if responses else []
+
+    async def _send_part(
+        self, peer: Peer, before: str, responses: list[str], after: str, *, is_first: bool
+    ) -> None:
+        text = f"{before}{','.join(responses)}{after}"
+        sent = sum(len(each) for each in responses if len(each) > LONG_CHARACTERS)
+        responses.clear()
+        await peer.send_part(text, is_first=is_first, is_last=bool(after))
+        self._held -= sent
+        self._share.release(sent)
+
+    async def _respond_in_batch(self, request: Request | Invalid) -> str | None:
+        if isinstance(request, Invalid):
+            return self._refuse(request.id, request.error)
+        limit = None
+        if self._unsent > self._hub.limits.unread_bytes:
+            limit = "unread_bytes"
+        elif self._share.must_give_way:
+            limit = "unread_total"
+        if limit is None:
+            return await self._respond(request, None)
+        if request.id is None:
+            return None
+        self._caller.refused[limit] += 1
+        return error_response(request.id, self._too_much())
+
+    async def _answer_one(self, request: Request, route: Route) -> list[str]:
+        response = await self._respond(request, route)
+        if response is None:
+            return []
+        return [self._counted(response), *self._session.flush()]
+
+    async def _respond(self, request: Request, route: Route | None) -> str | None:
+        """Answer one request, which may be routed already."""
+        error: ProtocolError | MethodError
+        try:
+            if route is None:
+                route = self._hub.route(request.method, request.params)
+            if isinstance(route, Unsubscribe):
+                was_live = self._session.unsubscribe(route.method, route.subscription)
+                result = "true" if was_live else "false"
+            elif isinstance(route, Stream):
+                result = await self._begin(route, is_heard=request.id is not None)
+            else:
+                result = await self._perform(route)
+        except (ProtocolError, MethodError) as refusal:
+            error = refusal
+        except Exception as bug:  # noqa: BLE001 - it is logged, and answered
+            error = _bug(request, bug)
+        else:
+            return None if request.id is None else result_response(request.id, result)
+        return None if request.id is None else self._refuse(request.id, error)
+
+    async def _begin(self, stream: Stream, *, is_heard: bool) -> str:
+        """Find out what a stream says, and give the number to acknowledge it with."""
+        command = command_of(stream.topic)
+        if isinstance(command, commands.Watch):
+            live: Finite | Following = Following(stream, WatchCursor(command))
+        else:
+            report = None if command is None else await self._report(command)
+            items = self._hub.encoder.items(stream.topic, report, now=self._registry.now())
+            self._unsent += sum(map(_bytes_of, items))
+            for item in items:
+                self._counted(item)
+            live = Finite(stream, items)
+        return str(self._session.begin(live)) if is_heard else ""
+
+    async def _report(self, command: Command) -> str | CallFailure:
+        """Carry out the command of a stream; whatever happens, there is something to say."""
+        try:
+            return await self._perform(command)
+        except MethodError as error:
+            return encode_failed(error)
+        except Exception:
+            log.exception("%s through the hub failed", type(command).__name__)
+            return BUG
+
+    def break_off(self, frame: str | bytes, why: str) -> list[str]:
+        """Return the frames that tell the requests of a frame that they were not finished."""
+        error = InternalError(f"Not finished: {why}; whether the change was made is unknown")
+        limits = self._hub.limits
+        try:
+            read = read_frame(frame, max_batch=limits.batch_requests, max_nesting=limits.nesting)
+            if not isinstance(read, Batch):
+                return [] if read.id is None else [error_response(read.id, error)]
+            ids = [each.id for each in read.items if each.id is not None]
+            if not ids:
+                return []
+            return [f"[{','.join(error_response(each, error) for each in ids)}]"]
+        except Exception:
+            log.exception("a frame could not be read again")
+            return [error_response("null", error)]
+
+    def note_sent(self) -> bool:
+        """Take the frames so far to be sent, and tell whether there is news for `due`."""
+        self.release()
+        return self._session.note_sent()
+
+    def release(self) -> None:
+        """Count no answer as unread any more: all were sent, or never will be."""
+        self._share.release(self._held)
+        self._held = 0
+
+    def is_behind(self) -> bool:
+        """Whether there may be more for the watches."""
+        change_log = self._registry.change_log
+        return any(each.watch.is_behind(change_log) for each in self._session.followings.values())
+
+    @property
+    def is_beginning(self) -> bool:
+        """Whether a watch waits for its snapshot, which may be long."""
+        return not all(each.watch.has_begun for each in self._session.followings.values())
+
+    def due(self) -> list[str]:
+        """Give the next frames of the watches: as many as may be made at a time."""
+        frames: list[str] = []
+        looks = 0
+        for number in self._session.in_turn():
+            made, looked = self._due_of(number)
+            frames += made
+            looks += looked
+            if looks > LOOKS_AT_ONCE or sum(map(len, frames)) > CHARACTERS_AT_ONCE:
+                break
+        return frames
+
+    def _due_of(self, number: int) -> tuple[list[str], int]:
+        stream, watch = self._session.followings[number]
+        now = self._registry.now()
+        is_over = False
+        looks = 0
+        try:
+            events, looks = watch.due(
+                self._registry.change_log, self._registry.catalog, most=EVENTS_AT_ONCE
+            )
+        except WatchEnded as error:
+            events, is_over = [encode_ended(error)], True
+        encoder = self._hub.encoder
+        items = [item for event in events for item in encoder.saying(stream.topic, event, now=now)]
+        if is_over:
+            items += encoder.ending(stream.topic, now=now)
+            self._session.unsubscribe(stream.method, number)
+        return notifications(stream.notification, number, items), looks
+
+    async def _perform(self, command: Command) -> str:
+        if not self._caller.may_write and type(command) not in READS:
+            self._caller.refused[Unauthorized.word] += 1
+            raise Unauthorized
+        if isinstance(command, commands.List):
+            found = look_up(self._registry, command)
+            if found is not None and len(found) > LONG_CHARACTERS:
+                await self._share.wait_for_room()
+        return await perform(self._registry, command)
+
+    def _refuse(self, request_id: str, error: ProtocolError | MethodError) -> str:
+        """Answer with an error; those of limits are counted."""
+        limit = _LIMITS.get(type(error))
+        if limit is not None:
+            self._caller.refused[limit] += 1
+        return error_response(request_id, error)
+
+    def _too_much(self) -> AnswerLimitError:
+        most = self._hub.limits.unread_bytes
+        return AnswerLimitError(
+            "The answers of this batch are too large: this request was not carried out,"
+            " send it by itself",
+            reason=f"Exceeded max limit of {most}",
+        )
+
+
+_LIMITS: dict[type[ProtocolError | MethodError], str] = {
+    BatchTooLargeError: "batch_requests",
+    NestingLimitError: "nesting",
+    SubscriptionLimitError: "subscriptions",
+}
+"""The limit that an error is about."""
+
+
+def _bytes_of(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def _bug(request: Request, error: Exception) -> InternalError:
+    log.error("request for %s failed", shown(request.method), exc_info=error)
+    return InternalError("Internal error")

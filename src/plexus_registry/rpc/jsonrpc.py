@@ -1,0 +1,284 @@
+"""JSON-RPC 2.0: text of a frame to requests, and answers to text.
+
+A frame is one request or a batch of them; each is an object that the letter of JSON-RPC 2.0
+accepts, or the error that says why not. Ids are kept as the text they came in and echoed
+verbatim. A notification has no id and is never answered.
+
+What a frame may cost is bounded before it is paid: a frame with too many commas and brackets is
+not decoded at all, and what is checked beside the decoding (nesting, members given twice) is
+either native or goes through no more than that.
+
+Source: JSON-RPC 2.0, sections 4 to 6; wire protocol, section 0.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Literal
+
+import msgspec
+
+from plexus_registry.rules.errors import (
+    BatchTooLargeError,
+    InvalidRequestError,
+    MethodError,
+    NestingLimitError,
+    ParseError,
+    ProtocolError,
+    clipped,
+    shown,
+)
+from plexus_registry.rules.events import encode_value
+
+NULL_ID = "null"
+MAX_SEPARATORS = 30_000
+"""How many commas and opening brackets a frame may have, those in strings included.
+
+There are no more values than that in it, so it bounds the time and the memory of decoding. A full
+batch of registrations with ten members of metadata each stays below it.
+"""
+
+
+class Request(msgspec.Struct, frozen=True):
+    """One call.
+
+    Attributes:
+        method: The method's name as the caller wrote it.
+        params: The decoded `params`; None where absent or null.
+        id: The text of the id; None for a notification.
+    """
+
+    method: str
+    params: object
+    id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Invalid:
+    """What stands in a request's place and is none.
+
+    Attributes:
+        id: The text of the id that the answer echoes.
+        error: What is wrong with it.
+    """
+
+    id: str
+    error: ProtocolError
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Several requests in one frame, answered in one frame."""
+
+    items: tuple[Request | Invalid, ...]
+
+
+Frame = Request | Invalid | Batch
+
+
+class _Envelope(msgspec.Struct):
+    jsonrpc: Literal["2.0"]
+    method: str
+    params: dict[str, object] | list[object] | msgspec.UnsetType | None = msgspec.UNSET
+    id: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class _LooseEnvelope(msgspec.Struct):
+    id: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+_decode_envelope = msgspec.json.Decoder(_Envelope).decode
+_decode_loose = msgspec.json.Decoder(_LooseEnvelope).decode
+_decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
+_decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+def read_frame(frame: str | bytes, *, max_batch: int, max_nesting: int) -> Frame:
+    """Read one frame, whatever is in it.
+
+    Args:
+        frame: A text frame, or a binary frame that should hold UTF-8 JSON.
+        max_batch: The number of requests that a batch may hold.
+        max_nesting: The levels of arrays and objects that the frame may have, the outermost one
+            included.
+
+    Returns:
+        The request, the batch, or the error to answer with.
+    """
+    if isinstance(frame, bytes):
+        try:
+            frame = frame.decode()
+        except UnicodeDecodeError as error:
+            return Invalid(NULL_ID, _parse_error(f"not UTF-8: {error.reason}"))
+    elif not frame.isascii() and _has_lone_surrogate(frame):
+        return Invalid(NULL_ID, _parse_error("not Unicode: a lone surrogate"))
+    if len(frame) > MAX_SEPARATORS and _separators(frame) > MAX_SEPARATORS:
+        reason = (
+            f"too many values: at most {MAX_SEPARATORS} commas and opening brackets;"
+            " send it in parts"
+        )
+        return Invalid(NULL_ID, NestingLimitError("Parse error", reason=reason))
+    if frame[:1] != "{" and frame.lstrip(" \t\r\n").startswith("["):
+        return _read_batch(frame, max_batch, max_nesting)
+    return _read_request(frame, max_nesting)
+
+
+def _has_lone_surrogate(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _separators(text: str) -> int:
+    return text.count(",") + _openings(text)
+
+
+def _openings(text: str) -> int:
+    return text.count("{") + text.count("[")
+
+
+def _read_batch(text: str, max_batch: int, max_nesting: int) -> Batch | Invalid:
+    try:
+        members = _decode_array(text)
+    except msgspec.DecodeError as error:
+        return Invalid(NULL_ID, _parse_error(str(error)))
+    except RecursionError:
+        return _too_deep(max_nesting)
+    if not members:
+        return Invalid(NULL_ID, InvalidRequestError("Invalid request", reason="empty batch"))
+    if len(members) > max_batch:
+        reason = f"{len(members)} requests in a batch, at most {max_batch} are allowed"
+        return Invalid(NULL_ID, BatchTooLargeError("Batch is too large", reason=reason))
+    items: list[Request | Invalid] = []
+    for member in members:
+        item = _read_request(bytes(member).decode(), max_nesting, level=2)
+        # The members were only skipped over so far: one of them may still be no JSON.
+        if isinstance(item, Invalid) and isinstance(item.error, ParseError):
+            return Invalid(NULL_ID, item.error)
+        items.append(item)
+    return Batch(tuple(items))
+
+
+def _read_request(text: str, max_nesting: int, *, level: int = 1) -> Request | Invalid:
+    """Read one request, whose outermost brackets are at a level of the frame."""
+    try:
+        envelope = _decode_envelope(text)
+        if level + _openings(text) - 1 > max_nesting:
+            if level + _depth(text) - 1 > max_nesting:
+                return _too_deep(max_nesting)
+            repeated = _repeated_key(text)
+        elif text.count(":") == _kept_members(envelope):
+            repeated = None
+        else:
+            repeated = _repeated_key(text)
+    except msgspec.ValidationError as error:
+        return _refuse(text, str(error), max_nesting)
+    except msgspec.DecodeError as error:
+        return Invalid(NULL_ID, _parse_error(str(error)))
+    except RecursionError:
+        return _too_deep(max_nesting)
+    if repeated is not None:
+        return _refuse(text, f"member {shown(repeated)} is given twice", max_nesting)
+    request_id = _id_text(envelope.id)
+    if request_id == _BAD_ID:
+        return _refuse(text, "id must be a string, a number or null", max_nesting)
+    params = None if envelope.params is msgspec.UNSET else envelope.params
+    return Request(envelope.method, params, request_id)
+
+
+def _too_deep(max_nesting: int) -> Invalid:
+    reason = f"nested too deeply: at most {max_nesting} levels"
+    return Invalid(NULL_ID, NestingLimitError("Parse error", reason=reason))
+
+
+_BAD_ID = ""
+
+
+def _id_text(raw: msgspec.Raw | msgspec.UnsetType) -> str | None:
+    if isinstance(raw, msgspec.UnsetType):
+        return None
+    text = bytes(raw).decode()
+    return text if text[0] in '"-0123456789' or text == NULL_ID else _BAD_ID
+
+
+def _refuse(text: str, reason: str, max_nesting: int) -> Invalid:
+    """Say what is wrong with JSON that is no request, under its id where it has a usable one."""
+    try:
+        _decode_raw(text)  # a wrong type may have been found before a wrong syntax
+    except msgspec.DecodeError as error:
+        return Invalid(NULL_ID, _parse_error(str(error)))
+    except RecursionError:
+        return _too_deep(max_nesting)
+    try:
+        request_id = _id_text(_decode_loose(text).id) or NULL_ID
+    except msgspec.ValidationError:
+        request_id = NULL_ID  # no object
+    return Invalid(request_id, InvalidRequestError("Invalid request", reason=clipped(reason)))
+
+
+def _parse_error(reason: str) -> ParseError:
+    return ParseError("Parse error", reason=reason)
+
+
+def _kept_members(envelope: _Envelope) -> int:
+    """Count the members that the decoder kept, unknown ones beside `params` left out.
+
+    Each member of a text has a colon, and the decoder keeps only the last of equal members: where
+    there are as many colons as kept members, none was given twice.
+    """
+    params, unset = envelope.params, msgspec.UNSET
+    count = 2 + (params is not unset) + (envelope.id is not unset)
+    return count + _members(params) if isinstance(params, (dict, list)) else count
+
+
+def _members(value: dict[str, object] | list[object]) -> int:
+    count, inner = (len(value), value.values()) if isinstance(value, dict) else (0, value)
+    for each in inner:
+        if isinstance(each, (dict, list)):
+            count += _members(each)
+    return count
+
+
+_NO_BRACKET_OR_QUOTE = bytes(set(range(256)) - set(b'[]{}"'))
+_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+
+
+def _depth(text: str) -> int:
+    """Count the levels of arrays and objects in valid JSON, without a loop in Python."""
+    data = text.encode()
+    if b"\\" in data:
+        data = data.replace(rb"\\", b"").replace(rb"\"", b"")
+    # Between each two quotes there is a string now, with whatever brackets it holds.
+    brackets = b"".join(data.translate(None, _NO_BRACKET_OR_QUOTE).split(b'"')[::2])
+    return max(accumulate(memoryview(brackets.translate(_STEPS)).cast("b")), default=0)
+
+
+def _repeated_key(text: str) -> str | None:
+    """Find a member that valid JSON gives twice; this reads the whole text once more."""
+    repeated: list[str] = []
+
+    def note_repeats(pairs: list[tuple[str, object]]) -> None:
+        if len(dict(pairs)) < len(pairs) and not repeated:
+            seen: set[str] = set()
+            for key, _ in pairs:
+                if key in seen:
+                    repeated.append(key)
+                seen.add(key)
+
+    json.loads(text, object_pairs_hook=note_repeats, parse_int=str, parse_float=str)
+    return repeated[0] if repeated else None
+
+
+def result_response(request_id: str, result: str) -> str:
+    """Answer a request with its result, which is JSON text."""
+    return f'{{"jsonrpc":"2.0","id":{request_id},"result":{result}}}'
+
+
+def error_response(request_id: str, error: ProtocolError | MethodError) -> str:
+    """Answer a request with an error object: code, message, data."""
+    detail = encode_value({"code": error.code, "message": error.message, "data": error.data})
+    return f'{{"jsonrpc":"2.0","id":{request_id},"error":{detail}}}'

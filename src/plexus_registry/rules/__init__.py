@@ -1,0 +1,1 @@
+"""The rules: pure functions and records, without input, output or clock."""

@@ -1,0 +1,157 @@
+"""The registry in memory: what every layer states, the effective view, its encoded form.
+
+Reads are answered from here and nowhere else; a name's JSON and the list's are encoded once
+and kept until they change.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from typing import TYPE_CHECKING
+
+from plexus_registry.rules.backend import RANK, Backend, Layer, Record
+from plexus_registry.rules.events import (
+    encode_backend,
+    encode_found,
+    encode_listed,
+    encode_snapshot,
+)
+from plexus_registry.rules.merge import effective
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Set as AbstractSet
+
+    from plexus_registry.rules.operations import Records
+
+NOTHING: Records = ()
+_DECLARED = (Layer.ENV, Layer.FILE, Layer.ADOPTED, Layer.AUTO)
+"""The layers of which it is known which names they state: few beside those that are registered."""
+
+
+class Catalog:
+    """All records by name, and the effective backends in the order of `list`.
+
+    Attributes:
+        revision: How many changes led here.
+    """
+
+    def __init__(self, records: Iterable[Record] = (), *, revision: int = 0) -> None:
+        self.revision = revision
+        self._records: dict[str, Records] = {}
+        self._declared: dict[Layer, set[str]] = {layer: set() for layer in _DECLARED}
+        self._effective: dict[str, Backend] = {}
+        self._encoded: dict[str, str] = {}
+        self._order: list[tuple[int, str]] = []
+        self._listed: dict[bool, str] = {}
+        self._snapshot: str | None = None
+        for record in records:
+            stated = (*self._records.get(record.name, NOTHING), record)
+            self._records[record.name] = stated
+        for name, stated in self._records.items():
+            self._records[name] = tuple(sorted(stated, key=lambda each: RANK[each.layer]))
+            self._index(name, NOTHING, stated)
+            backend = effective(stated)
+            if backend is not None:
+                self._effective[name] = backend
+        self._order = sorted(_place(each) for each in self._effective.values())
+
+    def __len__(self) -> int:
+        return len(self._effective)
+
+    def names(self, layer: Layer) -> AbstractSet[str]:
+        """The names that a layer states which some origin declares, hidden ones too."""
+        return self._declared[layer]
+
+    def records(self, name: str) -> Records:
+        """What the layers state about a name, highest first."""
+        return self._records.get(name, NOTHING)
+
+    def get(self, name: str) -> Backend | None:
+        """The backend that a name means."""
+        return self._effective.get(name)
+
+    def list(self, *, active_only: bool) -> tuple[Backend, ...]:
+        """The effective backends: newest first, then by name."""
+        return tuple(self._in_order(active_only=active_only))
+
+    def found(self, name: str) -> str:
+        """The event that answers `get`, encoded."""
+        backend = self._effective.get(name)
+        return encode_found(None if backend is None else self._encode(backend))
+
+    def listed(self, *, active_only: bool) -> str:
+        """The event that answers `list`, encoded."""
+        encoded = self._listed.get(active_only)
+        if encoded is None:
+            backends = self._in_order(active_only=active_only)
+            encoded = encode_listed([self._encode(each) for each in backends], self.revision)
+            self._listed[active_only] = encoded
+        return encoded
+
+    def snapshot(self) -> str:
+        """The event that begins a watch of all backends, encoded."""
+        if self._snapshot is None:
+            self._snapshot = self.snapshot_of(self._in_order(active_only=False))
+        return self._snapshot
+
+    def snapshot_of(self, backends: Iterable[Backend]) -> str:
+        """The event that begins a watch of some of the backends, encoded."""
+        return encode_snapshot([self._encode(each) for each in backends], self.revision)
+
+    def _encode(self, backend: Backend) -> str:
+        encoded = self._encoded.get(backend.name)
+        if encoded is None:
+            encoded = self._encoded[backend.name] = encode_backend(backend)
+        return encoded
+
+    def publish(self, changes: Mapping[str, Records], revision: int | None = None) -> None:
+        """Take over what is committed.
+
+        Args:
+            changes: The names that changed, with all that the layers state about each now.
+            revision: The revision of the last change; None where none of them counts.
+        """
+        former, self.revision = self.revision, self.revision if revision is None else revision
+        for name, records in changes.items():
+            self._index(name, self._records.get(name, NOTHING), records)
+            if records:
+                self._records[name] = records
+            else:
+                self._records.pop(name, None)
+            self._show(name, effective(records))
+        if changes or former != self.revision:
+            self._listed.clear()
+            self._snapshot = None
+
+    def _index(self, name: str, before: Records, after: Records) -> None:
+        for record in before:
+            if record.layer in self._declared:
+                self._declared[record.layer].discard(name)
+        for record in after:
+            if record.layer in self._declared:
+                self._declared[record.layer].add(name)
+
+    def _show(self, name: str, backend: Backend | None) -> None:
+        former = self._effective.get(name)
+        stays = former and backend and former.created_at == backend.created_at
+        if former is not None and not stays:
+            del self._order[bisect_left(self._order, _place(former))]
+        if backend is None:
+            self._effective.pop(name, None)
+        else:
+            self._effective[name] = backend
+            if not stays:
+                insort(self._order, _place(backend))
+        self._encoded.pop(name, None)
+
+    def _in_order(self, *, active_only: bool) -> Iterator[Backend]:
+        for _, name in self._order:
+            backend = self._effective[name]
+            if backend.is_active or not active_only:
+                yield backend
+
+
+def _place(backend: Backend) -> tuple[int, str]:
+    """Where a backend stands in the list: newest first, then by name."""
+    return (-backend.created_at, backend.name)

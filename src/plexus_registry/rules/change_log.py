@@ -1,0 +1,183 @@
+"""The changes in the order in which they were committed, each with its revision.
+
+Revisions count the changes of one database one by one. Only where it turns out to be an older
+copy does the count jump, to two above the last revision that was known of it, and what is kept
+begins anew there: among the changes that are kept there is never a gap. The last changes are kept.
+A watch holds no more than the revision that it has seen (`WatchCursor`), so a slow one costs
+nothing, and is cut off once the change that it needs next is no longer kept.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from plexus_registry.rules.errors import WatchEnded
+from plexus_registry.rules.events import (
+    BackendActive,
+    BackendDeleted,
+    BackendRegistered,
+    BackendStale,
+    BackendUpdated,
+    Compacted,
+    encode_event,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from plexus_registry.rules.backend import Backend
+    from plexus_registry.rules.catalog import Catalog
+    from plexus_registry.rules.commands import Watch as WatchCommand
+    from plexus_registry.rules.events import Change
+
+KEPT_CHANGES = 10_000
+"""How many changes a watch can be behind."""
+
+
+class Entry(NamedTuple):
+    """One change, as it is kept.
+
+    Attributes:
+        revision: Its revision.
+        name: The backend's name; None where the change is not about one.
+        namespaces: The backend's namespace before and after, where there was one.
+        event: The event, as JSON text.
+    """
+
+    revision: int
+    name: str | None
+    namespaces: tuple[str | None, ...]
+    event: str
+
+
+def change_between(before: Backend | None, after: Backend | None, revision: int) -> Change | None:
+    """Say how an effective backend changed.
+
+    Returns:
+        The event; None where nothing changed but the time of its last sign of life.
+    """
+    if after is None:
+        return None if before is None else BackendDeleted(name=before.name, revision=revision)
+    if before is None:
+        return BackendRegistered(backend=after, revision=revision)
+    if before.is_active != after.is_active:
+        kind = BackendActive if after.is_active else BackendStale
+        return kind(backend=after, revision=revision)
+    if msgspec.structs.replace(before, last_seen=after.last_seen) == after:
+        return None
+    return BackendUpdated(backend=after, revision=revision)
+
+
+class ChangeLog:
+    """The last changes.
+
+    Attributes:
+        revision: The revision of the last one.
+    """
+
+    def __init__(self, entries: Iterable[Entry] = (), *, kept: int = KEPT_CHANGES) -> None:
+        self._entries = deque(entries, maxlen=kept)
+        self.revision = self._entries[-1].revision if self._entries else 0
+
+    def append(self, entries: Iterable[Entry]) -> None:
+        """Take over what is committed."""
+        self._entries.extend(entries)
+        if self._entries:
+            self.revision = self._entries[-1].revision
+
+    def can_resume(self, revision: int) -> bool:
+        """Whether all that happened after a revision is kept."""
+        return self.revision - len(self._entries) <= revision <= self.revision
+
+    def after(self, revision: int) -> Iterator[Entry]:
+        """Give what happened after a revision, which must be one to resume from."""
+        first = len(self._entries) - (self.revision - revision)
+        return (self._entries[index] for index in range(first, len(self._entries)))
+
+
+class Due(NamedTuple):
+    """What a watch is told next.
+
+    Attributes:
+        events: As JSON texts.
+        looks: How many changes or backends were gone through for it.
+    """
+
+    events: list[str]
+    looks: int
+
+
+class WatchCursor:
+    """How far one watcher has come.
+
+    Attributes:
+        revision: The last revision that was told or passed over.
+        has_begun: Whether its first events were given.
+    """
+
+    def __init__(self, command: WatchCommand) -> None:
+        self.revision = 0
+        self._command = command
+        self.has_begun = False
+
+    def is_behind(self, change_log: ChangeLog) -> bool:
+        """Whether there may be more to tell."""
+        return not self.has_begun or self.revision != change_log.revision
+
+    def due(self, change_log: ChangeLog, catalog: Catalog, *, most: int) -> Due:
+        """Give the next events; they count as told.
+
+        Args:
+            change_log: The changes.
+            catalog: What they led to.
+            most: How many changes to go through at most.
+
+        Raises:
+            WatchEnded: The next change is no longer kept.
+        """
+        if not self.has_begun:
+            self.has_begun = True
+            since = self._command.since
+            if since is None or not change_log.can_resume(since):
+                return self._begin_anew(change_log, catalog)
+            self.revision = since
+        if not change_log.can_resume(self.revision):
+            raise WatchEnded(
+                "The watch is cut off: too many changes were waiting to be read;"
+                f" watch again with since={self.revision}",
+                code="too_slow",
+                revision=self.revision,
+            )
+        looked_at = [*islice(change_log.after(self.revision), most)]
+        if looked_at:
+            self.revision = looked_at[-1].revision
+        events = [each.event for each in looked_at if self._wants(each.name, each.namespaces)]
+        return Due(events, len(looked_at))
+
+    def _begin_anew(self, change_log: ChangeLog, catalog: Catalog) -> Due:
+        self.revision = change_log.revision
+        name, namespace = self._command.name, self._command.namespace
+        looks = len(catalog)
+        if name is not None:
+            backend = catalog.get(name)
+            is_wanted = backend is not None and self._wants(name, (backend.namespace,))
+            snapshot = catalog.snapshot_of([backend] if backend and is_wanted else [])
+            looks = 1
+        elif namespace is not None:
+            backends = catalog.list(active_only=False)
+            snapshot = catalog.snapshot_of([e for e in backends if e.namespace == namespace])
+        else:
+            snapshot = catalog.snapshot()
+        compacted = encode_event(Compacted(revision=change_log.revision))
+        return Due([snapshot] if self._command.since is None else [compacted, snapshot], looks)
+
+    def _wants(self, name: str | None, namespaces: Iterable[str | None]) -> bool:
+        """Tell whether a backend passes the filters; in the namespace it may be before or after."""
+        command = self._command
+        return command.name in (None, name) and (
+            command.namespace is None or command.namespace in namespaces
+        )

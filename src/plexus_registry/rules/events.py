@@ -1,0 +1,200 @@
+"""What each method reports, with its shape on the wire.
+
+An event is encoded once, as JSON text with the tag `type` first. What is asked for often, one
+backend or all of them, the catalog keeps encoded.
+
+Source: wire protocol, section 6, "content".
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from plexus_registry.rules.backend import Backend
+from plexus_registry.rules.probe_results import Step
+
+if TYPE_CHECKING:
+    from plexus_registry.rules.errors import MethodError, WatchEnded
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
+    """A method's report."""
+
+
+class Change(Event, frozen=True):
+    """A report on the registry at one revision."""
+
+    revision: int
+
+
+class Listed(Change, frozen=True, tag="backends"):
+    """The backends, newest first."""
+
+    backends: tuple[Backend, ...]
+
+
+class Found(Event, frozen=True, tag="backend"):
+    """The backend that was asked for, or null."""
+
+    backend: Backend | None
+
+
+class BackendRegistered(Change, frozen=True, tag="backend_registered"):
+    """A backend was registered."""
+
+    backend: Backend
+
+
+class BackendUpdated(Change, frozen=True, tag="backend_updated"):
+    """A backend was updated."""
+
+    backend: Backend
+
+
+class BackendDeleted(Change, frozen=True, tag="backend_deleted"):
+    """A backend was deleted."""
+
+    name: str
+
+
+class BackendDeregistered(Change, frozen=True, tag="backend_deregistered"):
+    """A backend said goodbye and is inactive."""
+
+    name: str
+
+
+class BackendStale(Change, frozen=True, tag="backend_stale"):
+    """A backend became inactive: it was silent too long, or said goodbye."""
+
+    backend: Backend
+
+
+class BackendActive(Change, frozen=True, tag="backend_active"):
+    """A backend that was inactive is active again."""
+
+    backend: Backend
+
+
+class Pinged(Event, frozen=True, omit_defaults=True, tag="ping"):
+    """The answer to a ping, successful or not; with a revision where it revived the backend."""
+
+    name: str
+    success: bool
+    message: str
+    revision: int | None = None
+
+
+class Reloaded(Change, frozen=True, tag="reloaded"):
+    """The config file was read: how many backends it states, and the names that changed."""
+
+    count: int
+    added: tuple[str, ...] = ()
+    updated: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+
+
+class Snapshot(Change, frozen=True, tag="snapshot"):
+    """All backends, inactive ones too, newest first; the changes since then follow."""
+
+    backends: tuple[Backend, ...]
+
+
+class Compacted(Change, frozen=True, tag="compacted"):
+    """What changed since the revision that was asked for is not known; a snapshot follows.
+
+    Its revision is not one to resume from: that is the snapshot's.
+    """
+
+
+class Checked(Event, frozen=True, tag="checked"):
+    """A backend was probed: each step, whether all went well, and how the backend is now."""
+
+    name: str
+    url: str
+    ok: bool
+    steps: tuple[Step, ...]
+    backend: Backend | None
+
+
+class Failed(Event, frozen=True, tag="error"):
+    """The request was refused; `code` is the word of the error."""
+
+    message: str
+    code: str
+
+
+EVENTS: tuple[type[Event], ...] = (
+    BackendRegistered,
+    Listed,
+    Found,
+    BackendUpdated,
+    BackendDeleted,
+    BackendDeregistered,
+    BackendStale,
+    BackendActive,
+    Pinged,
+    Reloaded,
+    Snapshot,
+    Compacted,
+    Checked,
+    Failed,
+)
+"""All that a method can report, in the order of the schema."""
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def encode_event(event: Event) -> str:
+    """Encode an event as the JSON text that goes into a reply."""
+    return _encode(event).decode()
+
+
+def encode_backend(backend: Backend) -> str:
+    """Encode a backend as the JSON text that goes into events."""
+    return _encode(backend).decode()
+
+
+def encode_failed(error: MethodError) -> str:
+    """Encode a refusal as the event that reports it, with all that the caller needs to act."""
+    return encode_value({"type": "error", "message": error.message, **error.data})
+
+
+def encode_ended(error: WatchEnded) -> str:
+    """Encode the end of a watch as the event that reports it."""
+    return encode_value(
+        {
+            "type": "error",
+            "message": error.message,
+            "code": error.code,
+            "revision": error.revision,
+        }
+    )
+
+
+def encode_value(value: object) -> str:
+    """Encode any JSON value, records included."""
+    return _encode(value).decode()
+
+
+def encode_found(backend: str | None) -> str:
+    """Put an encoded backend, or null, in the event that answers `get`."""
+    return f'{{"type":"backend","backend":{backend or "null"}}}'
+
+
+def encode_listed(backends: list[str], revision: int) -> str:
+    """Put encoded backends in the event that answers `list`."""
+    return f'{{"type":"backends","revision":{revision},"backends":[{",".join(backends)}]}}'
+
+
+def encode_snapshot(backends: list[str], revision: int) -> str:
+    """Put encoded backends in the event that begins a watch."""
+    return f'{{"type":"snapshot","revision":{revision},"backends":[{",".join(backends)}]}}'
+
+
+def pinged(name: str, *, success: bool, revision: int | None = None) -> Pinged:
+    """Report a ping in the original's words."""
+    message = "Backend health check updated" if success else f"Backend not found: {name}"
+    return Pinged(name=name, success=success, message=message, revision=revision)

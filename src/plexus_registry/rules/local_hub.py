@@ -1,0 +1,118 @@
+"""The built-in entry for the local hub, and the other name that the hub at its address may have.
+
+The entry states an address, not a name: whatever hub answers there is right. One that calls itself
+something else is stated by that name as well, in the same layer, for as long as it answers so.
+
+Source: design, "Health".
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from plexus_registry.config.declarations import LOCAL_HUB, Declaration
+from plexus_registry.rules import operations
+from plexus_registry.rules.backend import FIELDS, Layer
+from plexus_registry.rules.merge import holder
+from plexus_registry.rules.probe_results import Answered, Outcome
+from plexus_registry.rules.reconciliation import SOURCES, declared_record, reconcile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from plexus_registry.rules.backend import Backend
+    from plexus_registry.rules.catalog import Catalog
+    from plexus_registry.rules.operations import Records
+    from plexus_registry.rules.transaction import Transaction
+
+Names = frozenset[str]
+
+
+def is_built_in(name: str, records: Records) -> bool:
+    """Whether a name means the built-in entry, and no record above it."""
+    if name != LOCAL_HUB.name:
+        return False
+    held = holder(records)
+    return held is not None and held.layer is Layer.AUTO
+
+
+def as_built_in(outcome: Outcome) -> Outcome:
+    """Take the answer of any hub for the one of the built-in entry."""
+    if isinstance(outcome, Answered):
+        return msgspec.structs.replace(outcome, name=LOCAL_HUB.name)
+    return outcome
+
+
+def other_names(stated: Names, outcome: Outcome, after: Backend) -> Names:
+    """Say by which other names the local hub is to be stated after a probe.
+
+    Args:
+        stated: By which it is stated so far.
+        outcome: What the probe of the built-in entry found, with the name that the hub said.
+        after: The built-in entry after it.
+    """
+    if not after.is_active:
+        return frozenset()
+    if not isinstance(outcome, Answered):
+        return stated
+    is_statable = outcome.name != LOCAL_HUB.name and FIELDS["name"].accepts(outcome.name)
+    return frozenset({outcome.name}) if is_statable else frozenset()
+
+
+def stated_names(catalog: Catalog) -> Names:
+    """Find the other names by which the local hub is stated."""
+    return frozenset(
+        record.name
+        for name in catalog.names(Layer.AUTO)
+        for record in catalog.records(name)
+        if record.layer is Layer.AUTO and name != LOCAL_HUB.name
+    )
+
+
+def declared_at_start(catalog: Catalog) -> dict[str, Declaration]:
+    """Declare the built-in entry, and the other name that an earlier run left at its address.
+
+    The first probe says whether the hub still answers so.
+    """
+    names = {LOCAL_HUB.name}
+    records = catalog.records(LOCAL_HUB.name)
+    built_in = operations.stated(records, Layer.AUTO)
+    if (
+        is_built_in(LOCAL_HUB.name, records)
+        and built_in is not None
+        and built_in.backend is not None
+        and built_in.backend.address == (LOCAL_HUB.host, LOCAL_HUB.port, LOCAL_HUB.protocol)
+    ):
+        names |= stated_names(catalog)
+    return {name: msgspec.structs.replace(LOCAL_HUB, name=name) for name in names}
+
+
+def state_others(
+    transaction: Transaction, names: Names, stated: Names, *, now: int, new_id: Callable[[], str]
+) -> None:
+    """State the local hub by some other names, and no more by those it was stated by.
+
+    Args:
+        transaction: Where the layer is changed.
+        names: The other names.
+        stated: By which it may be stated so far.
+        now: Unix seconds.
+        new_id: Gives the id of a backend that is new to the layer.
+    """
+    for name in stated - names:
+        transaction.write(name, operations.without(transaction.records(name), Layer.AUTO))
+    for name in names:
+        records = transaction.records(name)
+        former = operations.stated(records, Layer.AUTO)
+        backend = reconcile(
+            msgspec.structs.replace(LOCAL_HUB, name=name),
+            None if former is None else former.backend,
+            source=SOURCES[Layer.AUTO],
+            now=now,
+            new_id=new_id,
+        )
+        transaction.write(
+            name, operations.with_record(records, declared_record(backend, Layer.AUTO))
+        )

@@ -1,0 +1,182 @@
+"""The one table of the registry's methods, and how the parameters of a call become a command.
+
+Whatever speaks of a method (the ways in, the schemas, the documentation) reads it here.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from plexus_registry.rules import commands
+from plexus_registry.rules.errors import MAX_SHOWN_NAME, InvalidParamsError, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from plexus_registry.rules.commands import Command, Parameter
+
+NAMESPACE = "registry"
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One method of the registry.
+
+    Attributes:
+        name: Without the namespace.
+        doc: What it does, in a sentence.
+        command: Its command; the command's parameters are the method's.
+        streaming: Whether its reports go on until the caller has had enough.
+        writes: Whether it changes something, and so is not for those who may only look.
+    """
+
+    name: str
+    doc: str
+    command: type[Command]
+    streaming: bool = False
+    writes: bool = True
+
+
+METHODS: tuple[Method, ...] = (
+    Method("register", "Register a backend under a name.", commands.Register),
+    Method("list", "List the backends, newest first.", commands.List, writes=False),
+    Method("get", "Find one backend by name.", commands.Get, writes=False),
+    Method("update", "Change the fields that are given.", commands.Update),
+    Method("delete", "Make a name not exist until it is registered again.", commands.Delete),
+    Method(
+        "deregister",
+        "Say goodbye: the entry stays, inactive, until it registers or pings again.",
+        commands.Deregister,
+    ),
+    Method("ping", "Give a sign of life.", commands.Ping),
+    Method("check", "Probe a backend now, and tell step by step what came out.", commands.Check),
+    Method("reload", "Read the config file now.", commands.Reload),
+    Method("watch", "Follow the changes.", commands.Watch, streaming=True, writes=False),
+)
+BY_NAME: dict[str, Method] = {method.name: method for method in METHODS}
+READS = frozenset(method.command for method in METHODS if not method.writes)
+
+
+def nearest(word: str, known: Iterable[str], *, least: float = 0.0) -> str | None:
+    """Find the known word that is most like a mistyped one.
+
+    The known word that shares the most pairs of letters with it is taken; only that one is
+    compared letter by letter, because callers decide how often this is done.
+
+    Args:
+        word: What was written.
+        known: The words that there are.
+        least: How like it must be, from 0 (anything) to 1 (equal).
+    """
+    word = word[:MAX_SHOWN_NAME]
+    bits, masks = _pairs_of(tuple(known))
+    mask = 0
+    for pair in _pairs(word):
+        mask |= bits.get(pair, 0)
+    best, most = None, -1.0
+    for candidate, its_mask in masks:
+        likeness = (mask & its_mask).bit_count() / (len(word) + len(candidate) + 1)
+        if likeness > most:
+            best, most = candidate, likeness
+    if best is None or least == 0:
+        return best
+    # No ratio can be above this one: it is not worth computing for a word that is far too long.
+    if 2 * min(len(word), len(best)) < least * (len(word) + len(best)):
+        return None
+    return best if difflib.SequenceMatcher(None, best, word).ratio() >= least else None
+
+
+def _pairs(word: str) -> Iterable[str]:
+    """Split a word into its pairs of neighbouring letters, the first with a blank before it."""
+    return map("".join, zip(f" {word}", word, strict=False))
+
+
+@lru_cache(maxsize=64)
+def _pairs_of(known: tuple[str, ...]) -> tuple[dict[str, int], list[tuple[str, int]]]:
+    """Number the pairs of letters of known words, and make the set of each word's as bits."""
+    bits: dict[str, int] = {}
+    masks = []
+    for word in known:
+        mask = 0
+        for pair in _pairs(word):
+            mask |= bits.setdefault(pair, 1 << len(bits))
+        masks.append((word, mask))
+    return bits, masks
+
+
+def command_from(method: Method, params: object, *, ignore_unknown: bool = False) -> Command:
+    """Make the command of a call.
+
+    Args:
+        method: The method that is called.
+        params: The `params` member as it was decoded; None where it is absent or null.
+        ignore_unknown: Whether members that the method does not know are passed over.
+
+    Raises:
+        InvalidParamsError: A parameter is missing, unknown or breaks its rule; the first one in
+            declaration order is named, with its value and the rule.
+    """
+    given = _by_name(method, params)
+    values: dict[str, object] = {}
+    nulls = 0
+    for parameter in method.command.parameters:
+        value = given.get(parameter.name)
+        if value is not None:
+            values[parameter.name] = value
+        elif parameter.required:
+            _check_before(parameter, method, given)
+            raise parameter.missing()
+        else:
+            nulls += parameter.name in given
+    if len(given) > len(values) + nulls and not ignore_unknown:
+        raise _unknown_parameter(method, given)
+    return method.command(**values)
+
+
+def _check_before(missing: Parameter, method: Method, given: Mapping[str, object]) -> None:
+    """Let a parameter that breaks its rule be named before one that is missing after it."""
+    for parameter in method.command.parameters:
+        if parameter is missing:
+            return
+        value = given.get(parameter.name)
+        if value is not None and not parameter.field.accepts(value):
+            raise parameter.malformed(value)
+
+
+def _by_name(method: Method, params: object) -> Mapping[str, object]:
+    if params is None:
+        return {}
+    if isinstance(params, dict):
+        return params
+    if not isinstance(params, list):
+        raise InvalidParamsError(
+            f"Parameters are {shown(params)}: they must be an object or an array",
+            problem="malformed",
+        )
+    names = _names(method)
+    if len(params) > len(names):
+        raise InvalidParamsError(
+            f"{len(params)} positional parameters given, {method.name} takes at most"
+            f" {len(names)}: {', '.join(names) or 'none'}",
+            problem="too_many",
+        )
+    return dict(zip(names, params, strict=False))
+
+
+def _names(method: Method) -> list[str]:
+    return [parameter.name for parameter in method.command.parameters]
+
+
+def _unknown_parameter(method: Method, given: Mapping[str, object]) -> InvalidParamsError:
+    known = _names(method)
+    unknown = next(name for name in given if name not in known)
+    guess = nearest(unknown, known, least=0.6)
+    hint = f"did you mean {guess}?" if guess else f"it takes {', '.join(known) or 'none'}"
+    return InvalidParamsError(
+        f"Unknown parameter {shown(unknown)} of {method.name}: {hint}",
+        param=unknown[:128],
+        problem="unknown",
+    )

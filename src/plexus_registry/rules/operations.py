@@ -1,0 +1,250 @@
+"""What each call does to the records of one name.
+
+Theory of operation. A rule takes what the layers state about one name and a command, and gives
+a `Decision`: what they state afterwards. A refusal is a value too: a `MethodError` that is
+returned, not raised. What a call writes goes to the layer `runtime` and replaces what an
+earlier run's call left in `database`; env, file and auto records stay as their origin stated
+them, but for their health. The lower layers show again once the record above them is gone.
+
+Source: design, "Behaviour of the methods".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from plexus_registry.rules.backend import (
+    MANUAL_LAYERS,
+    RANK,
+    Backend,
+    Layer,
+    Record,
+    Source,
+    metadata_text,
+)
+from plexus_registry.rules.errors import MethodError, NameTaken, NotFound
+from plexus_registry.rules.merge import effective, holder
+from plexus_registry.rules.states import Sign, after_sign, ping_changes
+
+if TYPE_CHECKING:
+    from plexus_registry.rules.commands import Register, Update
+
+Records = tuple[Record, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the layers state about one name once a call took effect.
+
+    Attributes:
+        records: All records of the name, highest layer first.
+        backend: The backend that the call is answered with.
+        is_sign_of_life: Whether the call shows that the backend is alive now.
+    """
+
+    records: Records
+    backend: Backend
+    is_sign_of_life: bool = False
+
+
+def stated(records: Records, layer: Layer) -> Record | None:
+    """Find what one layer states about the name."""
+    return next((record for record in records if record.layer is layer), None)
+
+
+def without(records: Records, *layers: Layer) -> Records:
+    """Take away what some layers state."""
+    return tuple(record for record in records if record.layer not in layers)
+
+
+def with_record(records: Records, record: Record) -> Records:
+    """Put a layer's statement in place of its former one; highest layer first."""
+    others = without(records, record.layer)
+    return tuple(sorted((*others, record), key=lambda each: RANK[each.layer]))
+
+
+def register(records: Records, claim: Register, *, now: int, new_id: str) -> Decision | MethodError:
+    """Decide whether a claim gets the name.
+
+    Args:
+        records: What the layers state about the name of the claim.
+        claim: The claim; its values keep the field rules.
+        now: Unix seconds.
+        new_id: The id of the backend, should the name be new to the manual layer.
+
+    Returns:
+        The decision, or `NameTaken` where a live runtime record at another address holds the
+        name and the claim neither forces it (`replace`) nor comes from the hub itself (`auto`).
+    """
+    held = holder(records)
+    current = held.backend if held is not None and held.layer in MANUAL_LAYERS else None
+    metadata = None if claim.metadata is None else metadata_text(claim.metadata)
+    claimed = Backend(
+        id=new_id if current is None else current.id,
+        name=claim.name,
+        host=claim.host,
+        port=claim.port,
+        protocol=claim.protocol,
+        description=claim.description or None,
+        namespace=claim.namespace or None,
+        version=claim.version,
+        metadata=metadata,
+        source=Source(claim.source),
+        is_active=True,
+        registered_at=now,
+        created_at=now if current is None else current.created_at,
+        updated_at=now,
+    )
+    if held is None or current is None:
+        return _written(records, claimed)
+    if current.address == claimed.address:
+        return _refreshed(records, current, claimed, now=now)
+    is_live = current.is_active and held.layer is Layer.RUNTIME
+    if is_live and not claim.replace and claimed.source is not Source.AUTO:
+        return NameTaken(
+            f"Name {claim.name} is taken by a live backend at {current.url}:"
+            " deregister or delete it first, or register with replace=true",
+            holder=current,
+        )
+    return _written(records, claimed)
+
+
+def _refreshed(records: Records, current: Backend, claimed: Backend, *, now: int) -> Decision:
+    """Keep a record whose address is claimed again, with the optional fields that are given."""
+    given: dict[str, str] = {
+        field: value
+        for field in ("description", "namespace", "version", "metadata")
+        if (value := getattr(claimed, field)) is not None
+    }
+    if claimed.source is Source.AUTO:
+        given["source"] = Source.AUTO
+    backend = msgspec.structs.replace(current, **given)
+    if not current.is_active:
+        backend = msgspec.structs.replace(backend, is_active=True, registered_at=now, health=None)
+    if backend != current:
+        backend = msgspec.structs.replace(backend, updated_at=now)
+    # Synapse registers hubs again that never ping: they must not go stale for it.
+    if current.pings:
+        backend = _pinged(backend, now=now)
+    return _written(records, backend, is_sign_of_life=current.pings)
+
+
+def update(records: Records, change: Update, *, now: int) -> Decision | MethodError:
+    """Change the given fields of the effective backend.
+
+    On an env, file or auto record it makes a manual override, a whole copy with the changes.
+
+    Returns:
+        The decision, or `NotFound`. A new address starts with fresh health: active, never seen.
+    """
+    current = effective(records)
+    if current is None:
+        return NotFound(change.name)
+    given: dict[str, str | int | None] = {
+        field: value
+        for field in ("host", "port", "protocol", "description", "namespace")
+        if (value := getattr(change, field)) is not None
+    }
+    for clearable in ("description", "namespace"):
+        if given.get(clearable) == "":
+            given[clearable] = None
+    held = holder(records)
+    if held is not None and held.layer not in MANUAL_LAYERS:
+        given["source"] = Source.MANUAL
+    backend = msgspec.structs.replace(current, **given, updated_at=now)
+    if backend.address != current.address:
+        backend = msgspec.structs.replace(backend, last_seen=None, is_active=True, health=None)
+    return _written(records, backend)
+
+
+def delete(records: Records, name: str) -> Decision | MethodError:
+    """Make a name not exist: its manual record goes, a tombstone hides what lies below.
+
+    Returns:
+        The decision, answered with the backend that is gone, or `NotFound`.
+    """
+    current = effective(records)
+    if current is None:
+        return NotFound(name)
+    below = without(records, *MANUAL_LAYERS)
+    if below:
+        below = with_record(below, Record(name=name, layer=Layer.RUNTIME, backend=None))
+    return Decision(below, current)
+
+
+def lift_tombstone(records: Records) -> Records:
+    """Let the lower layers show again, where a tombstone hides them."""
+    held = holder(records)
+    return without(records, *MANUAL_LAYERS) if held is not None and held.is_tombstone else records
+
+
+def as_registered(records: Records, backend: Backend) -> Records:
+    """Turn an adopted record into one that an earlier run's call left, unless there is one."""
+    lower = without(records, Layer.ADOPTED)
+    if any(record.layer in MANUAL_LAYERS for record in lower):
+        return lower
+    return with_record(lower, Record(name=backend.name, layer=Layer.DATABASE, backend=backend))
+
+
+def deregister(records: Records, name: str, *, now: int) -> Decision | MethodError:
+    """Make the effective backend inactive, where it stands.
+
+    Returns:
+        The decision, or `NotFound`.
+    """
+    held = holder(records)
+    if held is None or held.backend is None:
+        return NotFound(name)
+    reason = "it said goodbye, or somebody did for it"
+    return _confirmed(records, held, after_sign(held.backend, Sign.GOODBYE, now=now, reason=reason))
+
+
+def ping(records: Records, name: str, *, now: int) -> Decision | MethodError:
+    """Note a sign of life; an inactive backend is active again, but for one that leads elsewhere.
+
+    A pinging record of an earlier run counts as this run's: its hub is there, so the name is
+    held live, and no third party can take it.
+
+    Returns:
+        The decision, or `NotFound`.
+    """
+    held = holder(records)
+    if held is None or held.backend is None:
+        return NotFound(name)
+    return _confirmed(records, held, _pinged(held.backend, now=now), is_sign_of_life=True)
+
+
+def with_health(records: Records, backend: Backend) -> Records:
+    """Put the effective backend in its place again, with what is known of its health now."""
+    held = holder(records)
+    if held is None or held.backend is None:
+        return records
+    # The holder comes first: this is what every probe does.
+    return (msgspec.structs.replace(held, backend=backend), *records[1:])
+
+
+def _pinged(backend: Backend, *, now: int) -> Backend:
+    if ping_changes(backend):
+        backend = after_sign(backend, Sign.PING, now=now)
+    return msgspec.structs.replace(backend, last_seen=now)
+
+
+def _confirmed(
+    records: Records, held: Record, backend: Backend, *, is_sign_of_life: bool = False
+) -> Decision:
+    """Put a backend in its place again; a call about an earlier run's makes it this run's."""
+    if held.layer is Layer.DATABASE:
+        return _written(records, backend, is_sign_of_life=is_sign_of_life)
+    # The holder comes first: this is what every ping does.
+    first = msgspec.structs.replace(held, backend=backend)
+    return Decision((first, *records[1:]), backend, is_sign_of_life)
+
+
+def _written(records: Records, backend: Backend, *, is_sign_of_life: bool = False) -> Decision:
+    """Write a record in this run: it replaces what an earlier run left."""
+    record = Record(name=backend.name, layer=Layer.RUNTIME, backend=backend)
+    lower = without(records, Layer.DATABASE)
+    return Decision(with_record(lower, record), backend, is_sign_of_life)

@@ -1,0 +1,128 @@
+"""Who is alive: what each piece of evidence makes of a backend.
+
+Theory of operation. A backend is in one of six states; `unknown` and `up` are active, the others
+inactive. Evidence of life is a ping or an answered probe, and each speaks for a backend until it
+lapses: pings by silence, probes by failing several times in a row. `tracker` weighs what comes in
+and boils it down to a sign; this table says what the sign makes of the state. Two states are not
+left by a ping alone or by failing probes: an address that leads to another hub has to be mended
+first, and a goodbye is more than a failure.
+
+Source: design, "Health"; README, "Health".
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from plexus_registry.rules.backend import ACTIVE_STATES, Backend, Health, State
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Sign(StrEnum):
+    """What the evidence says, all kinds of it taken together."""
+
+    PING = "a ping"
+    ANSWER = "a probe is answered with the right name"
+    OTHER_NAME = "a probe is answered with another name"
+    NO_ANSWER = "probes in a row fail, and no ping speaks for it"
+    SILENCE = "no ping in time, and no probe speaks for it"
+    GOODBYE = "`deregister`"
+    FAREWELL = "the first probe after an early goodbye fails"
+    NO_CHECK = "it cannot be probed"
+
+
+RULES: dict[Sign, dict[State, State]] = {
+    Sign.PING: {
+        State.UNKNOWN: State.UP,
+        State.DOWN: State.UP,
+        State.DEREGISTERED: State.UP,
+        State.STALE: State.UP,
+    },
+    Sign.ANSWER: dict.fromkeys(State, State.UP),
+    Sign.OTHER_NAME: dict.fromkeys(State, State.WRONG_HUB),
+    Sign.NO_ANSWER: {
+        State.UNKNOWN: State.DOWN,
+        State.UP: State.DOWN,
+        State.WRONG_HUB: State.DOWN,
+    },
+    Sign.SILENCE: {State.UNKNOWN: State.STALE, State.UP: State.STALE},
+    Sign.GOODBYE: dict.fromkeys(State, State.DEREGISTERED),
+    Sign.FAREWELL: {State.UP: State.DEREGISTERED},
+    Sign.NO_CHECK: {State.DOWN: State.UNKNOWN, State.WRONG_HUB: State.UNKNOWN},
+}
+"""What a sign makes of a state; a state that is not named stays as it is."""
+
+_CHANGED_BY_PING = RULES[Sign.PING].keys()
+
+
+def ping_changes(backend: Backend) -> bool:
+    """Whether a ping changes the state of a backend, and not only when it was last seen.
+
+    Most pings come from who is known to be there, and change nothing.
+    """
+    return backend.state in _CHANGED_BY_PING and (
+        backend.health is not None or not backend.is_active
+    )
+
+
+def after_sign(
+    backend: Backend,
+    sign: Sign | None,
+    *,
+    now: int,
+    reason: str | None = None,
+    seen: Mapping[str, object] | None = None,
+) -> Backend:
+    """Say how a backend is after a sign.
+
+    Args:
+        backend: As it was so far.
+        sign: What the evidence says; None where it decides nothing.
+        now: Unix seconds.
+        reason: Why, where the sign has a reason.
+        seen: Members of `Health` that are known anew, by name.
+
+    Returns:
+        The backend, with `is_active` and `health` as they are now.
+    """
+    former = backend.health
+    before = backend.state
+    state = before if sign is None else RULES[sign].get(before, before)
+    if former is None:
+        former = Health(state=before, since=backend.updated_at, failures=0)
+    learned: dict[str, object] = {**(seen or {}), "reason": reason}
+    if state is not before or backend.health is None:
+        learned.update(state=state, since=now)
+    health = msgspec.structs.replace(former, **learned)
+    return msgspec.structs.replace(backend, is_active=state in ACTIVE_STATES, health=health)
+
+
+def durable(health: Health | None) -> Health | None:
+    """Give what of it outlives the process: the state, not the last probe."""
+    if health is None:
+        return None
+    return msgspec.structs.replace(health, last_probe=None, latency_ms=None, failures=0)
+
+
+def differs(before: Backend, after: Backend) -> bool:
+    """Whether a backend differs in more than what the last probe brought.
+
+    Only then it is worth a write and an event.
+    """
+    if before.is_active is not after.is_active or before.version != after.version:
+        return True
+    known, learned = before.health, after.health
+    if learned is None:
+        return known is not None
+    if known is None:
+        return learned.state is not before.state or learned.schema_hash is not None
+    return (
+        known.state is not learned.state
+        or known.since != learned.since
+        or known.schema_hash != learned.schema_hash
+    )

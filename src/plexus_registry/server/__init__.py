@@ -1,0 +1,1 @@
+"""The port: connections, HTTP, access, WebSockets."""

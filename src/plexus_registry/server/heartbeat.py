@@ -1,0 +1,210 @@
+"""The task that looks after all open WebSockets: it pings the idle and cuts off who is stuck.
+
+One task for all of them, on a grid: a connection costs nothing while it is quiet. Each is
+looked at every tick for whether its peer reads, and in its own one of the `turns` ticks of a
+ping interval for whether its peer is there; so the pings of many connections are spread evenly.
+"""
+
+from __future__ import annotations
+
+import logging
+from itertools import count
+from typing import TYPE_CHECKING
+
+import trio
+from trio_websocket import ConnectionClosed
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Callable
+
+    from plexus_registry.concurrency import LogThrottle
+    from plexus_registry.server.websocket import WebSocket
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS = 1.0
+CROWDED_TICKS = 2
+"""So long may a peer take nothing while others wait for the room that its answer has."""
+MISSED_PONGS = 2
+LEAST_FRAGMENTS = 16 * 1024
+BYTES_PER_FRAGMENT = 64
+"""A message may come in as many fragments of this size as its size allows, and in
+`LEAST_FRAGMENTS` whatever their size: empty ones have no size to limit."""
+POLICY_VIOLATION, NO_PONG = 1008, 1011
+"""Close codes. Source: RFC 6455, section 7.4.1."""
+
+
+class Watched:
+    """One connection, as the keeper sees it."""
+
+    __slots__ = (
+        "crowded_ticks",
+        "cut",
+        "name",
+        "sending",
+        "stuck_ticks",
+        "turn",
+        "unanswered",
+        "websocket",
+    )
+
+    def __init__(self, websocket: WebSocket, name: str, cut: Callable[[], None], turn: int) -> None:
+        self.websocket = websocket
+        self.cut = cut
+        self.name = name
+        self.turn = turn
+        self.sending: int | None = None
+        self.stuck_ticks = 0
+        self.crowded_ticks = 0
+        self.unanswered = 0
+
+
+class Heartbeat:
+    """Knows all open WebSockets."""
+
+    def __init__(
+        self,
+        *,
+        ping_interval: float,
+        unread_seconds: float,
+        max_message_bytes: int,
+        refused: Counter[str],
+        log_throttle: LogThrottle,
+    ) -> None:
+        """Prepare to look after connections.
+
+        Args:
+            ping_interval: Seconds after which an idle connection is pinged.
+            unread_seconds: Seconds for which a peer may take nothing of what is sent to it.
+            max_message_bytes: The size of a message; its fragments have a number by it.
+            refused: Counts who is cut off, as `pings`, `unread_seconds` and `fragments`.
+            log_throttle: Logs it.
+        """
+        self.tick = min(TICK_SECONDS, ping_interval, unread_seconds / 2)
+        self._turns = max(1, round(ping_interval / self.tick))
+        self._patience = max(1, round(unread_seconds / self.tick))
+        self._unread_seconds = unread_seconds
+        self._most_fragments = max(LEAST_FRAGMENTS, max_message_bytes // BYTES_PER_FRAGMENT)
+        self._ping_interval = ping_interval
+        self._refused = refused
+        self._log_throttle = log_throttle
+        self._watched: set[Watched] = set()
+        self._numbers = count()
+
+    def add(self, websocket: WebSocket, name: str, cut: Callable[[], None]) -> Watched:
+        """Look after a connection.
+
+        Args:
+            websocket: The connection.
+            name: What the log calls it.
+            cut: Ends it at once.
+        """
+        watched = Watched(websocket, name, cut, next(self._numbers) % self._turns)
+        self._watched.add(watched)
+        return watched
+
+    def remove(self, watched: Watched) -> None:
+        """Look after it no more."""
+        self._watched.discard(watched)
+
+    async def check_forever(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Look after the connections until cancelled."""
+        async with trio.open_nursery() as nursery:
+            task_status.started()
+            wake = trio.current_time()
+            for number in count():
+                # Time that this process itself was stopped for is nobody's silence.
+                wake = max(wake + self.tick, trio.current_time())
+                await trio.sleep_until(wake)
+                self.check_once(number % self._turns, nursery)
+
+    def check_once(self, turn: int, nursery: trio.Nursery) -> None:
+        """Look at all connections; those of this turn are pinged where they are idle."""
+        for watched in [*self._watched]:
+            if watched.websocket.fragments > self._most_fragments:
+                reason = f"a message may come in {self._most_fragments} fragments"
+                self._close(watched, "fragments", nursery, POLICY_VIOLATION, reason)
+                continue
+            sending = watched.websocket.sending
+            if sending is not None and sending == watched.sending:
+                watched.stuck_ticks += 1
+                if watched.stuck_ticks >= self._patience:
+                    silence = f"it read nothing for {self._unread_seconds:g} s"
+                    self._cut_off(watched, "unread_seconds", silence)
+                    continue
+            else:
+                watched.sending = sending
+                watched.stuck_ticks = 0
+            if self._is_in_the_way(watched):
+                self._cut_off(watched, "unread_total", "it reads too slowly, and others wait")
+                continue
+            if watched.turn == turn:
+                self._check_life(watched, nursery)
+
+    def _is_in_the_way(self, watched: Watched) -> bool:
+        """Whether others wait for room, and this one holds some for too long."""
+        if not watched.websocket.share.must_give_way:
+            watched.crowded_ticks = 0
+            return False
+        watched.crowded_ticks += 1
+        is_stuck = min(watched.stuck_ticks, watched.crowded_ticks) >= CROWDED_TICKS
+        return is_stuck or watched.crowded_ticks >= self._patience
+
+    def _cut_off(self, watched: Watched, word: str, why: str) -> None:
+        self._refuse(word, f"cut off {watched.name}: {why}")
+        self.remove(watched)
+        watched.cut()
+
+    def _close(
+        self,
+        watched: Watched,
+        word: str,
+        nursery: trio.Nursery,
+        code: int,
+        reason: str,
+        why: str | None = None,
+    ) -> None:
+        """Close a connection with a reason for its peer, and another for the log where given."""
+        self._refuse(word, f"closed {watched.name}: {why or reason}")
+        self.remove(watched)
+        nursery.start_soon(_say_goodbye, watched, code, reason)
+
+    def _check_life(self, watched: Watched, nursery: trio.Nursery) -> None:
+        if watched.websocket.was_heard:
+            watched.websocket.was_heard = False
+            watched.unanswered = 0
+        elif watched.unanswered < MISSED_PONGS:
+            watched.unanswered += 1
+            nursery.start_soon(self._ping, watched)
+        else:
+            silence = f"it answered no ping for {MISSED_PONGS * self._ping_interval:g} s"
+            self._close(watched, "pings", nursery, NO_PONG, "no answer to a ping", silence)
+
+    def _refuse(self, word: str, text: str) -> None:
+        self._refused[word] += 1
+        self._log_throttle.say(word, text, level=logging.INFO)
+
+    async def _ping(self, watched: Watched) -> None:
+        # Where the connection ends first, nothing would end the wait for the pong.
+        with trio.move_on_after((MISSED_PONGS + 1) * self._ping_interval):
+            try:
+                await watched.websocket.ping()
+            except ConnectionClosed:
+                return
+            except Exception:
+                log.exception("a ping failed")  # a bug; nobody else pays for it
+                return
+            watched.unanswered = 0
+
+
+async def _say_goodbye(watched: Watched, code: int, reason: str) -> None:
+    try:
+        with trio.move_on_after(1):
+            await watched.websocket.close(code, reason)
+    except Exception:
+        log.exception("a goodbye failed")  # a bug; nobody else pays for it
+    finally:
+        watched.cut()

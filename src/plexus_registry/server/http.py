@@ -1,0 +1,233 @@
+"""HTTP requests from bytes, and the bytes of answers; no waiting happens here.
+
+Only heads are read: a request that has a body is answered and its connection closed.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from email.utils import formatdate
+from http import HTTPStatus
+
+import h11
+
+from plexus_registry.rules.errors import shown
+from plexus_registry.server.access_policy import Refusal, RequestHead
+
+HEAD_BYTES = 16 * 1024
+_FIRST_LINE = re.compile(rb"[!-~]+ [!-~]+ HTTP/([0-9])\.([0-9])\r?")
+_OF_HANDSHAKE = {
+    *(b"host", b"upgrade", b"connection", b"sec-websocket-key", b"sec-websocket-version"),
+    *(b"sec-websocket-protocol", b"sec-websocket-extensions"),
+}
+_HANDSHAKE_KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
+_TLS_RECORD = b"\x16"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpRequest:
+    """A request whose head is complete.
+
+    Attributes:
+        head: What it says.
+        raw: Its bytes.
+        rest: All that came after them so far.
+        has_body: Whether more of the request follows.
+        is_last: Whether its connection ends with its answer.
+    """
+
+    head: RequestHead
+    raw: bytes
+    rest: bytes
+    has_body: bool
+    is_last: bool
+
+    @property
+    def is_upgrade(self) -> bool:
+        """Whether it asks for a WebSocket."""
+        return "websocket" in self.head.words(b"upgrade")
+
+
+class HeadReader:
+    """Takes the bytes of a connection, and gives its requests one after the other."""
+
+    def __init__(self) -> None:
+        self._begin(b"")
+
+    def _begin(self, rest: bytes) -> None:
+        self._raw = bytearray(rest)
+        self._first_line_is_good = False
+        self._parser = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES)
+        if rest:
+            self._parser.receive_data(rest)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no byte of the next request is there."""
+        return not self._raw
+
+    def feed(self, data: bytes | bytearray) -> None:
+        """Take what arrived."""
+        self._raw += data
+        self._parser.receive_data(bytes(data))
+
+    def take(self) -> HttpRequest | Refusal | None:
+        """Give the next request, or why there will be none; None where more must arrive first."""
+        fault = self._wrong_first_line()
+        if fault is not None:
+            return fault
+        try:
+            event = self._parser.next_event()
+            if not isinstance(event, h11.Request):
+                return None
+            rest = self._parser.trailing_data[0]
+        except h11.RemoteProtocolError as error:
+            if error.error_status_hint == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE:
+                return TOO_LARGE
+            # What follows the colon is what the peer sent, and that may be a token.
+            reason = str(error).partition(":")[0]
+            return bad_request(f"This is no HTTP request that can be read: {shown(reason)}.")
+        raw = bytes(self._raw[: len(self._raw) - len(rest)])
+        if len(raw) > HEAD_BYTES:
+            return TOO_LARGE
+        head = RequestHead(
+            method=event.method.decode("latin-1"),
+            target=event.target.decode("latin-1"),
+            version=event.http_version.decode("latin-1"),
+            fields=list(event.headers),
+        )
+        has_body = bool(head.values(b"transfer-encoding")) or any(
+            length != "0" for length in head.values(b"content-length")
+        )
+        is_last = has_body or head.version == "1.0" or "close" in head.words(b"connection")
+        self._begin(rest)
+        return HttpRequest(head=head, raw=raw, rest=rest, has_body=has_body, is_last=is_last)
+
+    def _wrong_first_line(self) -> Refusal | None:
+        """Tell at once what no further byte can make a request."""
+        if self._first_line_is_good:
+            return None
+        if self._raw.startswith(_TLS_RECORD):
+            return TLS_ON_PLAIN
+        line, newline, _ = self._raw.partition(b"\n")
+        if not newline:
+            return None
+        match = _FIRST_LINE.fullmatch(line)
+        if match is None:
+            return bad_request("The first line is no HTTP request: write `GET / HTTP/1.1`.")
+        if match[1] != b"1":
+            return WRONG_VERSION
+        self._first_line_is_good = True
+        return None
+
+
+def handshake_fault(request: HttpRequest) -> Refusal | None:
+    """Find out what keeps an upgrade request from being a WebSocket handshake.
+
+    Source: RFC 6455, section 4.2.1.
+    """
+    head = request.head
+    for name, value in head.fields:
+        if name in _OF_HANDSHAKE and not (
+            value.isascii() and value.decode("latin-1").isprintable()
+        ):
+            return bad_request(f"The field {name.decode()} of a handshake must be plain ASCII.")
+    if [value.lower() for value in head.values(b"upgrade")] != ["websocket"]:
+        return bad_request("A WebSocket handshake needs `Upgrade: websocket`, and nothing else.")
+    if head.version != "1.1":
+        return bad_request("A WebSocket handshake needs HTTP/1.1.")
+    if "upgrade" not in head.words(b"connection"):
+        return bad_request("A WebSocket handshake needs `Connection: Upgrade`.")
+    if head.values(b"sec-websocket-version") != ["13"]:
+        return Refusal(
+            status=HTTPStatus.UPGRADE_REQUIRED,
+            word="bad_request",
+            text="A WebSocket handshake needs `Sec-WebSocket-Version: 13`.",
+            fields=(("Sec-WebSocket-Version", "13"), ("Upgrade", "websocket")),
+        )
+    keys = head.values(b"sec-websocket-key")
+    if len(keys) != 1 or _HANDSHAKE_KEY.fullmatch(keys[0]) is None:
+        return bad_request(
+            "A WebSocket handshake needs one `Sec-WebSocket-Key`: 16 random bytes in base64."
+        )
+    if request.has_body:
+        return bad_request("A WebSocket handshake has no body.")
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpResponse:
+    """An HTTP answer.
+
+    Attributes:
+        status: The status.
+        body: The text.
+        content_type: What the text is.
+        fields: More header fields.
+    """
+
+    status: int
+    body: str
+    content_type: str = "text/plain; charset=utf-8"
+    fields: tuple[tuple[str, str], ...] = ()
+
+
+def response_to(refusal: Refusal) -> HttpResponse:
+    """Say a refusal."""
+    return HttpResponse(status=refusal.status, body=refusal.text + "\n", fields=refusal.fields)
+
+
+# Whatever is answered is for the one who asked, runs nothing and is shown in no frame.
+_COMMON_FIELDS = (
+    ("Cache-Control", "no-store"),
+    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Referrer-Policy", "no-referrer"),
+    ("X-Content-Type-Options", "nosniff"),
+)
+
+
+def encode_response(answer: HttpResponse, *, is_last: bool, without_body: bool = False) -> bytes:
+    """Encode an answer; `without_body` is for HEAD."""
+    body = answer.body.encode()
+    status = HTTPStatus(answer.status)
+    fields = [
+        ("Date", formatdate(usegmt=True)),
+        ("Content-Type", answer.content_type),
+        ("Content-Length", str(len(body))),
+        *_COMMON_FIELDS,
+        *answer.fields,
+    ]
+    if is_last:
+        upgrade = any(name == "Upgrade" for name, _ in answer.fields)
+        fields.append(("Connection", "close, Upgrade" if upgrade else "close"))
+    lines = [f"HTTP/1.1 {status.value} {status.phrase}", *(f"{n}: {v}" for n, v in fields)]
+    head = "".join(f"{line}\r\n" for line in lines).encode("ascii") + b"\r\n"
+    return head if without_body else head + body
+
+
+def bad_request(text: str) -> Refusal:
+    """Refuse what is no request that can be understood."""
+    return Refusal(status=HTTPStatus.BAD_REQUEST, word="bad_request", text=text)
+
+
+TOO_LARGE = Refusal(
+    status=HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    word="head_bytes",
+    text=f"The head of a request may have {HEAD_BYTES} bytes.",
+)
+TOO_SLOW = Refusal(
+    status=HTTPStatus.REQUEST_TIMEOUT,
+    word="head_seconds",
+    text="The head of the request took too long to arrive.",
+)
+WRONG_VERSION = Refusal(
+    status=HTTPStatus.HTTP_VERSION_NOT_SUPPORTED,
+    word="bad_request",
+    text="This registry speaks HTTP/1.1.",
+)
+TLS_ON_PLAIN = bad_request(
+    "This port speaks plain HTTP: use ws:// or http://, or start the registry with --tls-cert."
+)
+PLAIN_ON_TLS = bad_request("This port speaks TLS: use wss:// or https://.")

@@ -1,0 +1,242 @@
+"""The files of a database: what must hold before they are opened, and while they are open."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from plexus_registry.rules.errors import StartError
+from plexus_registry.storage.migrations import CHANGES_TABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+_RESCUE = (
+    "memory still holds everything: save it with `trio-registry export -o FILE`,"
+    " and then restart the registry on a sound database"
+)
+_PUT_BACK = (
+    "put the database or a backup of it back, check --db-path, or give --start-empty to begin"
+    " with an empty database"
+)
+
+
+class OpenFiles:
+    """Watches the files of an open database for what other programs do to them.
+
+    SQLite goes on writing to files that were moved away, and does not notice that its file or
+    its log were cut short: the next start would not find what was acknowledged.
+    """
+
+    def __init__(self, database: Path, others: Sequence[Path]) -> None:
+        """Take the files as they are now for sound.
+
+        Args:
+            database: The open database.
+            others: More files that must stay where they are.
+        """
+        self._database = database
+        self._written = (database, log_path(database))
+        self._paths = (*self._written, *others)
+        self._identities = self._read_identities()
+        self._state = self._read_state()
+
+    def check(self, connection: sqlite3.Connection, *, revision: int) -> None:
+        """Check, before a transaction, that the files are what this process left behind.
+
+        Args:
+            connection: The open connection.
+            revision: The last revision that the database must hold.
+
+        Raises:
+            OSError: The next start would not find what is written.
+            sqlite3.Error: The same.
+        """
+        self._refuse_moved(connection)
+        if self._read_state() != self._state:
+            self._verify(revision)
+            self._state = self._read_state()
+
+    def accept(self, connection: sqlite3.Connection, *, revision: int) -> None:
+        """Take the files as a transaction of this process left them; it never cuts them short.
+
+        The arguments and errors are those of `check`.
+        """
+        self._refuse_moved(connection)
+        state = self._read_state()
+        if any(size < former for (size, _), (former, _) in zip(state, self._state, strict=True)):
+            self._verify(revision)
+            state = self._read_state()
+        self._state = state
+
+    def _refuse_moved(self, connection: sqlite3.Connection) -> None:
+        if self._read_identities() != self._identities:
+            # What is committed so far goes to the database file, if that still exists.
+            connection.execute("PRAGMA wal_checkpoint(FULL)")
+            raise OSError(
+                "the file, its log or its lock was moved, removed or replaced; restart the registry"
+            )
+
+    def _verify(self, revision: int) -> None:
+        """Read the files as the next start would: another program changed them.
+
+        A program that used SQLite to do so (a checkpoint, a VACUUM) leaves them sound.
+        """
+        if not _size(self._database):
+            # Opening an empty database would remove its log.
+            raise OSError(f"the file was emptied by another program; {_RESCUE}")
+        try:
+            with closing(_read_only(self._database)) as fresh:
+                damage = first_damage(fresh)
+                pages = fresh.execute("PRAGMA page_count").fetchone()[0]
+                query = f"SELECT max(revision) FROM {CHANGES_TABLE}"  # noqa: S608 - a constant
+                found = fresh.execute(query).fetchone()[0] or 0
+        except sqlite3.Error as error:
+            damage, pages, found = str(error), 0, 0
+        if damage or not pages or found < revision:
+            reason = damage or f"it is at revision {found}, and was at {revision}"
+            raise OSError(
+                f"the file or its log was cut short or overwritten by another program ({reason});"
+                f" {_RESCUE}"
+            )
+
+    def _read_identities(self) -> tuple[object, ...]:
+        return tuple(map(_identity, self._paths))
+
+    def _read_state(self) -> tuple[tuple[int, int], ...]:
+        return tuple(map(_size_and_time, self._written))
+
+
+def log_path(database: Path) -> Path:
+    """Return the path of a database's write-ahead log."""
+    return database.with_name(database.name + "-wal")
+
+
+def refuse_unsafe_file(path: Path) -> None:
+    """Refuse a database that is no regular file, or that has a second name.
+
+    The log and the lock belong to one name: under the other one, SQLite does not see what is in
+    the log, and a second registry could start.
+
+    Raises:
+        StartError: It is one of these.
+        OSError: It cannot be looked at.
+    """
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(status.st_mode):
+        raise StartError(f"database {path} is no regular file: choose another --db-path")
+    if status.st_nlink > 1:
+        raise StartError(
+            f"database {path} has {status.st_nlink} names (hard links), and what is in its log"
+            " belongs to only one of them: remove the other name (find it with"
+            f" `find DIRECTORY -samefile {path}`), or make a copy instead of a link"
+        )
+
+
+def refuse_missing(path: Path, *, known_revision: int) -> None:
+    """Refuse to begin with an empty database where there was another one.
+
+    Raises:
+        StartError: There is no database, but traces of one.
+        OSError: It cannot be looked at.
+    """
+    if _size(path):
+        return
+    what = "is empty" if path.exists() else "is missing"
+    if known_revision:
+        raise _missing(path, what, known_revision)
+    if _size(log_path(path)):
+        raise StartError(f"database {path} {what}, but its log still exists: {_PUT_BACK}")
+
+
+def refuse_without_tables(path: Path, *, known_revision: int) -> None:
+    """Refuse an open database without tables where there was one with some.
+
+    Raises:
+        StartError: Its lock file knows a revision.
+    """
+    if known_revision:
+        raise _missing(path, "has no tables", known_revision)
+
+
+def _missing(path: Path, what: str, known_revision: int) -> StartError:
+    return StartError(
+        f"database {path} {what}, but its lock file says that it was at revision"
+        f" {known_revision}: {_PUT_BACK}"
+    )
+
+
+def refuse_damaged(connection: sqlite3.Connection, path: Path) -> None:
+    """Read the whole database once, and refuse it where SQLite finds that it is damaged.
+
+    Raises:
+        StartError: It is damaged.
+        sqlite3.Error: It cannot be read at all.
+    """
+    damage = first_damage(connection)
+    if damage:
+        raise StartError(
+            f"database {path} is damaged, and was left as it is ({damage}): put a backup in its"
+            f" place; or save what can be read with `sqlite3 {path} .recover | sqlite3 NEW.db`; or"
+            " move it away and give --start-empty"
+        )
+
+
+def first_damage(connection: sqlite3.Connection) -> str:
+    """Return the first thing that SQLite finds wrong with a database; empty where it is sound."""
+    # Unlike quick_check, this also compares each table with its index: a table whose root page
+    # was overwritten by an empty one has fewer rows.
+    found = str(connection.execute("PRAGMA integrity_check(1)").fetchone()[0])
+    return "" if found == "ok" else " ".join(found.split())
+
+
+def copy_database(connection: sqlite3.Connection, copy: Path) -> None:
+    """Copy a database into a file of its own: the name exists only once the copy is on the disk."""
+    unfinished = copy.with_name(f"{copy.name}.unfinished")
+    unfinished.unlink(missing_ok=True)
+    with closing(sqlite3.connect(unfinished)) as target:
+        connection.backup(target)
+    _sync(unfinished)
+    unfinished.rename(copy)
+    _sync(copy.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read_only(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=5)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    status = _status(path)
+    return None if status is None else (status.st_dev, status.st_ino)
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    status = _status(path)
+    return (0, 0) if status is None else (status.st_size, status.st_mtime_ns)
+
+
+def _size(path: Path) -> int:
+    status = _status(path)
+    return 0 if status is None else status.st_size
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return os.stat(path)  # noqa: PTH116 - several times a commit
+    except FileNotFoundError:
+        return None

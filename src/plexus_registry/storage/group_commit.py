@@ -1,0 +1,271 @@
+"""Many changes in one transaction: whoever waits for the disk waits together.
+
+Theory of operation. A change is a function of a `Transaction`. Changes are queued in order.
+The first in the queue takes the store's lock, judges all that is queued by then, each change
+against what the ones before it leave, saves the outcome in one transaction, publishes it to the
+catalog and wakes the others of its group. If saving fails, the draft is thrown away and everyone
+in the group hears it.
+
+After a save that failed, storage counts as failing, and the disk may hold something else than
+memory: a change that was refused may be in the log of the database. So until a save succeeds, every
+group goes to the disk, also one that changes nothing in memory, and takes with it what memory holds
+of all names that a failed save was about. Nothing is acknowledged or refused on the strength of
+memory alone while the two may differ.
+
+A group that is on the disk is never refused. Should publishing it raise (a bug), the caller who led
+the group gets that exception, so that it is heard once; the others get what their changes returned.
+
+Source: design, "Data flow" and "Acknowledged means durable".
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import trio
+
+from plexus_registry.rules.errors import StorageFailed
+from plexus_registry.rules.transaction import Transaction
+
+if TYPE_CHECKING:
+    from plexus_registry.rules.catalog import Catalog
+    from plexus_registry.rules.change_log import Entry
+    from plexus_registry.rules.operations import Records
+    from plexus_registry.storage.sqlite import Store
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Change = Callable[[Transaction], T]
+Publish = Callable[[Transaction, "Mapping[str, Records]", "Mapping[str, Records]"], None]
+Ended = Callable[[float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class StorageFailure:
+    """Why no change can be saved.
+
+    Attributes:
+        since: When saving first failed, in Unix seconds.
+        reason: Why it failed last.
+    """
+
+    since: int
+    reason: str
+
+
+class _QueuedChange:
+    """One queued change.
+
+    Attributes:
+        change: The change.
+        taken: Whether it was judged: then it is committed or has an `error`.
+        revision: The revision after it.
+        call: Set once it was taken, and when it is its turn to lead a group.
+    """
+
+    __slots__ = ("call", "change", "error", "revision", "taken")
+
+    def __init__(self, change: Change[None]) -> None:
+        self.change = change
+        self.taken = False
+        self.revision = 0
+        self.error: Exception | None = None
+        self.call = trio.Event()
+
+
+class GroupCommit:
+    """The one way in which the catalog and the disk change together.
+
+    Attributes:
+        failure: Since when and why saving fails; None while the last save succeeded.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        catalog: Catalog,
+        publish: Publish,
+        ended: Ended,
+        now: Callable[[], int],
+    ) -> None:
+        """Start with nothing queued.
+
+        Args:
+            store: Where changes are saved.
+            catalog: What is committed so far.
+            publish: Takes over what a group committed; called once it is on the disk, with
+                the names that changed and with those that were only saved again.
+            ended: Called after each commit, well or not, with the moment at which it began.
+            now: The clock that says since when saving fails.
+        """
+        self.failure: StorageFailure | None = None
+        self._store = store
+        self._catalog = catalog
+        self._publish = publish
+        self._ended = ended
+        self._now = now
+        self._queue: list[_QueuedChange] = []
+        self._committing: Mapping[str, Records] = {}
+        self._committed = trio.Event()
+        self._failed = trio.Event()
+        # While saving fails: whether a change that was refused may be on the disk all the same,
+        # and the names that the failed saves were about.
+        self._is_in_doubt = False
+        self._names_to_restore: set[str] = set()
+
+    async def settled(self, name: str) -> None:
+        """Wait until no commit in hand changes a name; most often that is at once."""
+        while not self.is_settled(name):
+            await self._committed.wait()
+
+    def is_settled(self, name: str) -> bool:
+        """Whether no commit in hand changes a name."""
+        return name not in self._committing
+
+    async def wait_for_failure(self) -> None:
+        """Wait until saving fails."""
+        await self._failed.wait()
+
+    async def repair(self) -> None:
+        """Write what memory holds back to the disk, if the last save failed.
+
+        Raises:
+            StorageFailed: Saving still fails.
+        """
+        await self.commit(lambda _draft: None)
+
+    async def commit(self, change: Change[T]) -> tuple[T, int]:
+        """Make a change durable.
+
+        A caller who is cancelled before the change was judged has asked for nothing; after
+        that the change is finished.
+
+        Returns:
+            What the change returned, and the revision after it.
+
+        Raises:
+            StorageFailed: The change could not be saved, and was not made.
+            Exception: Whatever the change raised; it was not made.
+        """
+        answers: list[T] = []
+        turn = _QueuedChange(lambda transaction: answers.append(change(transaction)))
+        self._queue.append(turn)
+        try:
+            while not turn.taken:
+                if self._queue[0] is turn:
+                    await self._lead()
+                else:
+                    await turn.call.wait()
+        finally:
+            if not turn.taken:
+                self._leave(turn)
+        if turn.error is not None:
+            raise turn.error
+        return answers[0], turn.revision
+
+    async def _lead(self) -> None:
+        """Commit all that is queued. Only the first in the queue does; the others wait for it."""
+        async with self._store.lock:
+            with trio.CancelScope(shield=True):
+                await self._commit_queue()
+
+    def _leave(self, turn: _QueuedChange) -> None:
+        """Take back a change that nobody looked at yet; the next one in the queue may lead."""
+        self._queue.remove(turn)
+        if self._queue:
+            self._queue[0].call.set()
+
+    async def _commit_queue(self) -> None:
+        began = trio.current_time()
+        turns, self._queue = self._queue, []
+        was_failing = self.failure is not None
+        try:
+            transaction = self._judge(turns)
+            changes, saved_again = transaction.changes(), transaction.saved_again()
+            # What is only saved again may change in memory meanwhile: a ping does not wait for it.
+            self._committing = changes
+            if changes or saved_again or transaction.entries or was_failing:
+                await self._save({**changes, **saved_again}, transaction.entries)
+        except BaseException as error:
+            is_bug = isinstance(error, Exception) and not isinstance(error, StorageFailed)
+            if is_bug and not was_failing:
+                log.exception("saving failed in an unexpected way")
+            # Even a refusal may rest on a change that is lost now: everyone asks again.
+            for turn in turns:
+                turn.error = self._refusal(error)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            self._publish(transaction, changes, saved_again)
+        finally:
+            self._committing = {}
+            self._ended(began)
+            self._committed.set()
+            self._committed = trio.Event()
+            for turn in turns:
+                turn.taken = True
+                turn.call.set()
+
+    def _judge(self, turns: Sequence[_QueuedChange]) -> Transaction:
+        """Make all changes on one draft, each against what the ones before it leave."""
+        transaction = Transaction(self._catalog)
+        for turn in turns:
+            turn.taken = True
+            try:
+                turn.change(transaction)
+                turn.revision = transaction.end_change()
+            except Exception as error:  # noqa: BLE001 - its caller gets it, not its neighbours
+                turn.error = error
+                transaction.abandon_change()
+        return transaction
+
+    async def _save(self, changes: Mapping[str, Records], entries: Sequence[Entry]) -> None:
+        """Save changes, and with them whatever a save that failed may have left behind."""
+        restored = {name: self._catalog.records(name) for name in self._names_to_restore}
+        after = None if self.failure is None else self._catalog.revision
+        try:
+            await self._store.save({**restored, **changes}, entries, after=after)
+        except BaseException as error:
+            self._begin_failure(error, changes)
+            raise
+        if self.failure is not None:
+            self._end_failure()
+
+    def _begin_failure(self, error: BaseException, changes: Mapping[str, Records]) -> None:
+        reason = _reason(error)
+        if self.failure is None:
+            log.error(
+                "storage fails, no change can be saved: %s; reads go on, and a repair is tried"
+                " every second",
+                reason,
+            )
+        since = self._now() if self.failure is None else self.failure.since
+        self.failure = StorageFailure(since, reason)
+        self._failed.set()
+        self._names_to_restore |= changes.keys()
+        if not isinstance(error, StorageFailed) or error.is_unknown:
+            self._is_in_doubt = True
+
+    def _end_failure(self) -> None:
+        log.info("storage works again: the database holds what the registry shows")
+        self.failure = None
+        self._failed = trio.Event()
+        self._names_to_restore.clear()
+        self._is_in_doubt = False
+
+    def _refusal(self, error: BaseException) -> StorageFailed:
+        """Make the error for one change of a group that could not be committed."""
+        # While in doubt, the change may be in the log since an earlier try.
+        return StorageFailed(_reason(error), is_unknown=self._is_in_doubt)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, StorageFailed):
+        return error.reason
+    if isinstance(error, Exception):
+        return "internal error, see the log"
+    return f"interrupted by {type(error).__name__}"

@@ -1,0 +1,140 @@
+"""The history of the database's layout; each step runs once, in one transaction.
+
+The registry of the original, in Rust, has one row a name in a table `backends`. Its database is
+taken over as it is: every row is kept, in the layer that its source ranks in. What came from
+the config file waits in a layer of its own until that file was read: then it is the file's, or,
+where the file does not state it, as good as registered.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from sqlite_utils.migrations import Migrations
+
+from plexus_registry.rules.backend import Layer, Source
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sqlite_utils import Database
+
+TABLE = "backends"
+_FIRST_COLUMNS: dict[str, type[str | int]] = {
+    "name": str,
+    "layer": str,
+    "id": str,
+    "host": str,
+    "port": int,
+    "protocol": str,
+    "description": str,
+    "namespace": str,
+    "version": str,
+    "metadata": str,
+    "source": str,
+    "is_active": int,
+    "registered_at": int,
+    "last_seen": int,
+    "created_at": int,
+    "updated_at": int,
+}
+COLUMNS = {**_FIRST_COLUMNS, "health": str}
+"""A row without an id is a tombstone. `last_seen` and the texts may be null.
+
+`health` is JSON text, of what is known of the backend beyond the last probe.
+"""
+
+CHANGES_TABLE = "changes"
+CHANGES_COLUMNS: dict[str, type[str | int]] = {
+    "revision": int,
+    "name": str,
+    "namespaces": str,
+    "event": str,
+}
+"""The last changes. `name` may be null; `namespaces` is a JSON array; `event` is JSON text."""
+
+LAYOUT = 3
+"""How many steps this version knows, noted in the file so that an older version leaves it alone."""
+
+_ORIGINAL_COLUMNS = _FIRST_COLUMNS.keys() - {"layer"}
+
+migrations = Migrations("plexus_registry")
+
+
+def is_original_layout(db: Database) -> bool:
+    """Whether the original registry wrote this database, and nobody has taken it over yet."""
+    table = db.table(TABLE)
+    return (
+        table.exists()
+        and table.columns_dict.keys() >= _ORIGINAL_COLUMNS
+        and "layer" not in table.columns_dict
+    )
+
+
+def is_foreign(db: Database) -> bool:
+    """Whether another program wrote this database."""
+    table = db.table(TABLE)
+    if table.exists():
+        return not table.columns_dict.keys() >= _ORIGINAL_COLUMNS
+    # A start that was cut short may have left no more than the list of steps.
+    return not set(db.table_names()) <= {migrations.migrations_table}
+
+
+@migrations(name="001_one_record_a_layer")
+def _one_record_a_layer(db: Database) -> None:
+    rows = [_adopted(row) for row in db.table(TABLE).rows] if is_original_layout(db) else []
+    db.table(TABLE).drop(ignore=True)
+    table = db.table(TABLE)
+    table.create(_FIRST_COLUMNS, pk=("name", "layer"), not_null={"name", "layer"})
+    table.insert_all(rows)
+
+
+@migrations(name="002_the_last_changes")
+def _the_last_changes(db: Database) -> None:
+    db.table(CHANGES_TABLE).create(
+        CHANGES_COLUMNS, pk="revision", not_null={"namespaces", "event"}, if_not_exists=True
+    )
+
+
+@migrations(name="003_health")
+def _health(db: Database) -> None:
+    table = db.table(TABLE)
+    if "health" not in table.columns_dict:
+        table.add_column("health", str)
+
+
+def _adopted(row: Mapping[str, object]) -> dict[str, str | int | None]:
+    """Fit a row of the original into the new layout, whatever its loosely typed columns hold."""
+    source = _text(row.get("source"))
+    source = source if source in tuple(Source) else Source.MANUAL
+    created_at = _integer(row.get("created_at"))
+    return {
+        "name": _text(row.get("name")) or "",
+        "layer": Layer.ADOPTED if source == Source.FILE else Layer.DATABASE,
+        "id": _text(row.get("id")) or str(uuid4()),
+        "host": _text(row.get("host")) or "",
+        "port": _integer(row.get("port")),
+        "protocol": _text(row.get("protocol")) or "ws",
+        **{name: _text(row.get(name)) for name in ("description", "namespace")},
+        **{name: _text(row.get(name)) for name in ("version", "metadata")},
+        "source": source,
+        "is_active": int(row.get("is_active") not in (0, "0", None)),
+        "registered_at": _integer(row.get("registered_at")) or created_at,
+        "last_seen": _integer(row.get("last_seen")) or None,
+        "created_at": created_at,
+        "updated_at": _integer(row.get("updated_at")) or created_at,
+    }
+
+
+def _text(value: object) -> str | None:
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return None if value is None else str(value)
+
+
+def _integer(value: object) -> int:
+    try:
+        return int(value) if isinstance(value, (int, float, str)) else 0
+    except (ValueError, OverflowError):
+        return 0

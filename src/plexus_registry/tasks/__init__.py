@@ -1,0 +1,1 @@
+"""What runs beside the server for as long as it runs."""

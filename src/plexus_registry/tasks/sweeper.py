@@ -1,0 +1,94 @@
+"""The tasks of time: marking the silent as stale, writing pings, repairing the database.
+
+A process that was stopped (SIGSTOP, a debugger, a starved machine) hears nobody and must blame
+nobody. The sweeper therefore sleeps in short ticks, and whatever a tick takes longer than it
+should is given back to every backend before anyone is judged.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+
+import trio
+
+from plexus_registry.concurrency import FailureLog
+from plexus_registry.registry import PING_DELAY, Registry
+from plexus_registry.rules.errors import StorageFailed, shown
+
+log = logging.getLogger(__name__)
+
+REPAIR_INTERVAL = 1.0
+"""Seconds between two tries to repair the database."""
+
+TICK = 0.25
+"""Seconds: a pause that is shorter can go unnoticed, and cost a backend at most this."""
+
+
+async def sweep_once(registry: Registry) -> None:
+    """Mark the backends that were silent too long, up to now.
+
+    Raises:
+        StorageFailed: Nobody could be marked.
+    """
+    for name in await registry.health.mark_silent(moment=trio.current_time()):
+        log.info("backend %s is inactive: no ping in time", shown(name))
+
+
+async def sweep_forever(
+    registry: Registry,
+    *,
+    every: float,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Sweep on a fixed grid; `every` is in seconds."""
+    task_status.started()
+    trouble = FailureLog("sweep failed, trying again: %s", "sweeps work again")
+    wake = trio.current_time()
+    while True:
+        wake += every
+        pause = await _sleep_until(wake)
+        if pause > 0:
+            registry.health.forgive(pause)
+            wake += pause
+        with trouble:
+            await sweep_once(registry)
+
+
+async def _sleep_until(wake: float) -> float:
+    """Sleep, and measure for how many seconds this process did not run."""
+    pause = 0.0
+    while (now := trio.current_time()) < wake + pause:
+        tick_end = min(now + TICK, wake + pause)
+        await trio.sleep_until(tick_end)
+        overslept = trio.current_time() - tick_end
+        if overslept > TICK:
+            log.warning("this process did not run for %.1f s; nobody is judged for it", overslept)
+            pause += overslept
+    return pause
+
+
+async def write_pings_forever(
+    registry: Registry, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Write pings to the disk, each at most `PING_DELAY` seconds after it came."""
+    task_status.started()
+    trouble = FailureLog("pings not saved, trying again: %s", "pings are saved again")
+    while True:
+        await registry.wait_for_pings()
+        await trio.sleep(PING_DELAY)
+        with trouble:
+            await registry.write_pings()
+
+
+async def repair_forever(
+    registry: Registry, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Repair the database after a failed save, trying every `REPAIR_INTERVAL` until it works."""
+    task_status.started()
+    while True:
+        await registry.wait_for_storage_failure()
+        await trio.sleep(REPAIR_INTERVAL)
+        # The group commit logs when storage begins to fail and when it works again.
+        with suppress(StorageFailed):
+            await registry.repair_storage()

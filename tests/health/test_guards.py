@@ -1,0 +1,98 @@
+"""What each guard of the health model keeps away: the same course of events with it and without."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+
+from plexus_registry.health import damping
+from plexus_registry.health.self_preservation import SelfPreservation
+from plexus_registry.health.tracker import HealthTracker, Policy
+from plexus_registry.rules.backend import State
+from tests.health.test_tracker import INTERVAL, REFUSED, Ward, answer
+
+NAMES = tuple(f"hub{index}" for index in range(10))
+STALE_AFTER = 60.0
+guarded = pytest.mark.parametrize("is_guarded", [True, False], ids=["guarded", "unguarded"])
+
+
+def up(ward: Ward) -> Ward:
+    for name in tuple(ward.backends):
+        ward.probe(name, answer(name))
+    ward.moment += INTERVAL
+    return ward
+
+
+def states(ward: Ward) -> set[State]:
+    return {ward.state(name) for name in ward.backends}
+
+
+@guarded
+def test_a_network_that_is_cut_off_for_a_minute(
+    is_guarded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not is_guarded:
+        monkeypatch.setattr(SelfPreservation, "may_mark", lambda *_, **__: True)
+    ward = up(Ward(*NAMES))
+    ward.rounds([REFUSED] * 4, *NAMES)
+    assert states(ward) == ({State.UP} if is_guarded else {State.DOWN})
+
+
+@guarded
+def test_a_backend_that_comes_and_goes_all_day(
+    is_guarded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not is_guarded:
+        monkeypatch.setattr(damping, "FREE_FALLS", 10**6)
+    ward = up(Ward("a"))
+    seen = []
+    for _ in range(500):
+        for outcome in (REFUSED, REFUSED, REFUSED, answer("a")):
+            ward.rounds([outcome])
+            seen.append(ward.state())
+    changes = sum(one is not other for one, other in pairwise(seen))
+    assert changes <= 6 if is_guarded else changes == 1000
+
+
+@guarded
+def test_a_process_that_was_stopped_hears_no_pings(
+    is_guarded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not is_guarded:
+        monkeypatch.setattr(HealthTracker, "forgive", lambda *_, **__: None)
+    ward = Ward(*NAMES, policy=Policy(stale_after=STALE_AFTER))
+    for name in NAMES:
+        ward.ping(name)
+    ward.moment += STALE_AFTER + 1
+    ward.tracker.forgive(STALE_AFTER, moment=ward.moment)
+    ward.sweep()
+    assert states(ward) == ({State.UP} if is_guarded else {State.STALE})
+
+
+@guarded
+def test_a_probe_that_a_pause_overlaps_is_void(
+    is_guarded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its failure may be due to the pause; those before it were not."""
+    if not is_guarded:
+        monkeypatch.setattr(HealthTracker, "forgive", lambda *_, **__: None)
+    ward = up(Ward("a", "b"))
+    ward.rounds([REFUSED] * 2, "a", "b")
+    ward.moment += 1
+    ward.tracker.forgive(1, moment=ward.moment)
+    for name in "ab":
+        ward.probe(name, REFUSED, seconds=1)
+    assert states(ward) == ({State.UP} if is_guarded else {State.DOWN})
+
+
+@guarded
+def test_a_pause_in_the_middle_of_a_probe(
+    is_guarded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer came in time, but nobody was there to read it."""
+    if not is_guarded:
+        monkeypatch.setattr("plexus_registry.health.tracker.OVERTIME", float("inf"))
+    ward = up(Ward("a", policy=Policy(probe_interval=INTERVAL, probe_failures=1)))
+    ward.probe("a", REFUSED, seconds=10)
+    assert ward.state() is (State.UP if is_guarded else State.DOWN)

@@ -1,0 +1,47 @@
+"""The numbers of streams: none comes again, and every client can read them."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plexus_registry.rpc.routes import Stream
+from plexus_registry.rpc.subscriptions import FIRST_NUMBER_BITS, Finite, Following, Subscriptions
+from plexus_registry.rules.change_log import WatchCursor
+from plexus_registry.rules.commands import Watch as WatchCommand
+from plexus_registry.rules.errors import SubscriptionLimitError
+
+STREAM = Stream("registry.watch", "registry.event", WatchCommand())
+
+
+@given(
+    numbers_after=st.integers(0, 2**FIRST_NUMBER_BITS - 1),
+    steps=st.lists(st.sampled_from(["finite", "watch", "flush", "sent", "unsubscribe"])),
+)
+def test_numbers_count_on_and_none_comes_again(numbers_after: int, steps: list[str]) -> None:
+    session = Subscriptions(max_subscriptions=1_000, numbers_after=numbers_after)
+    given_out: list[int] = []
+    for step in steps:
+        match step:
+            case "finite":
+                given_out.append(session.begin(Finite(STREAM, ["{}"])))
+            case "watch":
+                given_out.append(session.begin(Following(STREAM, WatchCursor(WatchCommand()))))
+            case "flush":
+                session.flush()
+            case "sent":
+                session.note_sent()
+            case "unsubscribe":
+                session.unsubscribe("registry.watch", given_out[-1] if given_out else None)
+    assert given_out == [numbers_after + 1 + place for place in range(len(given_out))]
+    assert all(number < 2**53 for number in given_out)
+
+
+def test_a_refused_stream_uses_no_number() -> None:
+    session = Subscriptions(max_subscriptions=1, numbers_after=7)
+    assert session.begin(Finite(STREAM, [])) == 8
+    with pytest.raises(SubscriptionLimitError):
+        session.begin(Finite(STREAM, []))
+    session.flush()
+    assert session.begin(Finite(STREAM, [])) == 9

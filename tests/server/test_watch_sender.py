@@ -1,0 +1,167 @@
+"""What is told on a connection, and in which order with its answers."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import msgspec
+import trio
+from trio.testing import wait_all_tasks_blocked
+from trio_websocket import ConnectionClosed
+
+from plexus_registry.rpc.handler import CHARACTERS_AT_ONCE, LOOKS_AT_ONCE, Handler
+from plexus_registry.rpc.plexus import Hub
+from plexus_registry.rules.commands import Register
+from plexus_registry.server.connection import serve_connection
+from plexus_registry.server.shutdown import Shutdown
+from tests.fakes import ScriptedWebSocket, answered, opened
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from plexus_registry.registry import Registry
+
+HUB = Hub("registry-hub")
+WATCH = '{"jsonrpc":"2.0","id":1,"method":"registry.watch","params":{"since":0}}'
+UNWATCH = '{"jsonrpc":"2.0","id":2,"method":"registry.unwatch","params":[%d]}'
+
+
+def kinds(wire: ScriptedWebSocket) -> list[object]:
+    """What each frame is: the id of an answer, or the type of an event."""
+    frames = map(msgspec.json.decode, wire.frames)
+    return [each.get("id") or each["params"]["result"]["type"] for each in frames]
+
+
+async def begun(
+    nursery: trio.Nursery, registry: Registry, shutdown: Shutdown, *, is_reading: bool
+) -> ScriptedWebSocket:
+    """A conversation that watches."""
+    wire = ScriptedWebSocket(nursery)
+    nursery.start_soon(partial(serve_connection, registry, HUB, wire, shutdown))  # type: ignore[arg-type]  # a script
+    wire.access_policy = None if is_reading else trio.Event()
+    await wire.say.send(WATCH)
+    await wait_all_tasks_blocked()
+    return wire
+
+
+async def test_what_is_being_told_comes_before_the_answer_to_the_unwatch(tmp_path: Path) -> None:
+    for _ in range(20):  # the scheduler draws lots
+        async with opened(tmp_path) as registry, trio.open_nursery() as nursery:
+            wire = await begun(nursery, registry, Shutdown(), is_reading=True)
+            wire.access_policy = access_policy = trio.Event()
+            await registry.register(Register(name="a", host="h", port=1))
+            await wait_all_tasks_blocked()
+            number = msgspec.json.decode(wire.frames[0])["result"]
+            await wire.say.send(UNWATCH % number)
+            await wait_all_tasks_blocked()
+            wire.access_policy = None
+            access_policy.set()
+            await wait_all_tasks_blocked()
+            assert kinds(wire)[-2:] == ["backend_registered", 2]
+            await registry.delete("a")
+            await wait_all_tasks_blocked()
+            assert kinds(wire)[-1] == 2
+            nursery.cancel_scope.cancel()
+
+
+async def test_nothing_is_told_before_the_acknowledgement_was_sent(tmp_path: Path) -> None:
+    async with opened(tmp_path) as registry, trio.open_nursery() as nursery:
+        wire = await begun(nursery, registry, Shutdown(), is_reading=False)
+        await registry.register(Register(name="a", host="h", port=1))
+        await wait_all_tasks_blocked()
+        access_policy, wire.access_policy = wire.access_policy, None
+        assert access_policy is not None
+        access_policy.set()
+        await wait_all_tasks_blocked()
+        assert kinds(wire) == [1, "backend_registered"]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_drain_lets_what_is_being_told_be_told(tmp_path: Path) -> None:
+    shutdown = Shutdown()
+    async with opened(tmp_path) as registry, trio.open_nursery() as nursery:
+        wire = await begun(nursery, registry, shutdown, is_reading=True)
+        wire.access_policy = access_policy = trio.Event()
+        await registry.register(Register(name="a", host="h", port=1))
+        await wait_all_tasks_blocked()
+        shutdown.begin()
+        await wait_all_tasks_blocked()
+        await registry.delete("a")
+        access_policy.set()
+        # The conversation and its teller end by themselves: the nursery does.
+    assert kinds(wire) == [1, "backend_registered"]
+
+
+async def test_who_has_left_is_not_told_and_not_kept(tmp_path: Path) -> None:
+    async with opened(tmp_path) as registry:
+        async with trio.open_nursery() as nursery:
+            wire = await begun(nursery, registry, Shutdown(), is_reading=True)
+            await wire.say.aclose()
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()  # as the connection's nursery is, once it is over
+        assert not registry._wakeups  # or it would grow with every watcher that left
+
+
+async def test_many_snapshots_are_made_a_few_at_a_time_and_each_watch_has_its_turn(
+    tmp_path: Path,
+) -> None:
+    async with opened(tmp_path) as registry:
+        for number in range(20):
+            await registry.register(
+                Register(name=f"a{number}", host="h", port=1, description="x" * 4000)
+            )
+        responder = Handler(registry, HUB)
+        watches = 30
+        for _ in range(watches):
+            await answered(responder, '{"jsonrpc":"2.0","id":1,"method":"registry.watch"}')
+        assert responder.note_sent()
+        told: list[int] = []
+        while responder.is_behind():
+            frames = responder.due()
+            assert sum(map(len, frames[:-1])) <= CHARACTERS_AT_ONCE
+            told += [msgspec.json.decode(each)["params"]["subscription"] for each in frames]
+        assert sorted(told) == [*range(1, watches + 1)]
+
+
+async def test_watches_that_are_told_nothing_hold_nobody_up(tmp_path: Path) -> None:
+    """However much there is to go through for them, others have their turn in between."""
+    async with opened(tmp_path) as registry:
+        for number in range(100):
+            await registry.register(Register(name=f"a{number}", host="h", port=1))
+        responder = Handler(registry, HUB)
+        filters = '{"namespace":"no","since":0}'
+        request = f'{{"jsonrpc":"2.0","id":1,"method":"registry.watch","params":{filters}}}'
+        for _ in range(100):
+            await answered(responder, request)
+        responder.note_sent()
+        rounds = 0
+        while responder.is_behind():
+            assert responder.due() == []
+            rounds += 1
+        assert rounds == 100 * 100 // LOOKS_AT_ONCE
+
+
+class LeftWire(ScriptedWebSocket):
+    """A WebSocket whose peer leaves while it is told something."""
+
+    async def send(self, frames: Sequence[str]) -> None:
+        await super().send(frames)
+        if any("backend_registered" in frame for frame in frames):
+            raise ConnectionClosed(None)
+
+
+async def test_a_peer_that_leaves_while_it_is_told_something_ends_nothing_else(
+    tmp_path: Path,
+) -> None:
+    """Its goodbye is answered by another task, in the same nursery."""
+    async with opened(tmp_path) as registry, trio.open_nursery() as nursery:
+        wire = LeftWire(nursery)
+        nursery.start_soon(partial(serve_connection, registry, HUB, wire, Shutdown()))  # type: ignore[arg-type]  # a script
+        await wire.say.send(WATCH)
+        await registry.register(Register(name="a", host="h", port=1))
+        await wait_all_tasks_blocked()
+        assert kinds(wire) == [1, "backend_registered"]
+        assert not nursery.cancel_scope.cancel_called
+        await wire.say.aclose()

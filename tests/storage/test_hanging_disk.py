@@ -1,0 +1,66 @@
+"""Pings over real sockets while the disk hangs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+import trio
+
+from plexus_registry import Settings, connect, open_registry, serve
+from tests.fakes import Disk
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from plexus_registry import RegistryClient
+
+STALE_AFTER = 1.0
+NAMES = [f"hub{index}" for index in range(5)]
+
+
+async def test_a_disk_that_hangs_makes_nobody_stale_who_pings_over_a_socket(
+    tmp_path: Path,
+) -> None:
+    settings = Settings(
+        db_path=tmp_path / "registry.db",
+        config_path=tmp_path / "backends.toml",
+        auto_register=False,
+        probe_interval=0,
+        stale_after=STALE_AFTER,
+        sweep_interval=STALE_AFTER / 10,
+        port=0,
+    )
+    disk = Disk()
+    with trio.fail_after(30):
+        async with open_registry(settings, run_sync=disk) as registry, trio.open_nursery() as tasks:
+            url = await tasks.start(serve, registry, settings)
+            async with connect(url) as pings, connect(url) as other:
+                for name in [*NAMES, "silent"]:
+                    await pings.register(name, "127.0.0.1", 1)
+                    assert await pings.ping(name)
+                access_policy = disk.access_policy = trio.Event()
+                tasks.start_soon(other.register, "waits", "127.0.0.1", 1)
+                await disk.reached_gate.wait()
+                try:
+                    began = trio.current_time()
+                    while trio.current_time() < began + 3 * STALE_AFTER:
+                        await ping_all(pings)
+                    assert await pings.get("waits") is None, "the disk still hangs"
+                finally:
+                    # A commit in hand is finished though everything is cancelled.
+                    disk.access_policy = None
+                    access_policy.set()
+                while (silent := await pings.get("silent")) is None or silent.is_active:
+                    await ping_all(pings)
+                events = [msgspec.json.decode(each.event) for each in registry.change_log.after(0)]
+                stale = [each["backend"] for each in events if each["type"] == "backend_stale"]
+                assert [each["name"] for each in stale] == ["silent"]
+                assert await pings.get("waits") is not None
+            tasks.cancel_scope.cancel()
+
+
+async def ping_all(client: RegistryClient) -> None:
+    """Ping all of them over one connection, each once the one before it is answered."""
+    for name in NAMES:
+        assert await client.ping(name)
