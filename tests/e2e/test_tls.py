@@ -198,7 +198,9 @@ async def test_a_certificate_that_cannot_be_used_is_said_at_the_start(
             encrypt = ["openssl", "ec", "-aes256", "-passout", "pass:x", "-in", str(authority.key)]
             made = await trio.run_process(encrypt, capture_stdout=True, capture_stderr=True)
             authority.key.write_bytes(made.stdout)
-    paths = (f"--db-path={tmp_path / 'r.db'}", f"--config={tmp_path / 'c.toml'}")
+    config = tmp_path / "c.toml"
+    config.touch()  # one that is named and does not exist is warned about
+    paths = (f"--db-path={tmp_path / 'r.db'}", f"--config={config}")
     with trio.fail_after(30):
         done = await run_command("--port=0", *paths, *authority.options)
     assert done.returncode == 1
