@@ -79,6 +79,7 @@ class Model:
         layers: By layer name, then by backend name.
         this_run: The names whose manual entry was written in this run.
         saved: What the disk holds: all but the pings that wait.
+        unsaved: The layers and names whose first probe failed and changed nothing that is saved.
         deadlines: When each pinging backend goes stale, on the monotonic clock.
         now: The wall clock, in Unix seconds.
         moment: The monotonic clock, in seconds.
@@ -91,6 +92,7 @@ class Model:
     this_run: set[str] = field(default_factory=set)
     saved: dict[str, Layer] = field(default_factory=lambda: {layer: {} for layer in RANKED})
     deadlines: dict[str, float] = field(default_factory=dict)
+    unsaved: set[tuple[str, str]] = field(default_factory=set)
     now: int = 1_700_000_000
     moment: float = 0.0
 
@@ -216,6 +218,7 @@ class Model:
         probes = self.probes.setdefault(name, ProbeHistory())
         was = state_of(current)
         state = was
+        is_first = current["state"] is None
         if answer is None:
             probes.failures += 1
             probes.answers_since = None
@@ -241,10 +244,20 @@ class Model:
                     state = "up"
                     current["version"] = "said"
         put(current, state)
-        self._saved_since(before)
+        if answer is None and is_first and state == was:
+            self.unsaved.add((str(self.held_in(name)), name))
+        else:
+            self._saved_since(before)
 
     def write_pings(self) -> None:
         self.saved = copy.deepcopy(self.layers)
+        self._forget_unsaved(self.saved)
+
+    def _forget_unsaved(self, layers: dict[str, Layer]) -> None:
+        for layer, name in self.unsaved:
+            backend = layers[layer].get(name)
+            if backend is not None:
+                backend["state"] = None
 
     # The origins.
 
@@ -298,6 +311,8 @@ class Model:
     def start_again(self, *, is_kill: bool) -> None:
         if is_kill:
             self.layers = copy.deepcopy(self.saved)
+        self._forget_unsaved(self.layers)
+        self.unsaved = set()
         self.this_run = set()
         self.probes = {}
         self.deadlines = {
@@ -320,6 +335,7 @@ class Model:
             now = {layer: self.layers[layer].get(name, "absent") for layer in RANKED}
             if was == now and (name in this_run_before) == (name in self.this_run):
                 continue
+            self.unsaved -= {(layer, name) for layer in RANKED}
             for layer in RANKED:
                 self.saved[layer].pop(name, None)
                 if name in self.layers[layer]:
