@@ -89,7 +89,7 @@ async def test_a_batch_of_notifications_is_carried_out_and_not_answered(
     with trio.fail_after(15):
         async with dial(url) as peer:
             unknown = {"jsonrpc": "2.0", "method": "registry.nonsense"}
-            batch = [register(name), unknown, request("get"), request("deregister", [name])]
+            batch = [register(name), unknown, request("get", []), request("deregister", [name])]
             await peer.ws.send_message(text(batch))
             # The next frame that comes is the answer to this request, not to the batch.
             backend = await peer.get(name)
