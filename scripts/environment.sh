@@ -1,4 +1,4 @@
-# Sourced by the scripts beside it: makes .venv with what they need, and keeps it up to date.
+# Sourced by the scripts beside it. Makes .venv with the packages that they need, and updates it.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$root/.venv
@@ -34,7 +34,7 @@ install_chromium() {
     apt-get install -qq -y --no-install-recommends chromium >/dev/null
 }
 
-# install EXTRAS: installs the project with extras ("" for none) unless that is done already.
+# install EXTRAS: installs the project with extras ("" for none), if that is not done yet.
 install() {
   local extras=$1 python stamp wanted
   if [ ! -x "$venv/bin/python" ]; then
