@@ -11,7 +11,7 @@ import trio
 
 from tests.e2e.harness import dial, running_registry
 from tests.e2e.raw import TEXT, frame, wire_to
-from tests.e2e.test_docs import WEBSOCAT
+from tests.e2e.test_examples import WEBSOCAT
 from tests.e2e.test_limits import LIST, refused
 
 if TYPE_CHECKING:

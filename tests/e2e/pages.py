@@ -1,4 +1,4 @@
-"""The README as data: its fenced blocks, and the exchanges in them."""
+"""The README and the manual as data: their headings, their fenced blocks, and what is in them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from pathlib import Path
 
 import msgspec
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+MANUAL = ROOT / "src" / "plexus_registry" / "manual"
+PAGES = (README, *sorted(MANUAL.glob("*.md")))
 
 # What differs from run to run; everything else in an example must be as printed.
 VOLATILE = {
@@ -20,16 +23,45 @@ VOLATILE = {
 """By a member that tells what kind of object it is in."""
 
 
-def sections() -> dict[str, str]:
-    """The text below each heading, by the heading."""
-    parts = re.split(r"^#+ (.+)$", README.read_text(), flags=re.MULTILINE)
-    return dict(zip(parts[1::2], parts[2::2], strict=True))
+def page(topic: str) -> str:
+    """The text of one page of the manual."""
+    return (MANUAL / f"{topic}.md").read_text()
 
 
-def blocks(language: str, text: str | None = None) -> list[str]:
+_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
+
+
+def sections(text: str) -> dict[str, str]:
+    """The text below each heading of a page, by the heading; a comment in a block is none."""
+    held = [block[0] for block in _BLOCK.finditer(text)]
+    numbers = iter(range(len(held)))
+    parts = re.split(
+        r"^#+ (.+)$", _BLOCK.sub(lambda _: f"\0{next(numbers)}\0", text), flags=re.MULTILINE
+    )
+    texts = [re.sub(r"\0(\d+)\0", lambda number: held[int(number[1])], each) for each in parts]
+    return dict(zip(texts[1::2], texts[2::2], strict=True))
+
+
+def anchors(text: str) -> set[str]:
+    """What a link to a heading of a page says after the `#`."""
+    return {re.sub(r"[^a-z0-9 _-]", "", each.lower()).replace(" ", "-") for each in sections(text)}
+
+
+def blocks(language: str, text: str) -> list[str]:
     """The fenced blocks in one language, in order."""
-    source = README.read_text() if text is None else text
-    return re.findall(rf"^```{language}\n(.*?)^```$", source, flags=re.MULTILINE | re.DOTALL)
+    return [block[2] for block in _BLOCK.finditer(text) if block[1] == language]
+
+
+def languages(text: str) -> set[str]:
+    """The languages of the fenced blocks."""
+    return {block[1] for block in _BLOCK.finditer(text)}
+
+
+def cells(text: str) -> list[list[str]]:
+    """The rows of the tables in a text."""
+    lines = [line.strip("|") for line in text.splitlines() if line.startswith("| ")]
+    rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)] for line in lines]
+    return [row for row in rows if row[0] != "---"]
 
 
 @dataclass(frozen=True)
