@@ -5,7 +5,7 @@ group commit. Pings are the exception: they count and show at once, whatever the
 reach it within `PING_DELAY`, together. A ping for a name that is just being committed is repeated
 after the commit, so that neither loses the other.
 
-Source: design, "Behaviour of the methods" and "Data flow".
+Source: manual/architecture.md, "The way of a call".
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ Rule = Callable[[Records], Decision | MethodError]
 WallClock = Callable[[], int]
 
 PING_DELAY = 1.0
-"""Seconds that a ping may wait for the disk. Source: design, `ping`."""
+"""Seconds that a ping may wait for the disk. Source: manual/operations.md, "Promises"."""
 
 
 POLICY = Policy()

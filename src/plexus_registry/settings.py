@@ -13,7 +13,10 @@ LOCAL_HUB_PORT = 4444
 
 
 def config_folder() -> Path:
-    """The folder of the default paths. Source: XDG base directories; design, "Config file"."""
+    """Return the folder of the default paths.
+
+    Source: XDG base directories; manual/options.md, "Default paths".
+    """
     home = os.environ.get("XDG_CONFIG_HOME")
     return (Path(home) if home else Path.home() / ".config") / "plexus"
 

@@ -1,7 +1,4 @@
-"""What a verb loads: the time that it takes to start is the time to load that.
-
-Source: issue of the verbs, "Start-up time".
-"""
+"""What a verb loads: the time that it takes to start is the time to load that."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ CREATE TABLE backends (
 );
 CREATE INDEX idx_backends_active ON backends (is_active);
 """
-"""The layout of the original. Source: wire protocol, section 6, and the state of the vectors."""
+"""The layout of the original. Source: manual/operations.md, "The original registry"."""
 
 OPTIONS = ("--no-auto-register", "--poll-interval=0.05")
 

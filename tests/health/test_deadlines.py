@@ -1,4 +1,4 @@
-"""Who is silent for too long: terms, renewals and pauses. Source: design, "Health"."""
+"""Who is silent for too long: terms, renewals and pauses. Source: manual/health.md, "Silence"."""
 
 from __future__ import annotations
 

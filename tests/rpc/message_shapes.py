@@ -8,7 +8,7 @@ import msgspec
 
 from plexus_registry.rules.backend import Backend, Source
 
-# Source: wire protocol, section 6, BackendInfo.
+# Source: manual/protocol.md, "Backends".
 MEMBERS = (
     *("id", "name", "host", "port", "protocol", "description", "namespace", "version", "metadata"),
     *("source", "is_active", "registered_at", "last_seen", "created_at", "updated_at"),

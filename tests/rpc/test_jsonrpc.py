@@ -57,7 +57,7 @@ def with_other(*texts: str) -> list[str]:
     return [f'{HEAD},"id":1,"x":{text}}}' for text in texts] + [f"[1,{text}]" for text in texts]
 
 
-# Sources: JSON-RPC 2.0, sections 4 to 7; wire protocol, sections 0 and 1.
+# Source: JSON-RPC 2.0, sections 4 to 7; manual/protocol.md, "Requests and responses".
 REFUSED: list[Refused] = [
     *all_refused(-32700, "null", "", " ", "{", "}", "nul", "'a'", "{]", "[", "[1,", "[}", "\x00"),
     *all_refused(-32700, "null", "{}{}", "{} x", '{"a"}', '{"a":}', "{a:1}", "//", "\ufeff{}"),

@@ -1,4 +1,4 @@
-"""Routing: the table of wire protocol, section 4.2, row by row, and what streams say."""
+"""Routing: manual/protocol.md, "Routing of a call", row by row; and what streams say."""
 
 from __future__ import annotations
 

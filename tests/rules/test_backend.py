@@ -1,4 +1,4 @@
-"""Which values the fields of a backend may hold. Source: design, "Validation"."""
+"""Which values the fields of a backend may hold. Source: manual/methods.md, "Values"."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from plexus_registry.rules.methods import BY_NAME, METHODS, nearest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# The order of the parameters by position. Source: design, "Behaviour of the methods".
+# The order of the parameters by position. Source: manual/methods.md, "Who gets a name".
 PARAMETERS = {
     "register": (
         *("name", "host", "port", "protocol", "description", "namespace"),

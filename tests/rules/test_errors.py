@@ -90,7 +90,7 @@ def test_a_number_that_json_lacks_is_not_shown_as_null(value: float) -> None:
     assert shown(value) != "null"
 
 
-# Source: JSON-RPC 2.0, section 5.1; design, "Errors"; wire protocol, section 0, "Limits".
+# Source: JSON-RPC 2.0, section 5.1; manual/methods.md, "Errors".
 CODES = {
     "parse_error": -32700,
     "invalid_request": -32600,

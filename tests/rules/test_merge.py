@@ -1,4 +1,4 @@
-"""The laws of the merge, for arbitrary layers. Source: design, "Merge rules"."""
+"""The laws of the merge, for arbitrary layers. Source: manual/config.md, "Which source wins"."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests import strategies as sts
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# As the design's table of words has it, highest first.
+# Source: manual/config.md, "Which source wins"; highest first.
 HIGHEST_FIRST = (
     *(Layer.RUNTIME, Layer.DATABASE),
     *(Layer.ENV, Layer.FILE, Layer.ADOPTED, Layer.AUTO),

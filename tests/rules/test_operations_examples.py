@@ -1,4 +1,4 @@
-"""Every sentence of the design on the calls that change a name, but `register`, as an example."""
+"""Every rule of the calls that change a name, but `register`, as an example."""
 
 from __future__ import annotations
 
@@ -154,5 +154,5 @@ def test_an_adopted_record_never_displaces_what_a_call_wrote(manual: Record) -> 
 
 
 def test_layers_rank_as_the_design_says() -> None:
-    # `adopted` is none of the design's: it stands in for the file until that was first read.
+    # `adopted` is not a source: it stands in for the file until that was first read.
     assert [*RANK] == ["runtime", "database", "env", "file", "adopted", "auto"]

@@ -1,4 +1,4 @@
-"""Every sentence of the design on `register`, for arbitrary claims and as an example."""
+"""Every rule of `register`, for arbitrary claims and as an example."""
 
 from __future__ import annotations
 

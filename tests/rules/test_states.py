@@ -1,4 +1,4 @@
-"""The rule table: what a sign makes of a state. Source: README, "Health"."""
+"""The rule table: what a sign makes of a state. Source: manual/health.md, "States"."""
 
 from __future__ import annotations
 

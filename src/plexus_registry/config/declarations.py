@@ -3,7 +3,7 @@
 TOML and environment text come in, `Declaration`s come out; and a declaration, reconciled with
 the record that its layer had, gives the record that the layer has now.
 
-Source: design, "Config file".
+Source: manual/config.md, "The config file".
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Declared:
 LOCAL_HUB = Declaration(
     name="plexus", host="127.0.0.1", port=4444, description="The local Plexus hub"
 )
-"""The built-in entry. Source: design, "Auto source"."""
+"""The built-in entry. Source: manual/config.md, "The built-in entry"."""
 
 
 def parse_toml(text: str, *, path: str) -> Declared:

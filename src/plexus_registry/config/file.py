@@ -5,7 +5,7 @@ a look finds (another content, none at all) counts only once the next look finds
 
 Each look is one step in a worker thread, from `stat` to the validated declarations.
 
-Source: design, "Config file".
+Source: manual/config.md, "When the file changes".
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Signature = tuple[int, ...] | None
 """What `stat` says of the content; None where there is none."""
 
 MAX_BYTES = 8 * 1024 * 1024
-"""The largest file that is read. Source: design, "Config file"."""
+"""The largest file that is read. Source: manual/config.md, "When the file changes"."""
 
 READ_TRIES = 100
 """How often a file is read again that changes while it is read."""

@@ -6,7 +6,7 @@ nobody stale, and neither does a pause of the whole process, which `postpone` gi
 that waits for the disk holds up the pings behind it on its connection: whose term ends during a
 long commit gets a moment longer, so that what waits unread is heard before anyone is judged.
 
-Source: design, "Health".
+Source: manual/health.md, "Silence".
 """
 
 from __future__ import annotations

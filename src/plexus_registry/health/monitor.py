@@ -3,7 +3,7 @@
 What a probe brings shows at once and stays in memory; only a change that lasts (another state, a
 new version, a new schema) is committed, and told to whoever watches.
 
-Source: design, "Health"; README, "Health".
+Source: manual/health.md, "What is shown".
 """
 
 from __future__ import annotations

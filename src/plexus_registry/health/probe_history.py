@@ -1,6 +1,6 @@
 """What the probes of one backend showed, and what its next one makes of it.
 
-Source: design, "Health"; README, "Health".
+Source: manual/health.md, "Probes" and "False alarms".
 """
 
 from __future__ import annotations

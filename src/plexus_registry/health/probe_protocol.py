@@ -6,7 +6,7 @@ where it has none, `HUB.hash` is asked next. Nothing is taken from the hub beyon
 nothing that it says is followed. A general WebSocket library takes several times as long for this
 little, and thousands of backends are asked all the time.
 
-Source: RFC 6455, sections 4 and 5; wire protocol, sections 2 to 4.
+Source: RFC 6455, sections 4 and 5; manual/health.md, "Probes".
 """
 
 from __future__ import annotations

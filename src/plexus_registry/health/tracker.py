@@ -6,7 +6,7 @@ probe is weighed against that and becomes a sign, and the sign changes the state
 Weighing is level-triggered: a sign that could not be saved is given again at the next probe.
 Moments are seconds of a monotonic clock, `now` is in Unix seconds.
 
-Source: design, "Health"; README, "Health".
+Source: manual/health.md, "States" and "False alarms".
 """
 
 from __future__ import annotations

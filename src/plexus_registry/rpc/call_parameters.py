@@ -1,6 +1,6 @@
 """The many forms in which Plexus clients write parameters, read leniently.
 
-Source: wire protocol, section 4.3; section 0.
+Source: manual/protocol.md, "Parameters in a call".
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def command_in_call(method: Method, params: object) -> Command:
     """Make the command of a call through the hub.
 
     An object; or the bare value where a method has one parameter; or nothing. Unknown members
-    are ignored. Source: wire protocol, section 4.3.
+    are ignored. Source: manual/protocol.md, "Parameters in a call".
     """
     if method.command is Reload:
         return Reload()

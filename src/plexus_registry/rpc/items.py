@@ -3,7 +3,7 @@
 A stream is acknowledged with a number, then its items follow: any number of `data`, and last
 either one `done` or one `error`. All items of a stream share their metadata.
 
-Source: wire protocol, sections 2 and 3; section 0, item 10.
+Source: manual/protocol.md, "Stream items".
 """
 
 from __future__ import annotations

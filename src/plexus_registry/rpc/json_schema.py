@@ -4,7 +4,7 @@ Clients build command lines and trees from these schemas, which asks for some ca
 types are type arrays, unions are inline objects with a constant `type`, and every default is
 null.
 
-Source: wire protocol, section 5 and section 0, items 10 and 11.
+Source: manual/protocol.md, "Schemas".
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ What a frame may cost is bounded before it is paid: a frame with too many commas
 not decoded at all, and what is checked beside the decoding (nesting, members given twice) is
 either native or goes through no more than that.
 
-Source: JSON-RPC 2.0, sections 4 to 6; wire protocol, section 0.
+Source: JSON-RPC 2.0, sections 4 to 6; manual/protocol.md, "Requests and responses".
 """
 
 from __future__ import annotations

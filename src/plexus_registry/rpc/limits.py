@@ -16,7 +16,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         unread_bytes: What may wait for one peer to read it; of a batch whose answers are more,
             the rest is refused (-32008).
 
-    Source: wire protocol, section 0, "Limits".
+    Source: manual/protocol.md, "Limits".
     """
 
     message_bytes: int = 1024 * 1024

@@ -6,7 +6,7 @@ What a stream says is known at once (a schema, a hash, a failure), or it is the 
 command. Routing splits the inner method of a call at its dots: the hub's own methods, the
 registry's, and `schema` below each.
 
-Source: wire protocol, section 4; section 0.
+Source: manual/protocol.md, "Hub methods" and "Routing of a call".
 """
 
 from __future__ import annotations

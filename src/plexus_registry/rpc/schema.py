@@ -3,7 +3,7 @@
 Everything comes from the table of methods and the event types; nothing about a method is
 written here. A hash changes with the described surface only.
 
-Source: wire protocol, section 5 and section 0, items 10 and 11.
+Source: manual/protocol.md, "Schemas" and "Hashes".
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SCHEMA_METHOD: Schema = {
     "http_method": "POST",
     "role": {"kind": "rpc"},
 }
-"""Every activation has it, last of its methods. Source: wire protocol, section 5.2."""
+"""Every activation has it, last of its methods. Source: manual/protocol.md, "Schemas"."""
 
 
 def digest(value: object) -> str:

@@ -3,7 +3,7 @@
 A call may hold a call. What the inner stream says, its end included, is then the contents of the
 outer one's items. A watch that was called directly has no items around its events.
 
-Source: wire protocol, sections 3 and 4.
+Source: manual/protocol.md, "Stream items".
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ say what they have to say at once; a watch goes on. Numbers count up and are nev
 clients go on listening for a number that they lost interest in, also on their next connection. So
 each connection counts on from its own random number.
 
-Source: wire protocol, section 2; section 0, item 12.
+Source: manual/protocol.md, "Subscriptions".
 """
 
 from __future__ import annotations

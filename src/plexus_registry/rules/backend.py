@@ -40,14 +40,14 @@ class Layer(StrEnum):
 
 
 RANK: dict[Layer, int] = {layer: rank for rank, layer in enumerate(Layer)}
-"""0 is the highest. Source: design, "The words"."""
+"""0 is the highest. Source: manual/config.md, "Which source wins"."""
 
 MANUAL_LAYERS = frozenset({Layer.RUNTIME, Layer.DATABASE})
 """What calls wrote, in this run or an earlier one; only here can a name be stated deleted."""
 
 
 class State(StrEnum):
-    """How a backend is, by all that is known of it. Source: core/health.py, `RULES`."""
+    """How a backend is, by all that is known of it. Source: manual/health.md, "States"."""
 
     UNKNOWN = "unknown"
     UP = "up"
@@ -90,7 +90,7 @@ class Backend(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
     Values are checked where they come in (see `FIELDS`), not here: a database that the original
     wrote may hold anything.
 
-    Source: wire protocol, section 6, BackendInfo.
+    Source: manual/protocol.md, "Backends".
     """
 
     id: str
@@ -291,4 +291,4 @@ FIELDS: dict[str, Field] = {
     ),
     "source": Field('"manual" or "auto"', is_claimable_source, _STRING),
 }
-"""The same for calls, the config file and the environment. Source: design, "Validation"."""
+"""The same for calls, the config file and the environment. Source: manual/methods.md, "Values"."""

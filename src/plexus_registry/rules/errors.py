@@ -151,7 +151,7 @@ class MethodError(RegistryError):
     """A method's refusal: the request was right, the answer is no.
 
     Attributes:
-        code: The error code on the wire. Source: design, "Errors".
+        code: The error code on the wire. Source: manual/methods.md, "Errors".
         data: What the caller needs to act; `code` in it is a word.
     """
 

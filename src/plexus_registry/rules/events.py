@@ -3,7 +3,7 @@
 An event is encoded once, as JSON text with the tag `type` first. What is asked for often, one
 backend or all of them, the catalog keeps encoded.
 
-Source: wire protocol, section 6, "content".
+Source: manual/protocol.md, "Events".
 """
 
 from __future__ import annotations

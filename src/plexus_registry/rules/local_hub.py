@@ -3,7 +3,7 @@
 The entry states an address, not a name: whatever hub answers there is right. One that calls itself
 something else is stated by that name as well, in the same layer, for as long as it answers so.
 
-Source: design, "Health".
+Source: manual/health.md, "States".
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Every layer may state a name once. The record of the highest layer wins, whole: 
 records never mix. A tombstone wins like any record and then hides the name. The result
 depends on what the layers contain, never on the order in which it came.
 
-Source: design, "Merge rules".
+Source: manual/config.md, "Which source wins".
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ returned, not raised. What a call writes goes to the layer `runtime` and replace
 earlier run's call left in `database`; env, file and auto records stay as their origin stated
 them, but for their health. The lower layers show again once the record above them is gone.
 
-Source: design, "Behaviour of the methods".
+Source: manual/methods.md, "Who gets a name".
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ and boils it down to a sign; this table says what the sign makes of the state. T
 left by a ping alone or by failing probes: an address that leads to another hub has to be mended
 first, and a goodbye is more than a failure.
 
-Source: design, "Health"; README, "Health".
+Source: manual/health.md, "States".
 """
 
 from __future__ import annotations

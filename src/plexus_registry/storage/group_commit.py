@@ -15,7 +15,7 @@ memory alone while the two may differ.
 A group that is on the disk is never refused. Should publishing it raise (a bug), the caller who led
 the group gets that exception, so that it is heard once; the others get what their changes returned.
 
-Source: design, "Data flow" and "Acknowledged means durable".
+Source: manual/architecture.md, "The way of a call"; manual/operations.md, "Promises".
 """
 
 from __future__ import annotations

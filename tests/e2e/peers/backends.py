@@ -1,4 +1,4 @@
-"""The registry's entries as clients read them. Source: wire protocol, section 6."""
+"""The registry's entries as clients read them. Source: manual/protocol.md, "Backends"."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """One frame of a Plexus server, read strictly: what the specification forbids is refused.
 
-Source: wire protocol, sections 1 to 3.
+Source: manual/protocol.md, "Subscriptions" and "Stream items".
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ It scans ports for hubs, keeps one connection to each, polls its hash, loads its
 more hubs in a child called `registry`. It reads the first data item of a call and no further:
 the `done` that follows is parked.
 
-Source: wire protocol, sections 5.5 and 7.
+Source: manual/protocol.md, "What Plexus clients rely on".
 """
 
 from __future__ import annotations

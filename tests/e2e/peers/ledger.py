@@ -7,7 +7,7 @@ ended stays in the ledger, so that whatever arrives under its id after that is f
     sent --ack--> open --items--> open --done | error | unsubscribed--> ended
       `--error response--> refused
 
-Source: wire protocol, section 2.
+Source: manual/protocol.md, "Subscriptions".
 """
 
 from __future__ import annotations

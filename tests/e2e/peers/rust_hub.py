@@ -3,7 +3,7 @@
 Every attempt is a connection of its own; ids go in pairs, one for a subscription and one for
 its end, as jsonrpsee deals them out.
 
-Source: wire protocol, section 7; "Plexus after 0.5", section 2.
+Source: manual/protocol.md, "What Plexus clients rely on".
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Schemas as clients read them: what a hub says of itself, and the JSON Schema dialect.
 
-Source: wire protocol, section 5.
+Source: manual/protocol.md, "Schemas".
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A run is one execution of the command: it asks the hub that it was pointed at who it is, tells
 the main hub of it, does its work with typed flags, and exits without a word of goodbye.
 
-Source: wire protocol, sections 5.5 and 7.
+Source: manual/protocol.md, "What Plexus clients rely on".
 """
 
 from __future__ import annotations
