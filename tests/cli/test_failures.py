@@ -33,7 +33,14 @@ ASKING = {
 
 
 def test_all_verbs_that_ask_are_tried() -> None:
-    assert ASKING.keys() == VERBS.keys() - {"serve", "announce", "init", "config", "help", "completion"}
+    assert ASKING.keys() == VERBS.keys() - {
+        "serve",
+        "announce",
+        "init",
+        "config",
+        "help",
+        "completion",
+    }
 
 
 @asynccontextmanager

@@ -27,8 +27,8 @@ async def quiet_registry(folder: Path, *options: str) -> AsyncIterator[ServerPro
         yield server
         if server.process.returncode is None:
             assert await server.stop() == 0
-    log_throttle = [line for line in server.log.splitlines() if " INFO " not in line]
-    assert log_throttle == []
+    warnings = [line for line in server.log.splitlines() if " INFO " not in line]
+    assert warnings == []
 
 
 @contextmanager

@@ -169,7 +169,7 @@ async def test_a_peer_with_requests_in_flight_does_not_delay_the_end(tmp_path: P
 
 async def test_peers_that_do_not_cooperate_only_delay_the_end(tmp_path: Path) -> None:
     with trio.fail_after(30):
-        hasty = with_prelude("import plexus_registry.server.server as d; d.DRAIN_SECONDS = 1")
+        hasty = with_prelude("import plexus_registry.server.server as d; d.SHUTDOWN_SECONDS = 1")
         async with running_registry(tmp_path, command=hasty) as server:
             async with deaf_peers(server), dial(server.url) as peer:
                 await peer.call("registry.ping", name="plexus")

@@ -82,6 +82,7 @@ async def test_rust_hub_wins_its_own_name(tmp_path: Path, *, holder_calls: bool)
 
 async def test_rust_hub_is_still_known_after_the_registry_was_killed(tmp_path: Path) -> None:
     with trio.fail_after(LIMIT_SECONDS), dead_ports(2) as (port, other_port):
+        (tmp_path / "backends.toml").touch()  # one that is missing is warned about
         async with running_registry(tmp_path, *OPTIONS) as server:
             hub = RustHub(name="lforge", port=port, registry_port=server.port)
             booted = await rust_hub.register(hub)

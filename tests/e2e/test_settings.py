@@ -129,7 +129,7 @@ INFO_LINE = "INFO plexus_registry.app: stopping"
         ("TRACE", True, True),
         ("off", False, False),
         ("plexus_registry=debug,warn", True, True),
-        ("warn, plexus_registry::conversation=trace", True, False),
+        ("warn, plexus_registry::server::connection=trace", True, False),
         ("hyper=debug,tokio::net=trace", False, True),
     ],
 )

@@ -101,12 +101,15 @@ async def serve_connection(
     except trio.Cancelled:
         is_stopping = shutdown.begun.is_set()
         code, why = (GOING_AWAY, STOPPING) if is_stopping else (INTERNAL_ERROR, FAILED)
-        await _break_off(websocket, _unsent(websocket, responder, in_hand, sent, why), code, why)
+        unsent = _unsent(websocket, responder, in_hand, sent, why)
+        with trio.move_on_after(END_SECONDS, shield=True):
+            await _break_off(websocket, unsent, code, why)
         raise
     except Exception:
         log.exception("a frame could not be answered")
         unsent = _unsent(websocket, responder, in_hand, sent, FAILED)
-        await _break_off(websocket, unsent, INTERNAL_ERROR, FAILED)
+        with trio.move_on_after(END_SECONDS, shield=True):
+            await _break_off(websocket, unsent, INTERNAL_ERROR, FAILED)
     finally:
         responder.release()
 
@@ -140,7 +143,7 @@ async def _break_off(websocket: WebSocket, unsent: list[str], code: int, why: st
     """End a conversation early, with a close code that says why."""
     if websocket.sending is not None:
         return  # a frame was cut in the middle: what follows would be taken for its rest
-    with trio.move_on_after(END_SECONDS, shield=True), suppress(ConnectionClosed):
+    with suppress(ConnectionClosed):
         await websocket.send(unsent)
         await websocket.close(code, why)
 

@@ -271,14 +271,17 @@ class HandshakeStream(trio.abc.Stream):
             self._is_open = None
             rest, self._rest = self._rest, b""
             return rest
+        data: bytes | bytearray = b""
+        broken: trio.BrokenResourceError | None = None
         try:
             data = await self._stream.receive_some(max_bytes)
-        except trio.BrokenResourceError:
-            await self._fairness.wait_for_turn()
-            raise
+        except trio.BrokenResourceError as error:
+            broken = error
         if not data:
             # Thousands may leave at once, and to see one out takes as long as several calls.
             await self._fairness.wait_for_turn()
+        if broken is not None:
+            raise broken
         return data
 
     async def aclose(self) -> None:
