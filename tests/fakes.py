@@ -38,22 +38,22 @@ class Disk:
     Attributes:
         is_full: Whether work fails as on a full disk.
         is_lying: Whether work is said to fail though it was done.
-        access_policy: While it is set to an event, work waits for that event first.
+        barrier: While it is set to an event, work waits for that event first.
         saves: How many pieces of work were run.
     """
 
     def __init__(self) -> None:
         self.is_full = False
         self.is_lying = False
-        self.access_policy: trio.Event | None = None
-        self.reached_gate = trio.Event()
+        self.barrier: trio.Event | None = None
+        self.reached_barrier = trio.Event()
         self.saves = 0
 
     async def __call__(self, sync_fn: Callable[[], T], /) -> T:
         await trio.lowlevel.checkpoint()
-        if self.access_policy is not None:
-            self.reached_gate.set()
-            await self.access_policy.wait()
+        if self.barrier is not None:
+            self.reached_barrier.set()
+            await self.barrier.wait()
         if self.is_full:
             raise sqlite3.OperationalError("database or disk is full")
         self.saves += 1
@@ -81,7 +81,7 @@ class ScriptedWebSocket:
         self.caller = Caller()
         self.was_heard = False
         self.frames: list[str] = []
-        self.access_policy: trio.Event | None = None
+        self.barrier: trio.Event | None = None
         self.share = Share(Fairness())
         self.is_gone = False
         self.is_whole = True
@@ -102,8 +102,8 @@ class ScriptedWebSocket:
         await trio.lowlevel.checkpoint()
         self.sent += 1
         self.sending = self.sent
-        if self.access_policy is not None:
-            await self.access_policy.wait()
+        if self.barrier is not None:
+            await self.barrier.wait()
         self.sending = None
         self.frames += frames
 

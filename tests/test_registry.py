@@ -37,16 +37,16 @@ async def test_what_waits_together_is_saved_together(tmp_path: Path) -> None:
     disk = Disk()
     async with opened(tmp_path, disk) as registry:
         before = disk.saves
-        disk.access_policy = trio.Event()
+        disk.barrier = trio.Event()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(registry.register, claim("first"))
-            await disk.reached_gate.wait()
+            await disk.reached_barrier.wait()
             for index in range(63):
                 nursery.start_soon(registry.register, claim(f"hub{index}"))
             await trio.testing.wait_all_tasks_blocked()
             assert registry.list() == (), "nothing shows before it is committed"
-            access_policy, disk.access_policy = disk.access_policy, None
-            access_policy.set()
+            barrier, disk.barrier = disk.barrier, None
+            barrier.set()
         assert disk.saves == before + 2
         assert len(on_disk(tmp_path)) == 64
 
@@ -64,14 +64,14 @@ async def test_changes_are_judged_in_the_order_in_which_they_came(tmp_path: Path
             outcomes[port] = f"refused, {getattr(holder, 'port', None)} holds it"
 
     async with opened(tmp_path, disk) as registry, trio.open_nursery() as nursery:
-        disk.access_policy = trio.Event()
+        disk.barrier = trio.Event()
         nursery.start_soon(registry.register, claim("first"))
-        await disk.reached_gate.wait()
+        await disk.reached_barrier.wait()
         for port in (5, 6, 7):
             nursery.start_soon(try_register, registry, port)
             await trio.testing.wait_all_tasks_blocked()
-        access_policy, disk.access_policy = disk.access_policy, None
-        access_policy.set()
+        barrier, disk.barrier = disk.barrier, None
+        barrier.set()
     assert outcomes == {
         5: "registered",
         6: "refused, 5 holds it",
@@ -119,15 +119,15 @@ async def test_a_bug_while_saving_is_never_an_acknowledgement(tmp_path: Path) ->
 async def test_a_caller_who_leaves_before_its_turn_has_asked_for_nothing(tmp_path: Path) -> None:
     disk = Disk()
     async with opened(tmp_path, disk) as registry, trio.open_nursery() as nursery:
-        disk.access_policy = trio.Event()
+        disk.barrier = trio.Event()
         nursery.start_soon(registry.register, claim("first"))
-        await disk.reached_gate.wait()
+        await disk.reached_barrier.wait()
         with trio.CancelScope() as impatience:
             impatience.cancel()
             await registry.register(claim("cancelled"))
         assert impatience.cancelled_caught
-        access_policy, disk.access_policy = disk.access_policy, None
-        access_policy.set()
+        barrier, disk.barrier = disk.barrier, None
+        barrier.set()
         await registry.register(claim("last"))
     assert on_disk(tmp_path).keys() == {"first", "last"}
 
@@ -135,13 +135,13 @@ async def test_a_caller_who_leaves_before_its_turn_has_asked_for_nothing(tmp_pat
 async def test_a_commit_in_hand_is_finished_though_its_caller_is_cancelled(tmp_path: Path) -> None:
     disk = Disk()
     async with opened(tmp_path, disk) as registry:
-        disk.access_policy = trio.Event()
+        disk.barrier = trio.Event()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(registry.register, claim("hub"))
-            await disk.reached_gate.wait()
+            await disk.reached_barrier.wait()
             nursery.cancel_scope.cancel()
-            access_policy, disk.access_policy = disk.access_policy, None
-            access_policy.set()
+            barrier, disk.barrier = disk.barrier, None
+            barrier.set()
         assert registry.get("hub") is not None
     assert on_disk(tmp_path) == {"hub": 1}
 
@@ -151,14 +151,14 @@ async def test_a_ping_for_a_name_that_is_being_committed_is_not_lost(tmp_path: P
     async with opened(tmp_path, disk) as registry:
         await registry.register(claim("hub"))
         await registry.register(claim("other"))
-        disk.access_policy = trio.Event()
+        disk.barrier = trio.Event()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(registry.update, Update(name="hub", description="new"))
-            await disk.reached_gate.wait()
+            await disk.reached_barrier.wait()
             nursery.start_soon(registry.ping, "hub")
             assert (await registry.ping("other")).success  # does not wait for the disk
-            access_policy, disk.access_policy = disk.access_policy, None
-            access_policy.set()
+            barrier, disk.barrier = disk.barrier, None
+            barrier.set()
         found = registry.get("hub")
         assert found is not None
         assert found.description == "new"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from plexus_registry import __version__
-from plexus_registry.concurrency import RunSync, run_in_thread
+from plexus_registry.concurrency import RunSync, lone_error, run_in_thread
 from plexus_registry.config.declarations import LOCAL_HUB, parse_environment
 from plexus_registry.config.file import ConfigFile
 from plexus_registry.health.allowed_networks import parse_networks
@@ -179,7 +179,7 @@ async def serve(
         server = build_server(
             registry,
             settings,
-            serve_connection=lambda wire: serve_connection(registry, hub, wire, shutdown),
+            serve_connection=lambda ws: serve_connection(registry, hub, ws, shutdown),
             shutdown=shutdown,
             url=url_of(listeners[0], is_secure=certificate is not None),
             certificate=certificate,
@@ -334,20 +334,3 @@ def start_up_line(url: str, settings: Settings, registry: Registry) -> str:
         f" (database {settings.db_path}, config {settings.config_path},"
         f" {sources.total()} backends{': ' + known if known else ''})"
     )
-
-
-@contextmanager
-def lone_error() -> Iterator[None]:
-    """Raise the one error of a group bare, so that callers write plain `except`."""
-    lone: BaseException
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        lone = group
-        while isinstance(lone, BaseExceptionGroup) and len(lone.exceptions) == 1:
-            lone = lone.exceptions[0]
-        if lone is group:
-            raise
-    else:
-        return
-    raise lone

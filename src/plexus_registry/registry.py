@@ -279,7 +279,7 @@ class Registry:
 
     @contextmanager
     def wake_on_change(self, wakeup: Wakeup) -> Iterator[None]:
-        """Ring a bell whenever the feed has more, for as long as the block lasts."""
+        """Set a wakeup with each change, for as long as the block lasts."""
         self._wakeups.add(wakeup)
         try:
             yield

@@ -10,6 +10,7 @@ from plexus_registry.rpc.limits import Limits
 
 DEFAULT_PORT = 4445
 LOCAL_HUB_PORT = 4444
+DEFAULT_MAX_UNREAD = 64 * 1024 * 1024
 
 
 def config_folder() -> Path:
@@ -65,7 +66,7 @@ class ServerSettings:
     max_connections_per_address: int = 1_000
     ping_interval: float = 30.0
     unread_seconds: float = 10.0
-    max_unread_total: int = 64 * 1024 * 1024
+    max_unread_total: int = DEFAULT_MAX_UNREAD
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -263,8 +263,8 @@ class WatchMachine(RuleBasedStateMachine):
 
     @rule(watcher=watchers)
     def stop_reading(self, watcher: Watcher) -> None:
-        if watcher.wire.access_policy is None:
-            watcher.wire.access_policy = trio.Event()
+        if watcher.wire.barrier is None:
+            watcher.wire.barrier = trio.Event()
 
     @rule(watcher=watchers)
     def read_on(self, watcher: Watcher) -> None:
@@ -326,7 +326,7 @@ class WatchMachine(RuleBasedStateMachine):
             assert cut_off["code"] == "too_slow"
             seen = int(str(cut_off["revision"]))
             assert events == [each for each in due if int(str(each["revision"])) <= seen]
-        elif watcher.wire.access_policy is None and not watcher.is_over:
+        elif watcher.wire.barrier is None and not watcher.is_over:
             assert events == due, "who reads has everything"
 
     def _is_due(self, watcher: Watcher, change: Json) -> bool:
@@ -383,7 +383,7 @@ class WatchMachine(RuleBasedStateMachine):
             self.loop.nursery.start_soon(connection)
             await is_connected.wait()
             (wire,) = connected
-            wire.access_policy = None if reads else trio.Event()
+            wire.barrier = None if reads else trio.Event()
             watcher = Watcher(
                 wire, form, params, asked_at=self.registry.change_log.revision, reads_at_first=reads
             )
@@ -399,9 +399,9 @@ class WatchMachine(RuleBasedStateMachine):
         await wait_all_tasks_blocked()
 
     async def _open_gate(self, watcher: Watcher) -> None:
-        access_policy, watcher.wire.access_policy = watcher.wire.access_policy, None
-        if access_policy is not None:
-            access_policy.set()
+        barrier, watcher.wire.barrier = watcher.wire.barrier, None
+        if barrier is not None:
+            barrier.set()
         await wait_all_tasks_blocked()
 
     def _open(self) -> None:

@@ -182,14 +182,14 @@ async def test_the_answers_of_a_batch_are_made_as_they_are_taken(tmp_path: Path)
             made += 1
             return as_before(active_only=active_only)
 
-        wire.access_policy = access_policy = trio.Event()
+        wire.barrier = barrier = trio.Event()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(registry.catalog, "listed", listed)
             await wire.say.send(f"[{','.join([LIST] * 50)}]")
             await wait_all_tasks_blocked()
             assert made * each < 4 * PART_CHARACTERS, "the peer reads nothing"
-            wire.access_policy = None
-            access_policy.set()
+            wire.barrier = None
+            barrier.set()
             await wait_all_tasks_blocked()
         (frame,) = wire.frames
         assert wire.is_whole
@@ -208,13 +208,13 @@ async def test_no_change_is_told_within_a_message_in_parts(tmp_path: Path) -> No
         watch = f'"method":"registry.watch","params":{{"since":{revision}}}}}'
         await wire.say.send(f'{{"jsonrpc":"2.0","id":1,{watch}')
         await wait_all_tasks_blocked()
-        wire.access_policy = access_policy = trio.Event()
+        wire.barrier = barrier = trio.Event()
         await wire.say.send(f"[{LIST},{LIST},{LIST}]")
         await wait_all_tasks_blocked()
         await registry.register(Register(name="new", host="h", port=1))
         await wait_all_tasks_blocked()
-        wire.access_policy = None
-        access_policy.set()
+        wire.barrier = None
+        barrier.set()
         await wait_all_tasks_blocked()
         _, answers, event = map(msgspec.json.decode, wire.frames)
         assert len(answers) == 3

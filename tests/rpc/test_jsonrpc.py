@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from typing import TYPE_CHECKING
@@ -207,16 +208,16 @@ def calls_to_read(frame: str) -> int:
 
     def count(called: FrameType, event: str, _argument: object) -> None:
         nonlocal calls
-        # Hypothesis listens to the garbage collector: its calls do not count.
-        is_ours = "hypothesis" not in called.f_code.co_filename
-        calls += event == "call" and is_ours
+        calls += event == "call"
 
     former = sys.getprofile()
+    gc.disable()  # whatever a collection calls is no part of it
     sys.setprofile(count)
     try:
         read(frame)
     finally:
         sys.setprofile(former)
+        gc.enable()
     return calls
 
 

@@ -40,7 +40,7 @@ async def begun(
     """A conversation that watches."""
     wire = ScriptedWebSocket(nursery)
     nursery.start_soon(partial(serve_connection, registry, HUB, wire, shutdown))  # type: ignore[arg-type]  # a script
-    wire.access_policy = None if is_reading else trio.Event()
+    wire.barrier = None if is_reading else trio.Event()
     await wire.say.send(WATCH)
     await wait_all_tasks_blocked()
     return wire
@@ -50,14 +50,14 @@ async def test_what_is_being_told_comes_before_the_answer_to_the_unwatch(tmp_pat
     for _ in range(20):  # the scheduler draws lots
         async with opened(tmp_path) as registry, trio.open_nursery() as nursery:
             wire = await begun(nursery, registry, Shutdown(), is_reading=True)
-            wire.access_policy = access_policy = trio.Event()
+            wire.barrier = barrier = trio.Event()
             await registry.register(Register(name="a", host="h", port=1))
             await wait_all_tasks_blocked()
             number = msgspec.json.decode(wire.frames[0])["result"]
             await wire.say.send(UNWATCH % number)
             await wait_all_tasks_blocked()
-            wire.access_policy = None
-            access_policy.set()
+            wire.barrier = None
+            barrier.set()
             await wait_all_tasks_blocked()
             assert kinds(wire)[-2:] == ["backend_registered", 2]
             await registry.delete("a")
@@ -71,9 +71,9 @@ async def test_nothing_is_told_before_the_acknowledgement_was_sent(tmp_path: Pat
         wire = await begun(nursery, registry, Shutdown(), is_reading=False)
         await registry.register(Register(name="a", host="h", port=1))
         await wait_all_tasks_blocked()
-        access_policy, wire.access_policy = wire.access_policy, None
-        assert access_policy is not None
-        access_policy.set()
+        barrier, wire.barrier = wire.barrier, None
+        assert barrier is not None
+        barrier.set()
         await wait_all_tasks_blocked()
         assert kinds(wire) == [1, "backend_registered"]
         nursery.cancel_scope.cancel()
@@ -83,13 +83,13 @@ async def test_a_drain_lets_what_is_being_told_be_told(tmp_path: Path) -> None:
     shutdown = Shutdown()
     async with opened(tmp_path) as registry, trio.open_nursery() as nursery:
         wire = await begun(nursery, registry, shutdown, is_reading=True)
-        wire.access_policy = access_policy = trio.Event()
+        wire.barrier = barrier = trio.Event()
         await registry.register(Register(name="a", host="h", port=1))
         await wait_all_tasks_blocked()
         shutdown.begin()
         await wait_all_tasks_blocked()
         await registry.delete("a")
-        access_policy.set()
+        barrier.set()
         # The conversation and its teller end by themselves: the nursery does.
     assert kinds(wire) == [1, "backend_registered"]
 

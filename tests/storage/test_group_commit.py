@@ -225,16 +225,16 @@ async def commit_together(
             if not isinstance(error, (Exception, KeyboardInterrupt)):
                 raise
 
-    access_policy = disk.access_policy = trio.Event()
+    barrier = disk.barrier = trio.Event()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(register, "before")
-        await disk.reached_gate.wait()
+        await disk.reached_barrier.wait()
         for name in ("leader", "follower", "last"):
             nursery.start_soon(register, name)
             await trio.testing.wait_all_tasks_blocked()
-        disk.access_policy = None
+        disk.barrier = None
         disk.interrupt = interrupt
-        access_policy.set()
+        barrier.set()
     assert heard.pop("before") == "registered"
     return heard
 
@@ -287,17 +287,17 @@ async def test_the_next_in_the_queue_leads_when_the_first_leaves(
 ) -> None:
     disk = Disk()
     async with opened(tmp_path, disk) as registry:
-        access_policy = disk.access_policy = trio.Event()
+        barrier = disk.barrier = trio.Event()
         with trio.fail_after(10):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(registry.register, claim("before"))
-                await disk.reached_gate.wait()
+                await disk.reached_barrier.wait()
                 async with trio.open_nursery() as leaving:
                     leaving.start_soon(registry.register, claim("leaves"))
                     await trio.testing.wait_all_tasks_blocked()
                     nursery.start_soon(registry.register, claim("next"))
                     await trio.testing.wait_all_tasks_blocked()
                     leaving.cancel_scope.cancel()
-                disk.access_policy = None
-                access_policy.set()
+                disk.barrier = None
+                barrier.set()
         assert names_on_disk(tmp_path) == ["before", "next"]

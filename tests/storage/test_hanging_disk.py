@@ -39,9 +39,9 @@ async def test_a_disk_that_hangs_makes_nobody_stale_who_pings_over_a_socket(
                 for name in [*NAMES, "silent"]:
                     await pings.register(name, "127.0.0.1", 1)
                     assert await pings.ping(name)
-                access_policy = disk.access_policy = trio.Event()
+                barrier = disk.barrier = trio.Event()
                 tasks.start_soon(other.register, "waits", "127.0.0.1", 1)
-                await disk.reached_gate.wait()
+                await disk.reached_barrier.wait()
                 try:
                     began = trio.current_time()
                     while trio.current_time() < began + 3 * STALE_AFTER:
@@ -49,8 +49,8 @@ async def test_a_disk_that_hangs_makes_nobody_stale_who_pings_over_a_socket(
                     assert await pings.get("waits") is None, "the disk still hangs"
                 finally:
                     # A commit in hand is finished though everything is cancelled.
-                    disk.access_policy = None
-                    access_policy.set()
+                    disk.barrier = None
+                    barrier.set()
                 while (silent := await pings.get("silent")) is None or silent.is_active:
                     await ping_all(pings)
                 events = [msgspec.json.decode(each.event) for each in registry.change_log.after(0)]

@@ -300,3 +300,15 @@ async def test_only_the_config_file_is_reported_as_reloaded(tmp_path: Path) -> N
             await registry.declare(layer, declared)
             events = [entry.event for entry in registry.change_log.after(before)]
             assert any('"reloaded"' in event for event in events) is is_told, layer
+
+
+async def test_the_log_names_the_first_of_many_backends_and_counts_the_rest(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    (tmp_path / "backends.toml").write_text("".join(entry(f"b{each:03}") for each in range(500)))
+    async with opened(tmp_path):
+        pass
+    (line,) = [each for each in caplog.messages if "config file applied" in each]
+    assert "500 backends; added b000, b001," in line
+    assert "b019 and 480 more; updated none; removed none" in line

@@ -524,10 +524,10 @@ async def test_a_call_that_is_committed_beside_a_probe_counts_for_more(
         await registry.register(Register(name="a", host="h", port=1))
         probed = registry.get("a")
         assert probed is not None
-        disk.access_policy = trio.Event()
+        disk.barrier = trio.Event()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(registry.update, Update(name="a", description="first"))
-            await disk.reached_gate.wait()
+            await disk.reached_barrier.wait()
             if isinstance(outcome, Answered):
                 nursery.start_soon(registry.deregister, "a")
             else:
@@ -537,8 +537,8 @@ async def test_a_call_that_is_committed_beside_a_probe_counts_for_more(
             note = partial(registry.health.note_probe, began=trio.current_time())
             nursery.start_soon(note, probed, outcome)
             await trio.testing.wait_all_tasks_blocked()
-            access_policy, disk.access_policy = disk.access_policy, None
-            access_policy.set()
+            barrier, disk.barrier = disk.barrier, None
+            barrier.set()
         found = registry.get("a")
         assert found is not None
         assert found.state is (
@@ -556,17 +556,17 @@ async def test_what_the_commit_declines_is_not_logged_as_made(
             await registry.register(Register(name=name, host="h", port=1))
         probed = registry.get("a")
         assert probed is not None
-        disk.access_policy = trio.Event()
+        disk.barrier = trio.Event()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(registry.update, Update(name="other", description="first"))
-            await disk.reached_gate.wait()
+            await disk.reached_barrier.wait()
             nursery.start_soon(registry.deregister, "a")
             await trio.testing.wait_all_tasks_blocked()
             note = partial(registry.health.note_probe, began=trio.current_time())
             nursery.start_soon(note, probed, Unanswered(reason="gone"))
             await trio.testing.wait_all_tasks_blocked()
-            access_policy, disk.access_policy = disk.access_policy, None
-            access_policy.set()
+            barrier, disk.barrier = disk.barrier, None
+            barrier.set()
         found = registry.get("a")
         assert found is not None
         assert found.state is State.DEREGISTERED

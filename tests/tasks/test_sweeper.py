@@ -215,12 +215,12 @@ async def test_a_ping_waits_for_no_commit_of_pings_and_is_written_after_it(
         await registry.register(HUB)
         await nursery.start(write_pings_forever, registry)
         await registry.ping("hub")
-        access_policy = disk.access_policy = trio.Event()
-        await disk.reached_gate.wait()
+        barrier = disk.barrier = trio.Event()
+        await disk.reached_barrier.wait()
         clock.now += 10
         assert not takes_a_wait(registry.ping("hub"))
-        disk.access_policy = None
-        access_policy.set()
+        disk.barrier = None
+        barrier.set()
         await trio.sleep(2.02)
         assert last_seen_on_disk(tmp_path) == clock.now
         nursery.cancel_scope.cancel()
@@ -244,7 +244,7 @@ async def test_a_disk_that_hangs_makes_nobody_stale(
     disk = Disk()
     names = [f"hub{index}" for index in range(20)]
 
-    async def serve_connection(registry: Registry, name: str) -> None:
+    async def ping_regularly(registry: Registry, name: str) -> None:
         while True:
             await registry.ping(name)
             await trio.sleep(STALE_AFTER / 6)
@@ -259,13 +259,13 @@ async def test_a_disk_that_hangs_makes_nobody_stale(
         await nursery.start(partial(sweep_forever, registry, every=SWEEP_INTERVAL))
         await nursery.start(write_pings_forever, registry)
         for name in names:
-            nursery.start_soon(serve_connection, registry, name)
+            nursery.start_soon(ping_regularly, registry, name)
         for _ in range(3):
             await trio.sleep(20.5)
-            access_policy = disk.access_policy = trio.Event()
+            barrier = disk.barrier = trio.Event()
             await trio.sleep(1.2 * STALE_AFTER)
-            disk.access_policy = None
-            access_policy.set()
+            disk.barrier = None
+            barrier.set()
             await trio.sleep(STALE_AFTER)
         events = "".join(entry.event for entry in registry.change_log.after(0))
         assert "backend_stale" not in events
@@ -283,9 +283,9 @@ async def test_a_slow_disk_does_not_keep_the_silent_active(
 
     async def let_through() -> None:
         while True:
-            access_policy = disk.access_policy = trio.Event()
+            barrier = disk.barrier = trio.Event()
             await trio.sleep(1)
-            access_policy.set()
+            barrier.set()
 
     async with opened(tmp_path, disk) as registry, trio.open_nursery() as nursery:
         await registry.register(HUB)
@@ -296,9 +296,9 @@ async def test_a_slow_disk_does_not_keep_the_silent_active(
         nursery.start_soon(write, registry)
         await trio.sleep(STALE_AFTER + 3 * SWEEP_INTERVAL)
         is_found = not is_active(registry)
-        access_policy, disk.access_policy = disk.access_policy, None
-        assert access_policy is not None
-        access_policy.set()  # a commit in hand is finished though everything is cancelled
+        barrier, disk.barrier = disk.barrier, None
+        assert barrier is not None
+        barrier.set()  # a commit in hand is finished though everything is cancelled
         nursery.cancel_scope.cancel()
     assert is_found
 
@@ -311,13 +311,13 @@ async def test_a_ping_beside_a_change_of_its_name_is_repeated_after_it(
     async with opened(tmp_path, disk, now=clock) as registry, trio.open_nursery() as nursery:
         await registry.register(HUB)
         await nursery.start(write_pings_forever, registry)
-        access_policy = disk.access_policy = trio.Event()
+        barrier = disk.barrier = trio.Event()
         async with trio.open_nursery() as change:
             change.start_soon(try_update, registry)
-            await disk.reached_gate.wait()
+            await disk.reached_barrier.wait()
             assert not takes_a_wait(registry.ping("hub"))
-            disk.access_policy, disk.is_full = None, fails
-            access_policy.set()
+            disk.barrier, disk.is_full = None, fails
+            barrier.set()
         disk.is_full = False
         backend = registry.get("hub")
         assert backend is not None
@@ -342,13 +342,13 @@ async def test_a_ping_beside_the_sweep_that_marks_its_backend_revives_it(
         await registry.write_pings()
         await nursery.start(write_pings_forever, registry)
         await trio.sleep(STALE_AFTER + 1)
-        access_policy = disk.access_policy = trio.Event()
+        barrier = disk.barrier = trio.Event()
         async with trio.open_nursery() as sweep:
             sweep.start_soon(sweep_once, registry)
-            await disk.reached_gate.wait()
+            await disk.reached_barrier.wait()
             await registry.ping("hub")
-            disk.access_policy = None
-            access_policy.set()
+            disk.barrier = None
+            barrier.set()
         assert not is_active(registry)
         await trio.sleep(1.01)
         assert is_active(registry)
@@ -366,15 +366,15 @@ async def test_a_goodbye_after_such_a_ping_counts_for_more(
         await registry.register(HUB)
         await registry.ping("hub")
         await trio.sleep(STALE_AFTER + 1)
-        access_policy = disk.access_policy = trio.Event()
+        barrier = disk.barrier = trio.Event()
         async with trio.open_nursery() as sweep:
             sweep.start_soon(sweep_once, registry)
-            await disk.reached_gate.wait()
+            await disk.reached_barrier.wait()
             await registry.ping("hub")
             sweep.start_soon(registry.deregister, "hub")
             await trio.testing.wait_all_tasks_blocked()
-            disk.access_policy = None
-            access_policy.set()
+            disk.barrier = None
+            barrier.set()
         await registry.write_pings()
         assert not is_active(registry)
         nursery.cancel_scope.cancel()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 
 READ_TOKEN_VARIABLE = "REGISTRY_READ_TOKEN"  # noqa: S105 - its name, not the token
-_KEY = "plexus_registry.door"
+_KEY = "plexus_registry.server"
 _DEFAULTS = ServerSettings()
 
 

@@ -116,7 +116,7 @@ class Announcement:
 
 
 class _Work:
-    """Whatever the keeper does but its last word; leaving cuts it short."""
+    """What the announcer does before it deregisters; `leave` cuts it short."""
 
     def __init__(self) -> None:
         self.is_over = False

@@ -157,7 +157,7 @@ class Exchange:
         call.done.set()
 
     def _begin(self, call: _PendingCall, events: EventStream, result: msgspec.Raw) -> None:
-        """Open a feed before the next message is read: it may be the first event."""
+        """Register an event stream before the next message is read: it may be its first event."""
         events.subscription = decode(result, int, "the answer to registry.watch")
         self._event_streams[events.subscription] = events
         if call.is_abandoned:

@@ -1,6 +1,6 @@
 """Probes of many hubs at once, driven by one task.
 
-Theory of operation. Each probe is one conversation over a plain TCP connection to a numeric
+Theory of operation. Each probe goes over a plain TCP connection to a numeric
 address, what most backends have. Their sockets never block and share one epoll object, whose own
 descriptor Trio waits for: the task wakes once for whatever happened meanwhile, not once for each
 step of each probe, and none of them has a task, a stream or a cancel scope of its own. All have
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 class _Call:
-    """One conversation with a hub.
+    """One probe of a hub.
 
     Attributes:
         number: The descriptor of its socket.
@@ -142,7 +142,7 @@ class _Call:
 
 @contextmanager
 def open_batch_prober(*, timeout_seconds: float) -> Iterator[BatchProber | None]:
-    """Have a volley; at the end none of its sockets stays open.
+    """Open a batch prober; at the end none of its sockets stays open.
 
     Args:
         timeout_seconds: How long one probe may take.

@@ -1,6 +1,6 @@
 """What a probe says to a hub, and what it understands: bytes in, bytes out.
 
-Theory of operation. The conversation opens a WebSocket, asks `_info`, and is over with the first
+Theory of operation. A probe opens a WebSocket, asks `_info`, and is over with the first
 `data` item of the answer, as a client's is. That item's metadata has the hash of the hub's schema;
 where it has none, `HUB.hash` is asked next. Nothing is taken from the hub beyond `MAX_BYTES`, and
 nothing that it says is followed. A general WebSocket library takes several times as long for this
@@ -113,7 +113,7 @@ def _authority(host: str, port: int) -> str:
 
 
 class ProbeProtocol:
-    """One conversation.
+    """What one probe says and hears.
 
     Attributes:
         request: What to send first.

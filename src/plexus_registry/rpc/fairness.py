@@ -12,13 +12,14 @@ import time
 
 import trio
 
+from plexus_registry.settings import DEFAULT_MAX_UNREAD
+
 SLICE_SECONDS = 0.002
 """How long one task works before it waits for its next turn."""
 LONG_CHARACTERS = 64 * 1024
 """A longer answer is held to the budget for unread answers."""
 VERY_LONG_CHARACTERS = 1024 * 1024
 """A longer answer takes so long to make that it needs a turn."""
-MAX_UNREAD = 64 * 1024 * 1024
 
 
 class Fairness:
@@ -28,7 +29,7 @@ class Fairness:
         unread: How much is made and not sent yet, in characters.
     """
 
-    def __init__(self, *, max_unread: int = MAX_UNREAD) -> None:
+    def __init__(self, *, max_unread: int = DEFAULT_MAX_UNREAD) -> None:
         self.unread = 0
         self._max_unread = max_unread
         self._turn = trio.Lock()

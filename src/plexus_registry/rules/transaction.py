@@ -1,6 +1,6 @@
 """A catalog as it will be once the changes in hand are committed, and what they are.
 
-Several changes are judged on one draft, each against what the ones before it leave. Each is
+Several changes are judged in one transaction, each against what the ones before it leave. Each is
 ended, which tells what it did to the effective backends, or abandoned.
 """
 

@@ -1,4 +1,4 @@
-"""How the settings become the front door."""
+"""Build the server from the settings."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def build_server(
     url: str,
     certificate: Certificate | None,
 ) -> Server:
-    """Put the front door together.
+    """Build the parts of the server.
 
     Args:
         registry: What is behind it.

@@ -45,17 +45,15 @@ LONG_FRAME = 16 * 1024
 async def serve_connection(
     registry: Registry, hub: Hub, websocket: WebSocket, shutdown: Shutdown
 ) -> None:
-    """Answer every frame of one WebSocket until the peer leaves or the registry drains.
+    """Answer every frame of one WebSocket until the peer leaves or the registry stops.
 
     The next frame is read only once the last one is answered: requests of one connection take
     effect in order, and a peer that does not read its answers is not read from.
     """
     numbers_after = secrets.randbits(FIRST_NUMBER_BITS)
-    responder = Handler(
-        registry, hub, websocket.caller, numbers_after=numbers_after, peer=websocket
-    )
-    watch_sender = WatchSender(registry, responder, websocket)
-    responder.in_parts = watch_sender.silence
+    handler = Handler(registry, hub, websocket.caller, numbers_after=numbers_after, peer=websocket)
+    watch_sender = WatchSender(registry, handler, websocket)
+    handler.in_parts = watch_sender.silence
     in_hand: str | bytes | list[str] | None = None
     sent = None
     try:
@@ -72,13 +70,13 @@ async def serve_connection(
                 in_hand, sent = frame, websocket.sent
                 if len(frame) > LONG_FRAME:
                     await websocket.share.wait_for_turn()
-                answer = responder.answer(frame)
+                answer = handler.answer(frame)
                 if isinstance(answer, list):
                     frames = in_hand = answer
                     sent = websocket.sent
                     if frames and len(frames[0]) > LONG_CHARACTERS:
                         await websocket.send(frames)
-                        responder.release()
+                        handler.release()
                     elif frames:
                         await websocket.send_one(frames[0])
                 else:
@@ -87,7 +85,7 @@ async def serve_connection(
                     async with watch_sender.silence():
                         sent = websocket.sent
                         await websocket.send(frames)
-                        if responder.note_sent():
+                        if handler.note_sent():
                             watch_sender.tell()
                 in_hand = sent = None
                 if sum(map(len, frames)) > KEPT_CHARACTERS:
@@ -101,22 +99,22 @@ async def serve_connection(
     except trio.Cancelled:
         is_stopping = shutdown.begun.is_set()
         code, why = (GOING_AWAY, STOPPING) if is_stopping else (INTERNAL_ERROR, FAILED)
-        unsent = _unsent(websocket, responder, in_hand, sent, why)
+        unsent = _unsent(websocket, handler, in_hand, sent, why)
         with trio.move_on_after(END_SECONDS, shield=True):
             await _break_off(websocket, unsent, code, why)
         raise
     except Exception:
         log.exception("a frame could not be answered")
-        unsent = _unsent(websocket, responder, in_hand, sent, FAILED)
+        unsent = _unsent(websocket, handler, in_hand, sent, FAILED)
         with trio.move_on_after(END_SECONDS, shield=True):
             await _break_off(websocket, unsent, INTERNAL_ERROR, FAILED)
     finally:
-        responder.release()
+        handler.release()
 
 
 def _unsent(
     websocket: WebSocket,
-    responder: Handler,
+    handler: Handler,
     in_hand: str | bytes | list[str] | None,
     sent: int | None,
     why: str,
@@ -125,10 +123,10 @@ def _unsent(
 
     Args:
         websocket: The connection.
-        responder: Its responder.
+        handler: What answers its frames.
         in_hand: The frame that is being answered, or its answer.
-        sent: What `wire.sent` was before anything of the answer was sent.
-        why: Why the conversation ends.
+        sent: What `websocket.sent` was before anything of the answer was sent.
+        why: Why the connection ends.
     """
     if in_hand is None:
         return []
@@ -136,11 +134,11 @@ def _unsent(
         return in_hand if sent in (None, websocket.sent) else []
     # The answer to a batch is sent in parts while it is made.
     is_begun = in_hand.lstrip()[:1] in ("[", b"[") and sent != websocket.sent
-    return [] if is_begun else responder.break_off(in_hand, why)
+    return [] if is_begun else handler.break_off(in_hand, why)
 
 
 async def _break_off(websocket: WebSocket, unsent: list[str], code: int, why: str) -> None:
-    """End a conversation early, with a close code that says why."""
+    """Send what is left and close the connection, with a code that says why."""
     if websocket.sending is not None:
         return  # a frame was cut in the middle: what follows would be taken for its rest
     with suppress(ConnectionClosed):
@@ -149,7 +147,7 @@ async def _break_off(websocket: WebSocket, unsent: list[str], code: int, why: st
 
 
 def _is_too_large(frame: str | bytes, most: int) -> bool:
-    """Tell what the library lets through: it counts the characters of a text."""
+    """Check the size in bytes; the library counts the characters of a text."""
     if len(frame) <= most // 4 or isinstance(frame, bytes) or frame.isascii():
         return False
     return len(frame.encode()) > most

@@ -47,7 +47,7 @@ _AN_ERROR = 400
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """What the front door works with.
+    """The parts of the server that each connection uses.
 
     Attributes:
         serve_connection: Talks to one WebSocket.
@@ -76,7 +76,7 @@ class Server:
     fairness: Fairness
 
     def report_fault(self, word: str, text: str) -> None:
-        """Count and log trouble that nobody is answered for."""
+        """Count and log a fault that no peer gets an answer about."""
         self.refused[word] += 1
         self.log_throttle.say(word, text)
 
@@ -133,7 +133,7 @@ async def secured(server: Server, plain: trio.abc.Stream) -> trio.abc.Stream | N
 
 
 class Admitted(NamedTuple):
-    """A WebSocket handshake that passed the gate."""
+    """A WebSocket handshake that the access policy allows."""
 
     request: HttpRequest
     grant: Grant

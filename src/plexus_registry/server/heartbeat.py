@@ -36,7 +36,7 @@ POLICY_VIOLATION, NO_PONG = 1008, 1011
 
 
 class Watched:
-    """One connection, as the keeper sees it."""
+    """One connection, and what was seen of it so far."""
 
     __slots__ = (
         "crowded_ticks",

@@ -1,7 +1,7 @@
 """The one port: connections in, WebSockets out, and an answer for whoever speaks something else.
 
-Each connection is counted, received and, where its handshake passes the gate, held open for its
-conversation. One connection's trouble ends here: it never reaches another connection.
+Each connection is counted and read; if the access policy allows its handshake, it stays open as a
+WebSocket. An error of one connection ends here and never reaches another one.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ async def serve_connections(
     *,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Accept connections until draining begins, then see them out.
+    """Accept connections until the shutdown begins, then let them end.
 
-    Started with the URL of the first listener. Returns when the last conversation has ended,
-    `SHUTDOWN_SECONDS` after draining began at the latest.
+    Started with the URL of the first listener. Returns when the last connection has ended,
+    `SHUTDOWN_SECONDS` after the shutdown began at the latest.
     """
     async with trio.open_nursery() as connections:
         async with trio.open_nursery() as acceptors:
@@ -146,7 +146,7 @@ async def _attend(server: Server, plain: trio.abc.Stream, ends: Ends) -> None:
 
 
 async def _hold(server: Server, stream: trio.abc.Stream, admitted: Admitted, ends: Ends) -> None:
-    """Hold one WebSocket open for as long as the conversation lasts."""
+    """Hold one WebSocket open until it ends."""
     caller = Caller(may_write=admitted.grant is Grant.ALL, refused=server.refused)
     async with trio.open_nursery() as nursery:
         websocket = None

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 class ConnectionSlot:
-    """One conversation's place at the table.
+    """One connection's part in the shutdown.
 
     Attributes:
-        is_busy: Whether a request is in hand; the conversation says so.
+        is_busy: Whether a request is being answered; the connection sets it.
     """
 
     __slots__ = ("_scope", "_shutdown", "is_busy")
@@ -36,10 +36,10 @@ class ConnectionSlot:
 
 
 class Shutdown:
-    """Tells conversations to end: at once where they wait, else after the request in hand.
+    """Ends connections: idle ones at once, busy ones after the request in hand.
 
     Attributes:
-        begun: Set once draining began.
+        begun: Set once the shutdown began.
     """
 
     def __init__(self) -> None:
@@ -47,14 +47,14 @@ class Shutdown:
         self._slots: set[ConnectionSlot] = set()
 
     def begin(self) -> None:
-        """Begin to drain; doing so again changes nothing."""
+        """Begin the shutdown; a second call changes nothing."""
         self.begun.set()
         for slot in self._slots:
             slot.ask_to_leave()
 
     @contextmanager
     def slot(self) -> Iterator[ConnectionSlot]:
-        """Hold a conversation inside; it is cut short only between two requests."""
+        """Run a connection inside the block; it is cut short only between two requests."""
         with trio.CancelScope() as scope:
             slot = ConnectionSlot(self, scope)
             self._slots.add(slot)

@@ -1,7 +1,7 @@
 """What the watches of one connection have to tell, sent as it comes.
 
 A task of its own sends it, begun with the first watch of a connection. A peer that does not read
-makes it wait, and nobody else; what is told is taken from the feed only when it can be sent.
+makes it wait, and nobody else; what is told is taken from the change log only when it can be sent.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 class WatchSender:
     """Tells the changes on one connection."""
 
-    def __init__(self, registry: Registry, responder: Handler, websocket: WebSocket) -> None:
+    def __init__(self, registry: Registry, handler: Handler, websocket: WebSocket) -> None:
         self._registry = registry
-        self._responder = responder
+        self._handler = handler
         self._wire = websocket
         self._wakeup = Wakeup()
         self._sending = trio.Lock()
@@ -59,7 +59,7 @@ class WatchSender:
             await self._ended.wait()
 
     async def _tell_forever(self) -> None:
-        # Where the peer leaves, the conversation hears of it, and the goodbye is under way.
+        # When the peer leaves, the task that reads its frames ends the connection.
         with self._registry.wake_on_change(self._wakeup), suppress(ConnectionClosed):
             while not self._is_over:
                 await self._wakeup.wait()
@@ -67,12 +67,12 @@ class WatchSender:
         self._ended.set()
 
     async def _tell_all(self) -> None:
-        while not self._is_over and self._responder.is_behind():
+        while not self._is_over and self._handler.is_behind():
             # The lock is a checkpoint: whatever this connection watches, others have their turn.
             async with self._sending:
-                if self._responder.is_beginning:
+                if self._handler.is_beginning:
                     await self._wire.share.wait_for_room()
-                frames = self._responder.due()
+                frames = self._handler.due()
                 held = sum(map(self._wire.share.hold, frames))
                 try:
                     await self._wire.send(frames)

@@ -1,4 +1,4 @@
-"""One WebSocket as conversations use it: frames in, and the frames of an answer out at once."""
+"""One WebSocket of the server: messages in, and all messages of an answer out at once."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
 Theory of operation. A change is a function of a `Transaction`. Changes are queued in order.
 The first in the queue takes the store's lock, judges all that is queued by then, each change
 against what the ones before it leave, saves the outcome in one transaction, publishes it to the
-catalog and wakes the others of its group. If saving fails, the draft is thrown away and everyone
-in the group hears it.
+catalog and wakes the others of its group. If saving fails, the transaction is dropped and everyone
+in the group gets the error.
 
 After a save that failed, storage counts as failing, and the disk may hold something else than
 memory: a change that was refused may be in the log of the database. So until a save succeeds, every
@@ -136,7 +136,7 @@ class GroupCommit:
         Raises:
             StorageFailed: Saving still fails.
         """
-        await self.commit(lambda _draft: None)
+        await self.commit(lambda _transaction: None)
 
     async def commit(self, change: Change[T]) -> tuple[T, int]:
         """Make a change durable.
@@ -211,7 +211,7 @@ class GroupCommit:
                 turn.call.set()
 
     def _judge(self, turns: Sequence[_QueuedChange]) -> Transaction:
-        """Make all changes on one draft, each against what the ones before it leave."""
+        """Make all changes in one transaction, each against what the ones before it leave."""
         transaction = Transaction(self._catalog)
         for turn in turns:
             turn.taken = True

@@ -11,10 +11,15 @@ from plexus_registry.rules.backend import Layer
 from plexus_registry.rules.errors import ConfigError, StorageFailed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from plexus_registry.config.file import ConfigFile
     from plexus_registry.registry import Registry
 
 log = logging.getLogger(__name__)
+
+LOGGED_NAMES = 20
+"""So many names of each kind are in the line that says what was applied."""
 
 
 async def watch_config_once(registry: Registry, config: ConfigFile) -> None:
@@ -45,11 +50,15 @@ async def watch_config_once(registry: Registry, config: ConfigFile) -> None:
         log.info(
             "config file applied: %d backends; added %s; updated %s; removed %s",
             report.count,
-            *(
-                ", ".join(names) or "none"
-                for names in (report.added, report.updated, report.removed)
-            ),
+            *map(_listed, (report.added, report.updated, report.removed)),
         )
+
+
+def _listed(names: Sequence[str]) -> str:
+    """List names for a log line: the first ones, and how many more there are."""
+    more = len(names) - LOGGED_NAMES
+    rest = f" and {more} more" if more > 0 else ""
+    return f"{', '.join(names[:LOGGED_NAMES])}{rest}" if names else "none"
 
 
 async def watch_config_forever(

@@ -140,8 +140,8 @@ class _Rounds:
         self._schedule = Schedule(interval=interval - self._tick)
         self._wake = trio.Event()
         self._sleeps_until = inf
-        self._next_complaint = -inf
-        self._trouble = FailureLog(
+        self._next_shortage_log = -inf
+        self._failure_log = FailureLog(
             "what probes found is not saved: %s", "what probes find is saved again"
         )
         moment = trio.current_time()
@@ -202,9 +202,9 @@ class _Rounds:
 
     def _tell_shortage(self, turn: _DueProbe, outcome: Untried) -> None:
         """Say that this machine could not probe, but not for every backend."""
-        if turn.began < self._next_complaint:
+        if turn.began < self._next_shortage_log:
             return
-        self._next_complaint = turn.began + SHORTAGE_LOG_SECONDS
+        self._next_shortage_log = turn.began + SHORTAGE_LOG_SECONDS
         log.warning(
             "backends cannot be probed, and are not judged: %s: %s",
             shown(turn.backend.name),
@@ -212,7 +212,7 @@ class _Rounds:
         )
 
     async def _save(self, turn: _DueProbe, rest: Callable[[], Awaitable[None]]) -> None:
-        with self._trouble:
+        with self._failure_log:
             await rest()
         self._end(turn)
 

@@ -43,7 +43,7 @@ async def sweep_forever(
 ) -> None:
     """Sweep on a fixed grid; `every` is in seconds."""
     task_status.started()
-    trouble = FailureLog("sweep failed, trying again: %s", "sweeps work again")
+    failure_log = FailureLog("sweep failed, trying again: %s", "sweeps work again")
     wake = trio.current_time()
     while True:
         wake += every
@@ -51,7 +51,7 @@ async def sweep_forever(
         if pause > 0:
             registry.health.forgive(pause)
             wake += pause
-        with trouble:
+        with failure_log:
             await sweep_once(registry)
 
 
@@ -73,11 +73,11 @@ async def write_pings_forever(
 ) -> None:
     """Write pings to the disk, each at most `PING_DELAY` seconds after it came."""
     task_status.started()
-    trouble = FailureLog("pings not saved, trying again: %s", "pings are saved again")
+    failure_log = FailureLog("pings not saved, trying again: %s", "pings are saved again")
     while True:
         await registry.wait_for_pings()
         await trio.sleep(PING_DELAY)
-        with trouble:
+        with failure_log:
             await registry.write_pings()
 
 
