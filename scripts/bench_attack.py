@@ -6,10 +6,13 @@ until its standard input ends, unless the attack is to leave.
 """
 
 import json
+import os
 import re
 import resource
+import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 
 HEAD = (
@@ -21,6 +24,8 @@ BATCH = 1_000
 READERS = 100
 LEAVERS = 5_000
 CHECKERS = 50
+CLOSE_FRAME = b"\x88\x82" + bytes(4) + b"\x03\xe8"
+"""Code 1000, masked with zeros."""
 
 
 def open_websocket(url: str, *, seconds: float = ANSWER_SECONDS) -> socket.socket:
@@ -110,14 +115,22 @@ def leave_in_batch(url: str, text: str, connections: int) -> None:
     sys.stdin.read()
 
 
-def leave_together(url: str) -> None:
-    """Open many connections, and end all of them at once."""
+def leave_together(url: str, goodbye: bytes = b"") -> None:
+    """Open many connections from a child process, and end all of them at once by its death."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     opened = [open_websocket(url) for _ in range(min(LEAVERS, limit - 100))]
-    print("begun", flush=True)
+    child = os.fork()
+    if not child:
+        time.sleep(60)
+        os._exit(0)
     for connection in opened:
-        connection.close()
+        if goodbye:
+            connection.send(goodbye)
+        connection.close()  # the child still holds it
+    print("begun", flush=True)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
     print("done", flush=True)
     sys.stdin.read()
 
@@ -127,8 +140,8 @@ def _deep() -> str:
     return with_params(f'{{"name":"b-000000","x":[{",".join([nested] * 8_000)}]}}')
 
 
-def _keys() -> str:
-    members = ",".join(f'"k{number}":1' for number in range(80_000))
+def _keys(count: int, value: str = "1") -> str:
+    members = ",".join(f'"k{number}":{value}' for number in range(count))
     return with_params(f'{{"name":"b-000000",{members}}}')
 
 
@@ -141,12 +154,14 @@ ATTACKS: dict[str, Callable[[str], None]] = {
     ),
     "deep arrays": lambda url: ask(url, _deep()),
     "empty arrays": lambda url: ask(url, with_params(f"[{','.join(['[]'] * 349_000)}]")),
-    "many keys": lambda url: ask(url, _keys()),
+    "many keys": lambda url: ask(url, _keys(80_000)),
+    "just not too many keys": lambda url: ask(url, _keys(29_000, '":"')),
     "long host": lambda url: ask(
         url, request("registry.register", {"name": "a", "host": "h" * 1_000_000, "port": 1})
     ),
     "long floats": lambda url: ask(url, with_params(f"[{','.join(['1.' + '7' * 300] * 3_000)}]")),
     "leave together": leave_together,
+    "close together": lambda url: leave_together(url, CLOSE_FRAME),
 }
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ class Disk:
         is_full: Whether work fails as on a full disk.
         is_lying: Whether work is said to fail though it was done.
         barrier: While it is set to an event, work waits for that event first.
+        late_barrier: While it is set to an event, work that is done waits for it before it returns.
         saves: How many pieces of work were run.
     """
 
@@ -46,6 +47,7 @@ class Disk:
         self.is_full = False
         self.is_lying = False
         self.barrier: trio.Event | None = None
+        self.late_barrier: trio.Event | None = None
         self.reached_barrier = trio.Event()
         self.saves = 0
 
@@ -58,6 +60,9 @@ class Disk:
             raise sqlite3.OperationalError("database or disk is full")
         self.saves += 1
         done = sync_fn()
+        if self.late_barrier is not None:
+            self.reached_barrier.set()
+            await self.late_barrier.wait()
         if self.is_lying:
             raise sqlite3.OperationalError("disk I/O error")
         return done

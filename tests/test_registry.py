@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from plexus_registry.config.declarations import Declaration
+from plexus_registry.registry import LONG_DECLARATION
+from plexus_registry.rules.backend import Layer
 from plexus_registry.rules.commands import Register, Update
 from plexus_registry.rules.errors import NameTaken, NotFound, StartError, StorageFailed
 from plexus_registry.storage.sqlite import read_records
@@ -166,6 +169,43 @@ async def test_a_ping_for_a_name_that_is_being_committed_is_not_lost(tmp_path: P
     for record in read_records(tmp_path / "registry.db"):
         assert record.backend is not None
         assert record.backend.last_seen is not None
+
+
+@pytest.mark.parametrize("is_removed", [False, True])
+async def test_a_large_declaration_is_judged_beside_the_loop_and_loses_no_ping(
+    tmp_path: Path, *, is_removed: bool
+) -> None:
+    names = [f"n-{number:03}" for number in range(LONG_DECLARATION + 1)]
+    declared = {name: Declaration(name=name, host="h", port=1) for name in names}
+    moved = {name: Declaration(name=name, host="h", port=2) for name in names}
+    disk = Disk()
+    async with opened(tmp_path, disk) as registry:
+        await registry.declare(Layer.FILE, declared)
+        disk.late_barrier = barrier = trio.Event()
+
+        async def ping_meanwhile() -> None:
+            await disk.reached_barrier.wait()  # all is judged, and nothing published
+            found = registry.get(names[0])
+            assert found is not None
+            assert found.port == 1
+            assert (await registry.ping(names[0])).success
+            disk.late_barrier = None
+            barrier.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ping_meanwhile)
+            saves = disk.saves
+            reloaded = await registry.declare(Layer.FILE, {} if is_removed else moved)
+            assert disk.saves == saves + 2
+        found = registry.get(names[0])
+        if is_removed:
+            assert reloaded.removed == tuple(names)
+            assert found is None
+        else:
+            assert reloaded.updated == tuple(names)
+            assert found is not None
+            assert found.port == 2
+            assert found.last_seen is not None
 
 
 async def test_what_is_said_to_have_failed_is_taken_back_with_the_next_commit(

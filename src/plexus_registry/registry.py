@@ -58,7 +58,8 @@ WallClock = Callable[[], int]
 
 PING_DELAY = 1.0
 """Seconds that a ping may wait for the disk. Source: manual/operations.md, "Promises"."""
-
+LONG_DECLARATION = 100
+"""So many names are reconciled on the loop; with more, in a worker thread."""
 
 POLICY = Policy()
 """What holds where nothing else is said: nobody is probed."""
@@ -241,7 +242,8 @@ class Registry:
             StorageFailed: The change could not be saved.
         """
         reloaded, revision = await self._commits.commit(
-            lambda transaction: self._declare(transaction, layer, declared)
+            lambda transaction: self._declare(transaction, layer, declared),
+            is_long=self._is_long(layer, declared),
         )
         return msgspec.structs.replace(reloaded, revision=revision)
 
@@ -264,7 +266,9 @@ class Registry:
                 return self._declare(transaction, Layer.FILE, declared)
 
             try:
-                reloaded, revision = await self._commits.commit(change)
+                reloaded, revision = await self._commits.commit(
+                    change, is_long=self._is_long(Layer.FILE, declared)
+                )
             except BaseException:
                 self.config.forget()
                 raise
@@ -274,6 +278,9 @@ class Registry:
         self, transaction: Transaction, layer: Layer, declared: Mapping[str, Declaration]
     ) -> Reloaded:
         return declare(transaction, layer, declared, now=self.now(), new_id=lambda: str(uuid4()))
+
+    def _is_long(self, layer: Layer, declared: Mapping[str, Declaration]) -> bool:
+        return max(len(declared), len(self.catalog.names(layer))) > LONG_DECLARATION
 
     # Changes as they come.
 

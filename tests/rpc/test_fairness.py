@@ -25,7 +25,7 @@ from plexus_registry.rules.errors import RegistryUnavailableError
 from plexus_registry.server.connection import serve_connection
 from plexus_registry.server.shutdown import Shutdown
 from plexus_registry.server.websocket import accept_websocket
-from tests.e2e.raw import HEAD
+from tests.e2e.raw import CLOSE, HEAD, frame
 from tests.fakes import ScriptedWebSocket, opened
 from tests.health.test_tracker import backend_of
 
@@ -249,7 +249,8 @@ async def test_a_batch_that_holds_room_for_which_others_wait_is_cut_short(tmp_pa
         nursery.cancel_scope.cancel()
 
 
-async def test_peers_that_leave_together_are_seen_out_one_in_a_round() -> None:
+@pytest.mark.parametrize("says_goodbye", [False, True])
+async def test_peers_that_leave_together_are_seen_out_one_in_a_round(*, says_goodbye: bool) -> None:
     fairness = Fairness()
     gone = 0
 
@@ -270,8 +271,11 @@ async def test_peers_that_leave_together_are_seen_out_one_in_a_round() -> None:
             nursery.start_soon(wait_for_end, wire)
             peers.append(peer)
         await wait_all_tasks_blocked()
-        for peer in peers:
-            peer.send_stream.close()  # all in one round
+        for peer in peers:  # all in one round
+            if says_goodbye:
+                nursery.start_soon(peer.send_all, frame(CLOSE, b"\x03\xe8"))
+            else:
+                peer.send_stream.close()
         while gone < len(peers):
             before = gone
             await trio.lowlevel.checkpoint()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from plexus_registry.config.declarations import Declaration
+from plexus_registry.rules import catalog as catalog_module
 from plexus_registry.rules import events
 from plexus_registry.rules.backend import Backend, Layer, Record
 from plexus_registry.rules.catalog import Catalog
@@ -220,3 +221,25 @@ def test_a_declaration_touches_only_what_its_layer_states_or_stated() -> None:
         patch.setattr(transaction, "records", records)
         declare(transaction, Layer.FILE, {"declared": declared}, now=1, new_id=lambda: "id")
     assert touched == ["declared", "gone"]
+
+
+@given(st.lists(sts.backends(), max_size=8), st.lists(sts.backends(), max_size=8), st.data())
+def test_many_changes_at_once_lead_to_the_same_order(
+    before: list[Backend], after: list[Backend], data: st.DataObject
+) -> None:
+    catalog, model = Catalog(), Model()
+    for backend in before:
+        model.stated[backend.name] = (runtime(backend),)
+    catalog.publish(model.stated)
+    gone = data.draw(st.sets(st.sampled_from([*model.stated])) if model.stated else st.just(set()))
+    changes: dict[str, Records] = {each.name: (runtime(each),) for each in after}
+    changes |= dict.fromkeys(gone, ())
+    model.stated |= changes
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(catalog_module, "SORTED_CHANGES", 0)
+        catalog.publish(changes)
+    assert_agrees(catalog, model)
+
+
+def runtime(backend: Backend) -> Record:
+    return Record(name=backend.name, layer=Layer.RUNTIME, backend=backend)

@@ -1,9 +1,9 @@
 """What all connections share: turns for long work, and the memory for unread answers.
 
 Trio runs every task that is ready before it looks for new input, so a client waits for as long as
-all of them take together. Long work is cut into slices, and of all slices one is begun in each
-round. Long answers are made only while there is room for them: what one peer does not read is
-memory that the others lack.
+all of them take together: one round of the scheduler. Long work is cut into slices, and one slice
+begins in each round. Long answers are made only while there is room for them: what one peer does
+not read is memory that the others lack.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class Fairness:
     def __init__(self, *, max_unread: int = DEFAULT_MAX_UNREAD) -> None:
         self.unread = 0
         self._max_unread = max_unread
-        self._turn = trio.Lock()
+        self._is_taken = False
+        self._turns = trio.lowlevel.ParkingLot()
         self._waiting = trio.lowlevel.ParkingLot()
 
     @property
@@ -47,9 +48,16 @@ class Fairness:
 
     async def wait_for_turn(self) -> None:
         """Wait for a slice; one of them is given in each round of the scheduler."""
-        # The lock is handed over first come, first served, and not before the next round.
-        async with self._turn:
-            pass
+        # First come, first served. Thousands may come in one round: to queue must cost little.
+        if self._is_taken:
+            await self._turns.park()
+            self._is_taken = bool(self._turns.unpark())
+            return
+        self._is_taken = True
+        try:
+            await trio.lowlevel.checkpoint()
+        finally:
+            self._is_taken = bool(self._turns.unpark())
 
     async def wait_for_room(self) -> None:
         """Wait for a turn in which a long answer may be made.

@@ -223,7 +223,6 @@ class Handler:
 
     async def _respond(self, request: Request, route: Route | None) -> str | None:
         """Answer one request, which may be routed already."""
-        error: ProtocolError | MethodError
         try:
             if route is None:
                 route = self._hub.route(request.method, request.params)
@@ -235,12 +234,11 @@ class Handler:
             else:
                 result = await self._perform(route)
         except (ProtocolError, MethodError) as refusal:
-            error = refusal
+            return None if request.id is None else self._refuse(request.id, refusal)
         except Exception as bug:  # noqa: BLE001 - it is logged, and answered
             error = _bug(request, bug)
-        else:
-            return None if request.id is None else result_response(request.id, result)
-        return None if request.id is None else self._refuse(request.id, error)
+            return None if request.id is None else self._refuse(request.id, error)
+        return None if request.id is None else result_response(request.id, result)
 
     async def _begin(self, stream: Stream, *, is_heard: bool) -> str:
         """Find out what a stream says, and give the number to acknowledge it with."""
@@ -340,7 +338,12 @@ class Handler:
             found = look_up(self._registry, command)
             if found is not None and len(found) > LONG_CHARACTERS:
                 await self._share.wait_for_room()
-        return await perform(self._registry, command)
+        try:
+            return await perform(self._registry, command)
+        except MethodError as error:
+            # Its traceback holds frames, and one of them holds the error: without this, only the
+            # garbage collector would free them.
+            raise error.with_traceback(None)  # noqa: B904 - the same error
 
     def _refuse(self, request_id: str, error: ProtocolError | MethodError) -> str:
         """Answer with an error; those of limits are counted."""

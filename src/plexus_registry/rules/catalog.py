@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from plexus_registry.rules.operations import Records
 
 NOTHING: Records = ()
+SORTED_CHANGES = 100
+"""With more changes at once than this, the order of the list is made anew."""
 _DECLARED = (Layer.ENV, Layer.FILE, Layer.ADOPTED, Layer.AUTO)
 """The layers of which it is known which names they state: few beside those that are registered."""
 
@@ -113,37 +115,46 @@ class Catalog:
             revision: The revision of the last change; None where none of them counts.
         """
         former, self.revision = self.revision, self.revision if revision is None else revision
+        # To sort once takes less time than to insert many, one at a time.
+        sorts = len(changes) > max(SORTED_CHANGES, len(self._effective) // 8)
         for name, records in changes.items():
             self._index(name, self._records.get(name, NOTHING), records)
             if records:
                 self._records[name] = records
             else:
                 self._records.pop(name, None)
-            self._show(name, effective(records))
+            backend = effective(records)
+            if not sorts:
+                self._move(self._effective.get(name), backend)
+            if backend is None:
+                self._effective.pop(name, None)
+            else:
+                self._effective[name] = backend
+            self._encoded.pop(name, None)
+        if sorts:
+            self._order = sorted(map(_place, self._effective.values()))
         if changes or former != self.revision:
             self._listed.clear()
             self._snapshot = None
 
     def _index(self, name: str, before: Records, after: Records) -> None:
+        # A name is never absent in between: a worker thread may be reading.
+        layers = [record.layer for record in after]
+        for layer in layers:
+            if layer in self._declared:
+                self._declared[layer].add(name)
         for record in before:
-            if record.layer in self._declared:
+            if record.layer in self._declared and record.layer not in layers:
                 self._declared[record.layer].discard(name)
-        for record in after:
-            if record.layer in self._declared:
-                self._declared[record.layer].add(name)
 
-    def _show(self, name: str, backend: Backend | None) -> None:
-        former = self._effective.get(name)
-        stays = former and backend and former.created_at == backend.created_at
-        if former is not None and not stays:
+    def _move(self, former: Backend | None, backend: Backend | None) -> None:
+        """Keep the order of the list when one backend changes."""
+        if former and backend and former.created_at == backend.created_at:
+            return
+        if former is not None:
             del self._order[bisect_left(self._order, _place(former))]
-        if backend is None:
-            self._effective.pop(name, None)
-        else:
-            self._effective[name] = backend
-            if not stays:
-                insort(self._order, _place(backend))
-        self._encoded.pop(name, None)
+        if backend is not None:
+            insort(self._order, _place(backend))
 
     def _in_order(self, *, active_only: bool) -> Iterator[Backend]:
         for _, name in self._order:

@@ -93,7 +93,7 @@ class Transaction:
 
     def saved_again(self) -> dict[str, Records]:
         """The names to save that do not change, with what the catalog holds of each now."""
-        unchanged = self._to_save - self.changes().keys()
+        unchanged = self._to_save - self.changes().keys() if self._to_save else ()
         return {name: self._catalog.records(name) for name in unchanged}
 
     def _note(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING
 
 import trio
@@ -110,6 +110,8 @@ async def serve_connection(
             await _break_off(websocket, unsent, INTERNAL_ERROR, FAILED)
     finally:
         handler.release()
+        # The two hold each other, and nothing of a connection is left to the garbage collector.
+        handler.in_parts = nullcontext
 
 
 def _unsent(

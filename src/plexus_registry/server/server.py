@@ -174,6 +174,8 @@ async def _hold(server: Server, stream: trio.abc.Stream, admitted: Admitted, end
                         await websocket.close(_INTERNAL_ERROR)  # unless it was closed with a reason
                 server.heartbeat.remove(watched)
         nursery.cancel_scope.cancel()
+    if websocket is not None:
+        websocket.forget()
 
 
 def _cut(stream: trio.abc.Stream, scope: trio.CancelScope) -> None:

@@ -47,6 +47,13 @@ class WebSocket:
         self._ws = ws
         self._stream = stream
 
+    def forget(self) -> None:
+        """Let go of the library's WebSocket once it has ended.
+
+        The two hold each other, and what only the garbage collector frees makes everybody wait.
+        """
+        self._stream.closed_by = lambda: None
+
     async def send(self, frames: Iterable[str]) -> None:
         """Send messages, if any: short ones together, and long ones bit by bit."""
         short: list[str] = []
@@ -171,6 +178,8 @@ class HandshakeStream(trio.abc.Stream):
         fairness: Fairness,
     ) -> None:
         self._fairness = fairness
+        # Trio's stream checks for more, which takes its time where thousands wake together.
+        self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
         self._stream = stream
         self._head = head
         self._rest = rest
@@ -274,10 +283,14 @@ class HandshakeStream(trio.abc.Stream):
         data: bytes | bytearray = b""
         broken: trio.BrokenResourceError | None = None
         try:
-            data = await self._stream.receive_some(max_bytes)
-        except trio.BrokenResourceError as error:
-            broken = error
-        if not data:
+            if self._socket is None:
+                data = await self._stream.receive_some(max_bytes)
+            else:
+                data = await self._socket.recv(max_bytes or RECEIVE_BYTES)
+        except (OSError, trio.BrokenResourceError) as error:
+            broken = trio.BrokenResourceError("the connection was lost")
+            broken.__cause__ = error
+        if not data or data[:1] == _CLOSE:
             # Thousands may leave at once, and to see one out takes as long as several calls.
             await self._fairness.wait_for_turn()
         if broken is not None:
@@ -314,6 +327,7 @@ _OUR_COMPLAINTS = (1002, 1007)
 """Protocol error, and text that is not UTF-8."""
 
 
+RECEIVE_BYTES = 4096
 _ESTABLISHED = 1
 """Source: Linux, include/net/tcp_states.h."""
 _TEXT = 0x1

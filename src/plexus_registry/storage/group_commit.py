@@ -2,9 +2,9 @@
 
 Theory of operation. A change is a function of a `Transaction`. Changes are queued in order.
 The first in the queue takes the store's lock, judges all that is queued by then, each change
-against what the ones before it leave, saves the outcome in one transaction, publishes it to the
-catalog and wakes the others of its group. If saving fails, the transaction is dropped and everyone
-in the group gets the error.
+against what the ones before it leave (a change of many names in a worker thread), saves the
+outcome in one transaction, publishes it to the catalog and wakes the others of its group. If saving
+fails, the transaction is dropped and everyone in the group gets the error.
 
 After a save that failed, storage counts as failing, and the disk may hold something else than
 memory: a change that was refused may be in the log of the database. So until a save succeeds, every
@@ -23,6 +23,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import trio
@@ -62,19 +63,30 @@ class _QueuedChange:
 
     Attributes:
         change: The change.
-        taken: Whether it was judged: then it is committed or has an `error`.
+        is_long: Whether it may be about so many names that it is judged in a worker thread.
+        taken: Whether its group is being committed, or was: it is finished in any case.
         revision: The revision after it.
         call: Set once it was taken, and when it is its turn to lead a group.
     """
 
-    __slots__ = ("call", "change", "error", "revision", "taken")
+    __slots__ = ("call", "change", "error", "is_long", "revision", "taken")
 
-    def __init__(self, change: Change[None]) -> None:
+    def __init__(self, change: Change[None], *, is_long: bool) -> None:
         self.change = change
+        self.is_long = is_long
         self.taken = False
         self.revision = 0
         self.error: Exception | None = None
         self.call = trio.Event()
+
+    def judge(self, transaction: Transaction) -> None:
+        """Make the change in a transaction, against what the ones before it leave."""
+        try:
+            self.change(transaction)
+            self.revision = transaction.end_change()
+        except Exception as error:  # noqa: BLE001 - its caller gets it, not its neighbours
+            self.error = error
+            transaction.abandon_change()
 
 
 class GroupCommit:
@@ -110,6 +122,8 @@ class GroupCommit:
         self._now = now
         self._queue: list[_QueuedChange] = []
         self._committing: Mapping[str, Records] = {}
+        # While a worker thread judges, nobody knows which names will change.
+        self._is_judging = False
         self._committed = trio.Event()
         self._failed = trio.Event()
         # While saving fails: whether a change that was refused may be on the disk all the same,
@@ -124,7 +138,7 @@ class GroupCommit:
 
     def is_settled(self, name: str) -> bool:
         """Whether no commit in hand changes a name."""
-        return name not in self._committing
+        return not self._is_judging and name not in self._committing
 
     async def wait_for_failure(self) -> None:
         """Wait until saving fails."""
@@ -138,11 +152,15 @@ class GroupCommit:
         """
         await self.commit(lambda _transaction: None)
 
-    async def commit(self, change: Change[T]) -> tuple[T, int]:
+    async def commit(self, change: Change[T], *, is_long: bool = False) -> tuple[T, int]:
         """Make a change durable.
 
         A caller who is cancelled before the change was judged has asked for nothing; after
         that the change is finished.
+
+        Args:
+            change: Reads and writes a transaction, and returns what the caller wants to know.
+            is_long: Whether it may be about so many names that it should run in a worker thread.
 
         Returns:
             What the change returned, and the revision after it.
@@ -152,7 +170,9 @@ class GroupCommit:
             Exception: Whatever the change raised; it was not made.
         """
         answers: list[T] = []
-        turn = _QueuedChange(lambda transaction: answers.append(change(transaction)))
+        turn = _QueuedChange(
+            lambda transaction: answers.append(change(transaction)), is_long=is_long
+        )
         self._queue.append(turn)
         try:
             while not turn.taken:
@@ -182,12 +202,20 @@ class GroupCommit:
     async def _commit_queue(self) -> None:
         began = trio.current_time()
         turns, self._queue = self._queue, []
+        for turn in turns:
+            turn.taken = True
         was_failing = self.failure is not None
         try:
-            transaction = self._judge(turns)
+            transaction = Transaction(self._catalog)
+            for turn in turns:
+                if turn.is_long:
+                    self._is_judging = True
+                    await self._store.run_sync(partial(turn.judge, transaction))
+                else:
+                    turn.judge(transaction)
             changes, saved_again = transaction.changes(), transaction.saved_again()
             # What is only saved again may change in memory meanwhile: a ping does not wait for it.
-            self._committing = changes
+            self._is_judging, self._committing = False, changes
             if changes or saved_again or transaction.entries or was_failing:
                 await self._save({**changes, **saved_again}, transaction.entries)
         except BaseException as error:
@@ -202,26 +230,12 @@ class GroupCommit:
         else:
             self._publish(transaction, changes, saved_again)
         finally:
-            self._committing = {}
+            self._is_judging, self._committing = False, {}
             self._ended(began)
             self._committed.set()
             self._committed = trio.Event()
             for turn in turns:
-                turn.taken = True
                 turn.call.set()
-
-    def _judge(self, turns: Sequence[_QueuedChange]) -> Transaction:
-        """Make all changes in one transaction, each against what the ones before it leave."""
-        transaction = Transaction(self._catalog)
-        for turn in turns:
-            turn.taken = True
-            try:
-                turn.change(transaction)
-                turn.revision = transaction.end_change()
-            except Exception as error:  # noqa: BLE001 - its caller gets it, not its neighbours
-                turn.error = error
-                transaction.abandon_change()
-        return transaction
 
     async def _save(self, changes: Mapping[str, Records], entries: Sequence[Entry]) -> None:
         """Save changes, and with them whatever a save that failed may have left behind."""

@@ -97,7 +97,7 @@ class Store:
         self.kept_changes = kept_changes
         self._db = db
         self._lock_file = lock_file
-        self._run_sync = run_sync
+        self.run_sync = run_sync
         # Without the lock file, another registry could be on the same database.
         self._files = OpenFiles(path, [lock_path(path)])
 
@@ -121,7 +121,7 @@ class Store:
             StorageFailed: Nothing was saved, or the outcome is unknown; the message says why.
         """
         try:
-            await self._run_sync(partial(self._save, changes, entries, after))
+            await self.run_sync(partial(self._save, changes, entries, after))
         except (sqlite3.Error, OSError) as error:  # from `run_sync` itself
             raise self._failed(error, is_unknown=True) from error
 
