@@ -13,9 +13,16 @@ from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
 
-from plexus_registry.config.declarations import Declaration
-from plexus_registry.rules.backend import MANUAL_LAYERS, Backend, Layer, Record, Source
-from plexus_registry.rules.commands import Register, Update
+from plexus_registry.rules.backend import (
+    MANUAL_LAYERS,
+    Backend,
+    Declaration,
+    Layer,
+    Record,
+    Register,
+    Source,
+    Update,
+)
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy

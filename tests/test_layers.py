@@ -61,8 +61,6 @@ ROOMS: dict[str, Room] = {
     "rules": Room(pure=ALL),
 }
 EXCEPTIONS: dict[str, set[str]] = {
-    "rules.reconciliation": {"config.declarations"},
-    "rules.local_hub": {"config.declarations"},
     "settings": {"rpc.limits"},
 }
 """Modules that may import one module of a room that their own room may not."""

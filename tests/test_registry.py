@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from plexus_registry.config.declarations import Declaration
 from plexus_registry.registry import LONG_DECLARATION
-from plexus_registry.rules.backend import Layer
-from plexus_registry.rules.commands import Register, Update
+from plexus_registry.rules.backend import Declaration, Layer, Register, Update
 from plexus_registry.rules.errors import NameTaken, NotFound, StartError, StorageFailed
 from plexus_registry.storage.sqlite import read_records
 from tests.fakes import Disk, opened

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from plexus_registry.client.discovery import Discovered, discover
     from plexus_registry.client.events import WatchEvent
     from plexus_registry.registry import Registry
-    from plexus_registry.rules.backend import Backend, Health, Source, State
-    from plexus_registry.rules.commands import Register, Update
+    from plexus_registry.rules.backend import Backend, Health, Register, Source, State, Update
     from plexus_registry.rules.errors import (
         ConfigError,
         ConfigInvalid,
@@ -95,7 +94,6 @@ _HOMES = {
     "client.connection": ("RegistryClient", "connect"),
     "client.events": ("WatchEvent",),
     "client.announcer": ("Announcement", "Status"),
-    "rules.commands": ("Register", "Update"),
     "rules.errors": (
         "ConfigError",
         "ConfigInvalid",
@@ -121,7 +119,7 @@ _HOMES = {
         "Reloaded",
         "Snapshot",
     ),
-    "rules.backend": ("Backend", "Health", "Source", "State"),
+    "rules.backend": ("Backend", "Health", "Register", "Source", "State", "Update"),
     "client.discovery": ("Discovered", "discover"),
     "registry": ("Registry",),
     "settings": ("Settings",),

@@ -15,7 +15,7 @@ import trio
 
 from plexus_registry import __version__
 from plexus_registry.concurrency import RunSync, lone_error, run_in_thread
-from plexus_registry.config.declarations import LOCAL_HUB, parse_environment
+from plexus_registry.config.declarations import parse_environment
 from plexus_registry.config.file import ConfigFile
 from plexus_registry.health.allowed_networks import parse_networks
 from plexus_registry.health.probe import Probe
@@ -25,7 +25,7 @@ from plexus_registry.rpc.plexus import Hub
 from plexus_registry.rules.backend import Layer
 from plexus_registry.rules.change_log import KEPT_CHANGES
 from plexus_registry.rules.errors import ConfigError, MethodError, StartError, StorageFailed
-from plexus_registry.rules.local_hub import declared_at_start
+from plexus_registry.rules.local_hub import LOCAL_HUB, declared_at_start
 from plexus_registry.server.build import build_server, open_certificate, raise_open_files
 from plexus_registry.server.connection import serve_connection
 from plexus_registry.server.listener import is_reachable, open_listeners, url_of
@@ -40,8 +40,8 @@ from plexus_registry.tasks.sweeper import repair_forever, sweep_forever, write_p
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
-    from plexus_registry.config.declarations import Declaration
     from plexus_registry.health.network import Network
+    from plexus_registry.rules.backend import Declaration
     from plexus_registry.server.tls import Certificate
     from plexus_registry.settings import Settings
 

@@ -46,10 +46,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from plexus_registry.concurrency import Wakeup
-    from plexus_registry.config.declarations import Declaration
     from plexus_registry.config.file import ConfigFile
     from plexus_registry.health.probe import Probe
-    from plexus_registry.rules.commands import Register, Update
+    from plexus_registry.rules.backend import Declaration, Register, Update
     from plexus_registry.rules.transaction import Transaction
     from plexus_registry.storage.sqlite import Store
 

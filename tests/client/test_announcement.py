@@ -28,7 +28,7 @@ from plexus_registry.client.announcer import (
     LEAVE_SECONDS,
     LONGEST_PAUSE,
 )
-from plexus_registry.rules.commands import Register
+from plexus_registry.rules.backend import Register
 from tests.client.network import URL, Network, install, serve_until_killed, serving
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 from wsproto.events import CloseConnection, Ping, Pong, TextMessage
 
-from plexus_registry import Backend, RegistryUnavailableError, UrlError, connect
+from plexus_registry import Backend, RegistryUnavailableError, UrlError, announce, connect
 from plexus_registry.client.connection import run_client
 from plexus_registry.client.replies import Backends
 from plexus_registry.client.socket import MAX_QUEUED_BYTES, parse_url, shake_hands, without_secrets
@@ -446,3 +446,14 @@ async def test_an_error_shows_no_secret_of_the_url(url: str) -> None:
         async with connect(url):
             pass
     assert "secret" not in str(raised.value)
+
+
+async def test_a_keyword_argument_that_is_no_field_is_refused_here() -> None:
+    async with scripted() as (client, _):
+        with pytest.raises(TypeError, match="unexpected keyword argument 'descripton'"):
+            await client.register("a", "h", 1, descripton="x")  # type: ignore[call-arg]  # a typo
+        with pytest.raises(TypeError, match="unexpected keyword argument 'version'"):
+            await client.update("a", version="x")  # type: ignore[call-arg]  # cannot be updated
+    with pytest.raises(TypeError, match="unexpected keyword argument 'descripton'"):
+        async with announce(URL, name="a", host="h", port=1, descripton="x"):  # type: ignore[call-arg]  # a typo
+            raise AssertionError

@@ -19,7 +19,7 @@ from plexus_registry import (
 )
 from plexus_registry.client import discovery
 from plexus_registry.client.discovery import ANSWER_SECONDS
-from plexus_registry.rules.commands import Register
+from plexus_registry.rules.backend import Register
 from tests.client.network import URL, Network, install, serving
 
 if TYPE_CHECKING:

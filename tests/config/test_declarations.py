@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from plexus_registry.config.declarations import Declaration, Declared, parse_toml
+from plexus_registry.config.declarations import Declared, parse_toml
+from plexus_registry.rules.backend import Declaration
 from plexus_registry.rules.errors import ConfigError
 
 GOOD = '[[backend]]\nname = "a"\nhost = "h"\nport = 1\n'

@@ -7,14 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plexus_registry.config.declarations import (
-    LOCAL_HUB,
-    Declaration,
-    Declared,
-    parse_environment,
-)
-from plexus_registry.rules.backend import FIELDS, Backend, Layer, Record, Source
+from plexus_registry.config.declarations import Declared, parse_environment
+from plexus_registry.rules.backend import FIELDS, Backend, Declaration, Layer, Record, Source
 from plexus_registry.rules.errors import ConfigError
+from plexus_registry.rules.local_hub import LOCAL_HUB
 from plexus_registry.rules.reconciliation import declared_record, reconcile
 from tests import strategies as sts
 
@@ -123,7 +119,7 @@ def test_any_text_parses_or_is_a_config_error(text: str) -> None:
     for name, each in outcome.backends.items():
         assert name == each.name
         for field in ("name", "host", "port", "protocol"):
-            assert FIELDS[field].accepts(getattr(each, field))
+            assert FIELDS[field].values.accepts(getattr(each, field))
 
 
 @given(sts.declarations(), sts.sources())
@@ -171,7 +167,7 @@ def test_a_declaration_that_says_nothing_new_changes_nothing(former: Backend) ->
 def test_the_built_in_entry_keeps_the_rules() -> None:
     for field in Declaration.__struct_fields__:
         value = getattr(LOCAL_HUB, field)
-        assert value is None or FIELDS[field].accepts(value)
+        assert value is None or FIELDS[field].values.accepts(value)
     assert (LOCAL_HUB.name, LOCAL_HUB.host, LOCAL_HUB.port) == ("plexus", "127.0.0.1", 4444)
 
 

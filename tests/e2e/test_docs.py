@@ -48,12 +48,18 @@ def test_every_method_and_parameter_is_documented(method: Method) -> None:
 
 
 def test_the_rules_of_the_fields_are_documented() -> None:
-    rows = {
-        name: row[1].replace("`", '"')
-        for row in cells(sections(page("methods"))["Values"])[1:]
-        for name in re.findall(r"`(\w+)`", row[0])
-    }
-    assert rows == {name: field.rule for name, field in FIELDS.items()}
+    rows = [
+        (field.strip("`"), rule.replace("`", '"'), in_file)
+        for field, rule, in_file in cells(sections(page("methods"))["Values"])[1:]
+    ]
+    assert rows == [
+        (
+            field.name,
+            field.values.rule,
+            "" if field.example is None else "required" if field.required else "optional",
+        )
+        for field in FIELDS.values()
+    ]
 
 
 def test_every_error_of_a_method_is_documented() -> None:

@@ -29,7 +29,7 @@ from plexus_registry.health import batch_prober as volley_module
 from plexus_registry.health.batch_prober import BatchProber, open_batch_prober
 from plexus_registry.health.network import SocketAddress
 from plexus_registry.health.probe import Probe
-from plexus_registry.rules.commands import Register
+from plexus_registry.rules.backend import Register
 from plexus_registry.rules.probe_results import Answered, Outcome, Unanswered, Unchecked, Untried
 from plexus_registry.tasks.prober import probe_forever
 from tests.fakes import opened

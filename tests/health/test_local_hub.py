@@ -10,8 +10,7 @@ import msgspec
 import pytest
 import trio
 
-from plexus_registry.rules.backend import Layer, State
-from plexus_registry.rules.commands import Register
+from plexus_registry.rules.backend import Layer, Register, State
 from plexus_registry.storage.sqlite import read_records
 from plexus_registry.tasks.prober import probe_forever
 from tests.fakes import opened

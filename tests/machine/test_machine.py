@@ -20,8 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from plexus_registry.app import open_registry
-from plexus_registry.rules.backend import State
-from plexus_registry.rules.commands import Register, Update
+from plexus_registry.rules.backend import Register, State, Update
 from plexus_registry.rules.errors import ConfigInvalid, MethodError
 from plexus_registry.rules.probe_results import Answered, Unanswered
 from plexus_registry.settings import Settings

@@ -25,7 +25,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from plexus_registry.app import open_registry
 from plexus_registry.rpc.plexus import Hub
-from plexus_registry.rules.commands import Register, Update
+from plexus_registry.rules.backend import Register, Update
 from plexus_registry.rules.errors import MethodError
 from plexus_registry.server.connection import serve_connection
 from plexus_registry.server.shutdown import Shutdown

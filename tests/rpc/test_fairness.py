@@ -20,7 +20,7 @@ from plexus_registry.rpc import fairness as module
 from plexus_registry.rpc.fairness import LONG_CHARACTERS, Fairness, Share
 from plexus_registry.rpc.handler import PART_CHARACTERS
 from plexus_registry.rpc.plexus import Hub
-from plexus_registry.rules.commands import Register
+from plexus_registry.rules.backend import Register
 from plexus_registry.rules.errors import RegistryUnavailableError
 from plexus_registry.server.connection import serve_connection
 from plexus_registry.server.shutdown import Shutdown

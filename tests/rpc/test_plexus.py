@@ -9,11 +9,13 @@ import pytest
 
 from plexus_registry.rpc.plexus import Hub
 from plexus_registry.rpc.routes import Stream, Topic, Unsubscribe, command_of
-from plexus_registry.rules import commands
+from plexus_registry.rules import methods
+from plexus_registry.rules.backend import Update
 from plexus_registry.rules.errors import InvalidParamsError, MethodNotFoundError
 
 if TYPE_CHECKING:
     from plexus_registry.rpc.items import CallFailure
+    from plexus_registry.rules.parameters import Command
 
 HUB = Hub("registry-hub")
 NOW = 1_767_225_600
@@ -36,19 +38,19 @@ def items(route: Stream, report: str | CallFailure | None = None) -> list[dict[s
 @pytest.mark.parametrize(
     ("method", "params", "command"),
     [
-        ("registry.get", {"name": "a"}, commands.Get(name="a")),
-        ("registry.get", "a", commands.Get(name="a")),
-        ("registry-hub.registry.get", {"name": "a"}, commands.Get(name="a")),
-        ("registry.list", None, commands.List()),
-        ("registry.list", {"active_only": None}, commands.List()),
-        ("registry.list", {"active_only": False, "bogus": 1}, commands.List(active_only=False)),
-        ("registry.list", False, commands.List(active_only=False)),
-        ("registry.reload", [1, "anything"], commands.Reload()),
-        ("registry.deregister", {"name": "a"}, commands.Deregister(name="a")),
-        ("registry.update", {"name": "a", "host": None}, commands.Update(name="a")),
+        ("registry.get", {"name": "a"}, methods.Get(name="a")),
+        ("registry.get", "a", methods.Get(name="a")),
+        ("registry-hub.registry.get", {"name": "a"}, methods.Get(name="a")),
+        ("registry.list", None, methods.List()),
+        ("registry.list", {"active_only": None}, methods.List()),
+        ("registry.list", {"active_only": False, "bogus": 1}, methods.List(active_only=False)),
+        ("registry.list", False, methods.List(active_only=False)),
+        ("registry.reload", [1, "anything"], methods.Reload()),
+        ("registry.deregister", {"name": "a"}, methods.Deregister(name="a")),
+        ("registry.update", {"name": "a", "host": None}, Update(name="a")),
     ],
 )
-def test_a_call_makes_the_command(method: str, params: object, command: commands.Command) -> None:
+def test_a_call_makes_the_command(method: str, params: object, command: Command) -> None:
     assert command_of(called(method, params).topic) == command
 
 
@@ -193,7 +195,7 @@ def test_an_error_inside_a_nested_call_has_no_code() -> None:
 
 def test_unknown_members_of_a_call_are_ignored() -> None:
     route = called("registry.get", {"name": "a"}, hop={"principal": "p", "limit": 3})
-    assert command_of(route.topic) == commands.Get(name="a")
+    assert command_of(route.topic) == methods.Get(name="a")
 
 
 @pytest.mark.parametrize(
@@ -238,7 +240,7 @@ def test_info_takes_any_parameters(params: object) -> None:
 
 
 def test_the_direct_way_in() -> None:
-    assert HUB.route("registry.get", ["a"]) == commands.Get(name="a")
+    assert HUB.route("registry.get", ["a"]) == methods.Get(name="a")
     with pytest.raises(InvalidParamsError, match="did you mean name"):
         HUB.route("registry.get", {"nme": 1, "name": "a"})
     for spelling in ("activeOnly", "active_only"):
@@ -247,8 +249,8 @@ def test_the_direct_way_in() -> None:
         )
     underscored = stream("registry_list", {"activeOnly": False, "bogus": 1})
     assert underscored.notification == "registry_list"
-    assert command_of(underscored.topic) == commands.List(active_only=False)
-    assert command_of(stream("registry_get", ["a"]).topic) == commands.Get(name="a")
+    assert command_of(underscored.topic) == methods.List(active_only=False)
+    assert command_of(stream("registry_get", ["a"]).topic) == methods.Get(name="a")
 
 
 @pytest.mark.parametrize(

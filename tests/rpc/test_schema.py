@@ -13,10 +13,10 @@ import pytest
 from plexus_registry.rpc import schema as schema_module
 from plexus_registry.rpc.items import CallFailure, data_item, done_item, error_item, metadata
 from plexus_registry.rpc.schema import SCHEMA_METHOD, hub_plugin, registry_plugin
-from plexus_registry.rules.backend import FIELDS, Backend
-from plexus_registry.rules.commands import Parameter, Register
+from plexus_registry.rules.backend import FIELDS, Backend, Register
 from plexus_registry.rules.events import EVENTS
 from plexus_registry.rules.methods import METHODS, Method
+from plexus_registry.rules.parameters import Parameter
 
 Json = dict[str, object]
 REGISTRY = registry_plugin()
@@ -80,7 +80,7 @@ def test_parameters_say_what_the_table_says() -> None:
         for parameter in method.command.parameters:
             described_parameter = properties[parameter.name]
             assert described_parameter["description"] == parameter.doc
-            kind = parameter.field.schema["type"]
+            kind = parameter.values.schema["type"]
             if parameter.required:
                 assert described_parameter["type"] == kind
                 assert "default" not in described_parameter
@@ -196,7 +196,7 @@ def test_hashes_change_with_the_surface(monkeypatch: pytest.MonkeyPatch) -> None
 class RegisterWithOneMore(Register, frozen=True):
     parameters: ClassVar[tuple[Parameter, ...]] = (
         *Register.parameters,
-        Parameter("more", FIELDS["version"], "One more."),
+        Parameter("more", FIELDS["version"].values, "One more."),
     )
 
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from plexus_registry.rpc.routes import Stream
 from plexus_registry.rpc.subscriptions import FIRST_NUMBER_BITS, Finite, Following, Subscriptions
 from plexus_registry.rules.change_log import WatchCursor
-from plexus_registry.rules.commands import Watch as WatchCommand
 from plexus_registry.rules.errors import SubscriptionLimitError
+from plexus_registry.rules.methods import Watch as WatchCommand
 
 STREAM = Stream("registry.watch", "registry.event", WatchCommand())
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from plexus_registry.rules import operations
-from plexus_registry.rules.backend import Backend, Layer, Record, Source
-from plexus_registry.rules.commands import Register, Update
+from plexus_registry.rules.backend import Backend, Layer, Record, Register, Source, Update
 from plexus_registry.rules.merge import effective
 from plexus_registry.rules.operations import Decision, Records
 

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from types import NoneType
+from typing import get_args
+
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plexus_registry.rules.backend import FIELDS, Backend, Layer, Record, Source
+from plexus_registry.rules.backend import (
+    DECLARABLE,
+    FIELDS,
+    OPTIONAL,
+    AllDetails,
+    Backend,
+    Declaration,
+    Details,
+    Layer,
+    Record,
+    Register,
+    Source,
+    Update,
+)
 from tests import strategies as sts
 
 Verdicts = dict[str, tuple[object, ...]]
@@ -135,7 +151,39 @@ CASES = [
 
 @pytest.mark.parametrize(("field", "value", "is_accepted"), CASES)
 def test_field_rule(field: str, value: object, is_accepted: bool) -> None:
-    assert FIELDS[field].accepts(value) is is_accepted
+    assert FIELDS[field].values.accepts(value) is is_accepted
+
+
+RECORDS: dict[type[msgspec.Struct], tuple[str, ...]] = {
+    Backend: tuple(FIELDS),
+    Register: (*FIELDS, "replace"),
+    Update: ("name", *(field.name for field in FIELDS.values() if field.new is not None)),
+    Declaration: DECLARABLE,
+}
+
+
+@pytest.mark.parametrize("record", RECORDS)
+def test_the_annotations_of_a_record_repeat_the_table(record: type[msgspec.Struct]) -> None:
+    stated = {field.name: field for field in msgspec.structs.fields(record)}
+    expected = RECORDS[record]
+    if record is Backend:  # it has more: its id, its times, its health
+        stated = {name: stated[name] for name in stated if name in FIELDS}
+    assert tuple(stated) == expected
+    for name in FIELDS.keys() & stated.keys():
+        may_be_left_out = not FIELDS[name].required or (record is Update and name != "name")
+        has_default = stated[name].default is not msgspec.NODEFAULT
+        assert has_default is (may_be_left_out and (record is not Backend or name in OPTIONAL))
+        assert (NoneType in get_args(stated[name].type)) is (stated[name].default is None)
+
+
+def test_the_keyword_arguments_of_the_client_repeat_the_table() -> None:
+    clearable = {field.name for field in FIELDS.values() if field.is_clearable}
+    assert Details.__optional_keys__ == clearable
+    assert AllDetails.__optional_keys__ == set(OPTIONAL)
+
+
+def test_only_what_a_backend_may_be_without_can_be_cleared() -> None:
+    assert {field.name for field in FIELDS.values() if field.is_clearable} <= set(OPTIONAL)
 
 
 def test_every_field_has_its_table() -> None:
@@ -148,27 +196,27 @@ def test_host_limit_is_what_the_table_takes_it_for() -> None:
 
 @pytest.mark.parametrize("value", [object(), {(1,): 2}], ids=["object", "tuple as key"])
 def test_metadata_that_json_cannot_hold_is_refused(value: object) -> None:
-    assert not FIELDS["metadata"].accepts({"k": value})
+    assert not FIELDS["metadata"].values.accepts({"k": value})
 
 
 def test_metadata_with_a_lone_surrogate_is_refused() -> None:
-    assert not FIELDS["metadata"].accepts({"k": "\ud800"})
+    assert not FIELDS["metadata"].values.accepts({"k": "\ud800"})
 
 
 def test_metadata_that_holds_itself_is_refused() -> None:
     endless: dict[str, object] = {}
     endless["k"] = endless
-    assert not FIELDS["metadata"].accepts(endless)
+    assert not FIELDS["metadata"].values.accepts(endless)
 
 
 @given(st.sampled_from(sorted(FIELDS)), sts.json_values())
 def test_any_json_value_gets_a_yes_or_no(field: str, value: object) -> None:
-    assert FIELDS[field].accepts(value) in (True, False)
+    assert FIELDS[field].values.accepts(value) in (True, False)
 
 
 @given(sts.names(wide=True))
 def test_names_are_safe_as_path_segments_and_file_names(name: str) -> None:
-    assert FIELDS["name"].accepts(name)
+    assert FIELDS["name"].values.accepts(name)
     assert name.isascii()
     assert name.isprintable()
     assert not set(name) & set('/\\:*?"<>| ')
@@ -177,9 +225,9 @@ def test_names_are_safe_as_path_segments_and_file_names(name: str) -> None:
 
 @given(st.text())
 def test_an_accepted_host_is_one_host_in_a_url(text: str) -> None:
-    assert not FIELDS["host"].accepts(f"{text}/")
-    assert not FIELDS["host"].accepts(f"{text}\n")
-    assert not FIELDS["host"].accepts(f"[{text}]")
+    assert not FIELDS["host"].values.accepts(f"{text}/")
+    assert not FIELDS["host"].values.accepts(f"{text}\n")
+    assert not FIELDS["host"].values.accepts(f"[{text}]")
 
 
 @pytest.mark.parametrize(

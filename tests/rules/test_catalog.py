@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from plexus_registry.config.declarations import Declaration
 from plexus_registry.rules import catalog as catalog_module
 from plexus_registry.rules import events
-from plexus_registry.rules.backend import Backend, Layer, Record
+from plexus_registry.rules.backend import Backend, Declaration, Layer, Record
 from plexus_registry.rules.catalog import Catalog
 from plexus_registry.rules.reconciliation import declare
 from plexus_registry.rules.transaction import Transaction

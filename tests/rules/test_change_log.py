@@ -11,8 +11,8 @@ from plexus_registry.rules import events
 from plexus_registry.rules.backend import Backend, Layer, Record
 from plexus_registry.rules.catalog import Catalog
 from plexus_registry.rules.change_log import ChangeLog, Entry, WatchCursor, change_between
-from plexus_registry.rules.commands import Watch as Command
 from plexus_registry.rules.errors import WatchEnded
+from plexus_registry.rules.methods import Watch as Command
 from plexus_registry.rules.transaction import Transaction
 from tests.rpc.message_shapes import FULL
 

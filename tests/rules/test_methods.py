@@ -1,215 +1,125 @@
-"""From the parameters of a call to a command that is checked."""
+"""The table of methods and the commands behind them."""
 
 from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plexus_registry.rules import commands
-from plexus_registry.rules.commands import Command, Register, Update
+from plexus_registry.rules import methods
+from plexus_registry.rules.backend import FIELDS, Register, Update
 from plexus_registry.rules.errors import InvalidParamsError
-from plexus_registry.rules.methods import BY_NAME, METHODS, Method, command_from
-from tests import strategies as sts
+from plexus_registry.rules.methods import BY_NAME, METHODS, nearest
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-def make(method: str, params: object, *, ignore_unknown: bool = False) -> Command:
-    return command_from(BY_NAME[method], params, ignore_unknown=ignore_unknown)
+    from plexus_registry.rules.parameters import Command
 
-
-def names_of(method: str) -> list[str]:
-    return [parameter.name for parameter in BY_NAME[method].command.parameters]
-
-
-def refusal(method: str, params: object) -> InvalidParamsError:
-    with pytest.raises(InvalidParamsError) as raised:
-        make(method, params)
-    assert (raised.value.code, raised.value.data["code"]) == (-32602, "invalid_params")
-    return raised.value
-
-
-GIVEN = {
-    "get": ({"name": "a"}, ["a"], commands.Get(name="a")),
-    "delete": ({"name": "a"}, ["a"], commands.Delete(name="a")),
-    "deregister": ({"name": "a"}, ["a"], commands.Deregister(name="a")),
-    "ping": ({"name": "a"}, ["a"], commands.Ping(name="a")),
-    "list": ({"active_only": False}, [False], commands.List(active_only=False)),
-    "reload": ({}, [], commands.Reload()),
-    "update": (
-        {"name": "a", "port": 2, "namespace": ""},
-        ["a", None, 2, None, None, ""],
-        Update(name="a", port=2, namespace=""),
-    ),
+# The order of the parameters by position. Source: manual/methods.md, "Who gets a name".
+PARAMETERS = {
     "register": (
-        {"name": "a", "host": "h", "port": 1, "metadata": {"k": [1]}, "replace": True},
-        ["a", "h", 1, None, None, None, None, {"k": [1]}, None, True],
-        Register(name="a", host="h", port=1, metadata={"k": [1]}, replace=True),
+        *("name", "host", "port", "protocol", "description", "namespace"),
+        *("version", "metadata", "source", "replace"),
     ),
+    "list": ("active_only",),
+    "get": ("name",),
+    "update": ("name", "host", "port", "protocol", "description", "namespace"),
+    "delete": ("name",),
+    "deregister": ("name",),
+    "ping": ("name",),
+    "check": ("name",),
+    "reload": (),
+    "watch": ("since", "name", "namespace"),
 }
 
 
-@pytest.mark.parametrize("method", GIVEN)
-def test_by_name_and_by_position(method: str) -> None:
-    by_name, by_position, command = GIVEN[method]
-    assert make(method, by_name) == command
-    assert make(method, by_position) == command
-
-
-@given(sts.register_commands(wide=True), st.integers(0, 10))
-def test_by_name_and_by_position_are_the_same(command: Register, extra: int) -> None:
-    by_name = msgspec.structs.asdict(command)
-    assert make("register", by_name) == command
-    assert make("register", [*by_name.values()]) == command
-    shorter = dict(list(by_name.items())[: max(3, extra)])
-    assert make("register", shorter) == make("register", [*shorter.values()])
-
-
-@given(sts.update_commands(), st.permutations(names_of("update")))
-def test_null_counts_as_not_given(change: Update, order: list[str]) -> None:
-    values = msgspec.structs.asdict(change)
-    nulls = {name: values[name] for name in order}
-    assert make("update", nulls) == change
-    assert make("update", {key: value for key, value in nulls.items() if value is not None}) == (
-        change
-    )
-
-
-def test_null_gives_the_default() -> None:
-    every = dict.fromkeys(names_of("register"))
-    command = make("register", {**every, "name": "a", "host": "h", "port": 1})
-    assert command == Register(name="a", host="h", port=1)
-    assert isinstance(command, Register)
-    assert (command.protocol, command.source, command.replace) == ("ws", "manual", False)
-    assert make("list", {"active_only": None}) == commands.List(active_only=True)
-    assert make("list", None) == make("list", {}) == make("list", []) == commands.List()
-
-
-@pytest.mark.parametrize("params", [None, {}, [], {"name": None}, [None]], ids=str)
-@pytest.mark.parametrize("method", ["get", "update", "delete", "deregister", "ping", "register"])
-def test_a_name_that_is_missing(method: str, params: object) -> None:
-    error = refusal(method, params)
-    assert error.message.startswith("Missing parameter name: it must be a")
-    assert error.data == {"code": "invalid_params", "param": "name", "problem": "missing"}
-
-
-@pytest.mark.parametrize(("missing", "rule"), [("host", "IPv4"), ("port", "1 to 65535")])
-def test_whatever_is_missing_is_named_with_its_rule(missing: str, rule: str) -> None:
-    params = {"name": "a", "host": "h", "port": 1}
-    del params[missing]
-    error = refusal("register", params)
-    assert error.data["param"] == missing
-    assert rule in error.message
-
-
-MALFORMED: list[tuple[str, str, object, str]] = [
-    ("register", "name", "a/b", '"a/b": it must be a letter or digit'),
-    ("register", "name", 5, "5: it must be"),
-    ("register", "host", "ws://h", '"ws://h": it must be a host name'),
-    ("register", "port", "4444", '"4444": it must be an integer from 1 to 65535'),
-    ("register", "port", 0, "0: it must be"),
-    ("register", "port", True, "true: it must be"),
-    ("register", "port", 4444.0, "4444.0: it must be"),
-    ("register", "protocol", "http", '"http": it must be "ws" or "wss"'),
-    ("register", "description", ["x"], '["x"]: it must be a string'),
-    ("register", "namespace", "\n" * 5000, "it must be a string of at most 4096 bytes"),
-    ("register", "version", 1.5, "1.5: it must be a string"),
-    ("register", "metadata", "[]", '"[]": it must be a JSON object'),
-    ("register", "metadata", {"k": "x" * 20_000}, "at most 16384 bytes"),
-    ("register", "source", "file", '"file": it must be "manual" or "auto"'),
-    ("register", "replace", 1, "1: it must be true or false"),
-    ("update", "name", 5, "5: it must be a string"),
-    ("update", "host", "", '"": it must be a host name'),
-    ("update", "port", 65536, "65536: it must be"),
-    ("update", "protocol", "", '"": it must be "ws" or "wss"'),
-    ("update", "description", False, "false: it must be a string"),
-    ("list", "active_only", "true", '"true": it must be true or false'),
-    ("list", "active_only", 0, "0: it must be true or false"),
-    ("get", "name", {"a": 1}, '{"a":1}: it must be a string'),
-]
-
-
-@pytest.mark.parametrize(("method", "param", "value", "says"), MALFORMED)
-def test_a_malformed_value_is_named_with_field_value_and_rule(
-    method: str, param: str, value: object, says: str
-) -> None:
-    required: dict[str, dict[str, object]] = {
-        "register": {"name": "a", "host": "h", "port": 1},
-        "update": {"name": "a"},
+def test_the_methods_are_those_of_the_design_with_their_parameters() -> None:
+    table = {
+        method.name: tuple(parameter.name for parameter in method.command.parameters)
+        for method in METHODS
     }
-    error = refusal(method, {**required.get(method, {}), param: value})
-    assert error.message.startswith(f"Parameter {param} is ")
-    assert says in error.message
-    assert error.message.isprintable()
-    assert len(error.message) < 300
-    assert error.data == {"code": "invalid_params", "param": param, "problem": "malformed"}
+    assert table == PARAMETERS
+    assert {method.name: method for method in METHODS} == BY_NAME
 
 
-def test_the_first_in_order_is_named() -> None:
-    params = {"port": 0, "protocol": 1, "host": "", "name": "a"}
-    assert refusal("register", params).data["param"] == "host"
+def test_parameters_are_the_members_of_the_command() -> None:
+    for method in METHODS:
+        fields = msgspec.structs.fields(method.command)
+        assert tuple(field.name for field in fields) == PARAMETERS[method.name]
+        for field, parameter in zip(fields, method.command.parameters, strict=True):
+            assert field.required == parameter.required
 
 
-def test_a_malformed_value_is_named_before_one_that_is_missing_after_it() -> None:
-    assert refusal("register", {"name": "a/b", "host": "h"}).data["param"] == "name"
-
-
-@pytest.mark.parametrize(
-    ("method", "params", "says"),
-    [
-        ("list", {"activeOnly": True}, "did you mean active_only?"),
-        ("get", {"name": "a", "nmae": "a"}, "did you mean name?"),
-        (
-            "register",
-            {"name": "a", "host": "h", "port": 1, "descripton": None},
-            "did you mean desc",
-        ),
-        ("get", {"name": "a", "zzzz": 1}, "it takes name"),
-        ("reload", {"force": True}, "it takes none"),
-        ("get", {"name": "a", "x" * 500: 1, "y": 1}, "it takes name"),
-        ("get", {"name": "a", "\n": 1}, 'parameter "\\n" of get'),
-    ],
-)
-def test_an_unknown_parameter(method: str, params: dict[str, object], says: str) -> None:
-    error = refusal(method, params)
-    assert error.message.startswith("Unknown parameter ")
-    assert says in error.message
-    assert error.message.isprintable()
-    assert error.data["problem"] == "unknown"
-    unknown = next(key for key in params if key not in names_of(method))
-    assert error.data["param"] == unknown[:128]
-    known = {key: value for key, value in params.items() if key in names_of(method)}
-    assert make(method, params, ignore_unknown=True) == make(method, known)
+def test_everything_has_its_documentation() -> None:
+    for method in METHODS:
+        texts = [method.doc, *(parameter.doc for parameter in method.command.parameters)]
+        assert all(text.endswith(".") and text.isprintable() for text in texts)
+        assert method.command.__doc__
+    for field in FIELDS.values():
+        assert field.values.rule
+        assert not field.values.rule.endswith(".")
 
 
 @pytest.mark.parametrize(
-    ("method", "params", "says"),
+    ("make_it", "param"),
     [
-        ("get", ["a", "b"], "2 positional parameters given, get takes at most 1: name"),
-        ("reload", [None], "1 positional parameters given, reload takes at most 0: none"),
-        ("register", [0] * 11, "at most 10: name, host"),
+        (lambda: Register(name="a/b", host="h", port=1), "name"),
+        (lambda: Register(name="a", host="", port=1), "host"),
+        (lambda: Register(name="a", host="h", port=0), "port"),
+        (lambda: Register(name="a", host="h", port=1, source="env"), "source"),
+        (lambda: Update(name="a", protocol="http"), "protocol"),
     ],
 )
-def test_too_many_positional(method: str, params: list[object], says: str) -> None:
-    error = refusal(method, params)
-    assert says in error.message
-    assert error.data["problem"] == "too_many"
+def test_a_command_is_checked_when_it_is_made(make_it: Callable[[], Command], param: str) -> None:
+    with pytest.raises(InvalidParamsError) as raised:
+        make_it()
+    assert raised.value.data["param"] == param
 
 
-@pytest.mark.parametrize("params", ["a", 1, True, 1.5, "x" * 500], ids=ascii)
-@pytest.mark.parametrize("method", BY_NAME)
-def test_params_that_are_neither_object_nor_array(method: str, params: object) -> None:
-    error = refusal(method, params)
-    assert "must be an object or an array" in error.message
-    assert error.message.isprintable()
+def test_a_required_member_may_not_be_none() -> None:
+    with pytest.raises(InvalidParamsError, match="Missing parameter name"):
+        methods.Get(name=None)  # type: ignore[arg-type] # what an untyped caller may do
 
 
-@given(st.sampled_from(METHODS), sts.json_values(), st.booleans())
-def test_any_params_make_a_command_or_are_refused(
-    method: Method, params: object, ignore_unknown: bool
+@pytest.mark.parametrize(
+    ("word", "guess"),
+    [("lst", "list"), ("Register", "register"), ("zzz", None), ("", None), ("l" * 10**6, None)],
+    ids=["typo", "case", "nothing like it", "empty", "huge"],
+)
+def test_nearest(word: str, guess: str | None) -> None:
+    assert nearest(word, BY_NAME, least=0.6) == guess
+
+
+def test_nearest_to_nothing_is_nothing() -> None:
+    assert nearest("list", ()) is None
+
+
+@pytest.mark.parametrize(("word", "most"), [("registre", 1), ("x" * 10**6, 0), ("", 0)])
+def test_at_most_one_word_is_compared_letter_by_letter(
+    word: str, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    try:
-        command = command_from(method, params, ignore_unknown=ignore_unknown)
-    except InvalidParamsError:
-        return
-    assert type(command) is method.command
+    compared = []
+
+    class Matcher(difflib.SequenceMatcher[str]):
+        def ratio(self) -> float:
+            compared.append(self)
+            return super().ratio()
+
+    monkeypatch.setattr(difflib, "SequenceMatcher", Matcher)
+    known = [f"registry.{name}" for name in BY_NAME] + [*BY_NAME]
+    nearest(word, known, least=0.6)
+    assert len(compared) == most
+    assert nearest(word, known) in known
+    assert len(compared) == most
+
+
+@given(st.sampled_from([*BY_NAME]), st.data())
+def test_a_word_with_one_letter_wrong_is_found(word: str, data: st.DataObject) -> None:
+    at = data.draw(st.integers(1, len(word) - 1))
+    mistyped = word[:at] + data.draw(st.sampled_from(("", "x", word[at] * 2))) + word[at + 1 :]
+    assert nearest(mistyped, BY_NAME) == word

@@ -11,8 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plexus_registry.rules import operations
-from plexus_registry.rules.backend import MANUAL_LAYERS, RANK, Layer, Record, Source, State
-from plexus_registry.rules.commands import Register
+from plexus_registry.rules.backend import (
+    MANUAL_LAYERS,
+    RANK,
+    Layer,
+    Record,
+    Register,
+    Source,
+    State,
+)
 from plexus_registry.rules.errors import MethodError, NotFound
 from plexus_registry.rules.merge import effective, holder
 from plexus_registry.rules.operations import Decision, Records
@@ -20,7 +27,7 @@ from plexus_registry.rules.states import Sign, after_sign
 from tests import strategies as sts
 
 if TYPE_CHECKING:
-    from plexus_registry.rules.commands import Update
+    from plexus_registry.rules.backend import Update
 
 NAME = "a"
 NOW = 2000

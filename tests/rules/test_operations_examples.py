@@ -31,7 +31,7 @@ from tests.rules.operation_cases import (
 )
 
 if TYPE_CHECKING:
-    from plexus_registry.rules.commands import Update
+    from plexus_registry.rules.backend import Update
 
 CASES = [
     # update

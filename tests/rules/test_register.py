@@ -36,7 +36,7 @@ from tests.rules.operation_cases import (
 )
 
 if TYPE_CHECKING:
-    from plexus_registry.rules.commands import Register
+    from plexus_registry.rules.backend import Register
 
 
 def accepted(answer: Decision | MethodError) -> Decision:

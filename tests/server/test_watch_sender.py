@@ -12,7 +12,7 @@ from trio_websocket import ConnectionClosed
 
 from plexus_registry.rpc.handler import CHARACTERS_AT_ONCE, LOOKS_AT_ONCE, Handler
 from plexus_registry.rpc.plexus import Hub
-from plexus_registry.rules.commands import Register
+from plexus_registry.rules.backend import Register
 from plexus_registry.server.connection import serve_connection
 from plexus_registry.server.shutdown import Shutdown
 from tests.fakes import ScriptedWebSocket, answered, opened

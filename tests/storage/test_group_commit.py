@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 import pytest
 import trio
 
-from plexus_registry.rules.commands import Register
+from plexus_registry.rules.backend import Register
 from plexus_registry.rules.errors import NotFound, StorageFailed
 from plexus_registry.storage.sqlite import read_records
 from plexus_registry.tasks.sweeper import REPAIR_INTERVAL, repair_forever

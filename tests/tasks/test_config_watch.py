@@ -10,9 +10,8 @@ import pytest
 import trio
 
 from plexus_registry.config import file as config_file
-from plexus_registry.config.declarations import Declaration
 from plexus_registry.config.file import MAX_BYTES
-from plexus_registry.rules.backend import Layer
+from plexus_registry.rules.backend import Declaration, Layer
 from plexus_registry.rules.errors import ConfigInvalid, StorageFailed
 from plexus_registry.tasks.config_watch import watch_config_forever, watch_config_once
 from tests.fakes import Disk, entry, opened

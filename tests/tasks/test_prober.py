@@ -18,8 +18,7 @@ import trio
 import trio.testing
 
 from plexus_registry.health.self_preservation import ROUNDS
-from plexus_registry.rules.backend import Health, State
-from plexus_registry.rules.commands import Register, Update
+from plexus_registry.rules.backend import Health, Register, State, Update
 from plexus_registry.rules.errors import NotFound
 from plexus_registry.rules.probe_results import Answered, Unanswered
 from plexus_registry.server.health_report import reporter

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from plexus_registry.rules.commands import Register, Update
+from plexus_registry.rules.backend import Register, Update
 from plexus_registry.rules.errors import StorageFailed
 from plexus_registry.storage.sqlite import read_records
 from plexus_registry.tasks.sweeper import sweep_forever, sweep_once, write_pings_forever

@@ -21,10 +21,10 @@ from plexus_registry.cli.session import (
     address_options,
     pass_session,
 )
-from plexus_registry.cli.values import seconds
+from plexus_registry.cli.values import PORT, PROTOCOL, detail_options, seconds
 
 if TYPE_CHECKING:
-    from plexus_registry.cli.supervision import Service
+    from plexus_registry.rules.backend import Declaration
 
 EXIT_CANNOT_RUN = 126
 EXIT_NO_COMMAND = 127
@@ -45,7 +45,7 @@ Exit status:
 
 @click.command(epilog=EPILOG, context_settings={"allow_interspersed_args": False})
 @click.option("--name", required=True, help="The name to register.")
-@click.option("--port", type=click.IntRange(1, 65535), required=True, help="Where it listens.")
+@click.option("--port", type=PORT, required=True, help="Where it listens.")
 @click.option(
     "--host",
     default="127.0.0.1",
@@ -54,13 +54,12 @@ Exit status:
 )
 @click.option(
     "--protocol",
-    type=click.Choice(["ws", "wss"]),
+    type=PROTOCOL,
     default="ws",
     show_default=True,
     help="How to connect to it.",
 )
-@click.option("--description", help="What it is, for people.")
-@click.option("--namespace", help="The Plexus namespace that it serves.")
+@detail_options
 @click.option(
     "--stale-after",
     type=float,
@@ -75,15 +74,15 @@ Exit status:
 @pass_session
 def announce(
     session: Session,
+    /,
     *,
     name: str,
     port: int,
     host: str,
     protocol: str,
-    description: str | None,
-    namespace: str | None,
     stale_after: float,
     command: tuple[str, ...],
+    **details: str | None,
 ) -> None:
     """Run a command, registered for as long as it runs.
 
@@ -93,18 +92,12 @@ def announce(
 
     A registry that is down never stops COMMAND: standard error says so once, and how it goes on.
     """
-    from plexus_registry.cli.supervision import Service, run_announced
+    from plexus_registry.cli.supervision import run_announced
     from plexus_registry.client.socket import parse_url
+    from plexus_registry.rules.backend import Declaration
     from plexus_registry.rules.errors import UrlError
 
-    service = Service(
-        name=name,
-        host=host,
-        port=port,
-        protocol=protocol,
-        description=description,
-        namespace=namespace,
-    )
+    service = Declaration(name=name, host=host, port=port, protocol=protocol, **details)
     _check(service)
     try:
         parse_url(session.url)
@@ -126,12 +119,13 @@ def announce(
     sys.exit(status)
 
 
-def _check(service: Service) -> None:
+def _check(service: Declaration) -> None:
     """Refuse before the command runs what the registry would refuse for as long as it runs."""
-    from plexus_registry.rules.backend import FIELDS
+    from plexus_registry.rules.backend import DECLARABLE, FIELDS
     from plexus_registry.rules.errors import shown
 
-    for option in ("name", "host", "description", "namespace"):
-        value, field = getattr(service, option), FIELDS[option]
-        if value is not None and not field.accepts(value):
-            raise VerbError(f"--{option} is {shown(value)}: it must be {field.rule}", EXIT_USAGE)
+    for option in DECLARABLE:
+        value, values = getattr(service, option), FIELDS[option].values
+        if value is not None and not values.accepts(value):
+            reason = f"--{option} is {shown(value)}: it must be {values.rule}"
+            raise VerbError(reason, EXIT_USAGE)

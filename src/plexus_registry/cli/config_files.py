@@ -25,19 +25,13 @@ if TYPE_CHECKING:
 
     from plexus_registry.rules.backend import Backend
 
-STARTER = """\
+STARTER_HEAD = """\
 # Backends of the Plexus Registry. The file is watched: save it, and the change takes effect.
 # An invalid file changes nothing; the registry's log says which line is wrong.
 #
 # Remove the leading "# " from an entry to use it.
 #
 # [[backend]]
-# name = "hub2"                  # how clients ask for it; each name once
-# host = "127.0.0.1"             # a host name, IPv4 or IPv6 address
-# port = 5001                    # 1 to 65535
-# protocol = "ws"                # "ws" (the default) or "wss"
-# description = "My second hub"  # optional, for people
-# namespace = "hub2"             # optional, the Plexus namespace that it serves
 """
 
 
@@ -106,8 +100,20 @@ def init(path: Path | None) -> None:
     PATH is the default config file unless it is given. A file that exists is never overwritten.
     """
     path = path or default_config_path()
-    _write_new(path, STARTER)
+    _write_new(path, _starter())
     click.echo(f"Wrote {path}: edit it, a running registry takes it up by itself.")
+
+
+def _starter() -> str:
+    """Write the starter config file: an entry with every field that it may state."""
+    from plexus_registry.rules.backend import FIELDS
+
+    fields = [field for field in FIELDS.values() if field.example is not None]
+    entries = [f"# {field.name} = {field.example}" for field in fields]
+    width = max(map(len, entries))
+    notes = (f"# {field.note}" for field in fields)
+    lines = (f"{entry:<{width}}  {note}\n" for entry, note in zip(entries, notes, strict=True))
+    return STARTER_HEAD + "".join(lines)
 
 
 @click.group(epilog="Example: trio-registry config check backends.toml")

@@ -151,6 +151,8 @@ def terminal_columns() -> int | None:
 
 def details(backend: Backend) -> str:
     """Write all that is known of a backend, a line each."""
+    from plexus_registry.rules.backend import OPTIONAL
+
     now = time.time()
     rows = [
         ("name", backend.name),
@@ -161,10 +163,7 @@ def details(backend: Backend) -> str:
         ("source", backend.source),
         ("registered", ago(backend.registered_at, now)),
         ("updated", ago(backend.updated_at, now)),
-        ("namespace", backend.namespace),
-        ("version", backend.version),
-        ("description", backend.description),
-        ("metadata", backend.metadata),
+        *((name, getattr(backend, name)) for name in OPTIONAL),
         ("id", backend.id),
     ]
     # The state is styled after the escape: its colour is ours.

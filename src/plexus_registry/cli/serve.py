@@ -64,8 +64,8 @@ def _hub_namespace(_ctx: click.Context, _param: click.Parameter, name: str) -> s
         raise click.BadParameter(
             f"{name!r} would hide the methods of the registry itself; choose another name"
         )
-    if not FIELDS["name"].accepts(name) or "." in name:
-        raise click.BadParameter(f"{name!r} must be {FIELDS['name'].rule}, and without dots")
+    if not FIELDS["name"].values.accepts(name) or "." in name:
+        raise click.BadParameter(f"{name!r} must be {FIELDS['name'].values.rule}, and without dots")
     return name
 
 

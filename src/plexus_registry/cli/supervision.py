@@ -7,9 +7,9 @@ import os
 import signal
 import sys
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
 import trio
 
 from plexus_registry.cli.log_lines import LineFormatter
@@ -17,6 +17,8 @@ from plexus_registry.client.announce import announce
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
+
+    from plexus_registry.rules.backend import Declaration
 
 log = logging.getLogger(__name__)
 
@@ -31,20 +33,8 @@ FORWARDED = (
 FROM_KEYBOARD = (signal.SIGINT, signal.SIGQUIT)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Service:
-    """What is announced; the fields are those of a backend."""
-
-    name: str
-    host: str
-    port: int
-    protocol: str
-    description: str | None
-    namespace: str | None
-
-
 def run_announced(
-    service: Service, command: Sequence[str], *, url: str, token: str | None, stale_after: float
+    service: Declaration, command: Sequence[str], *, url: str, token: str | None, stale_after: float
 ) -> int:
     """Run a command, announced, and give the exit status that a shell would show for it.
 
@@ -58,15 +48,7 @@ def run_announced(
     async def keep_announced() -> None:
         try:
             async with announce(
-                url,
-                name=service.name,
-                host=service.host,
-                port=service.port,
-                protocol=service.protocol,
-                description=service.description,
-                namespace=service.namespace,
-                stale_after=stale_after,
-                token=token,
+                url, **msgspec.structs.asdict(service), stale_after=stale_after, token=token
             ):
                 await trio.sleep_forever()
         except Exception:

@@ -16,13 +16,12 @@ from plexus_registry.cli.display import (
     terminal_columns,
 )
 from plexus_registry.cli.session import Session, VerbError, client_options, pass_session
+from plexus_registry.cli.values import PORT, PROTOCOL, change_options, detail_options
 
 if TYPE_CHECKING:
     from plexus_registry.cli.calls import CallResult
 
 NAME = click.argument("name")
-PORT = click.IntRange(1, 65535)
-PROTOCOL = click.Choice(["ws", "wss"])
 
 
 def _ask(session: Session, method: str, **params: object) -> CallResult:
@@ -81,21 +80,20 @@ def get(session: Session, name: str) -> None:
 @click.argument("host")
 @click.argument("port", type=PORT)
 @click.option("--protocol", type=PROTOCOL, default="ws", show_default=True, help="How to connect.")
-@click.option("--description", help="What it is, for people.")
-@click.option("--namespace", help="The Plexus namespace that it serves.")
+@detail_options
 @click.option("--replace", is_flag=True, help="Take the name even from a live backend.")
 @client_options
 @pass_session
 def register(
     session: Session,
+    /,
     *,
     name: str,
     host: str,
     port: int,
     protocol: str,
-    description: str | None,
-    namespace: str | None,
     replace: bool,
+    **details: str | None,
 ) -> None:
     """Register a backend under a name.
 
@@ -109,8 +107,7 @@ def register(
         host=host,
         port=port,
         protocol=protocol,
-        description=description,
-        namespace=namespace,
+        **details,
         # Left out where it is not meant: the original knows no such parameter.
         replace=replace or None,
     )
@@ -119,34 +116,14 @@ def register(
 
 @click.command(epilog="Example: trio-registry update hub2 --port 5002 --description ''")
 @NAME
-@click.option("--host", help="The new host.")
-@click.option("--port", type=PORT, help="The new port.")
-@click.option("--protocol", type=PROTOCOL, help="The new protocol.")
-@click.option("--description", help="The new description; an empty one clears it.")
-@click.option("--namespace", help="The new namespace; an empty one clears it.")
+@change_options
 @client_options
 @pass_session
-def update(
-    session: Session,
-    *,
-    name: str,
-    host: str | None,
-    port: int | None,
-    protocol: str | None,
-    description: str | None,
-    namespace: str | None,
-) -> None:
+def update(session: Session, /, *, name: str, **changes: str | int | None) -> None:
     """Change what is given of a backend.
 
     What is not given stays as it is.
     """
-    changes = {
-        "host": host,
-        "port": port,
-        "protocol": protocol,
-        "description": description,
-        "namespace": namespace,
-    }
     if all(value is None for value in changes.values()):
         options = ", ".join(f"--{option}" for option in changes)
         raise click.UsageError(f"Nothing to change: give at least one of {options}.")

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING
 import trio
 
 from plexus_registry.client.announcer import Announcement, Announcer, Status
+from plexus_registry.client.connection import checked_details
 from plexus_registry.client.socket import open_socket, parse_url, without_secrets
 from plexus_registry.concurrency import lone_error
+from plexus_registry.rules.backend import AllDetails
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator
+    from typing import Unpack
 
     from plexus_registry.client.socket import ClientSocket
 
@@ -29,13 +32,10 @@ async def announce(
     host: str,
     port: int,
     protocol: str = "ws",
-    description: str | None = None,
-    namespace: str | None = None,
-    version: str | None = None,
-    metadata: Mapping[str, object] | None = None,
     stale_after: float = 60.0,
     token: str | None = None,
     fail_open: bool = True,
+    **details: Unpack[AllDetails],
 ) -> AsyncIterator[Announcement]:
     """Announce a service for as long as the block lasts.
 
@@ -50,15 +50,12 @@ async def announce(
         host: Where the service listens, as others can reach it.
         port: Where the service listens.
         protocol: How to connect to it: `ws` or `wss`.
-        description: What it is, for people.
-        namespace: The Plexus namespace that it serves.
-        version: The service's own version.
-        metadata: Anything more that JSON can hold.
         stale_after: After how many seconds without a ping the registry takes it for dead; it is
             pinged three times as often.
         token: What proves who is asking, where the registry wants that.
         fail_open: Whether the block is entered without the registry too, after
             `ENTRY_SECONDS` at most. Otherwise the first registration must succeed.
+        details: The optional fields, as for `RegistryClient.register`.
 
     Raises:
         UrlError: The URL is none.
@@ -69,21 +66,14 @@ async def announce(
     """
     if not stale_after > 0:
         raise ValueError(f"stale_after is {stale_after}: it must be a number of seconds above 0")
+    checked_details(details, AllDetails.__optional_keys__)
     parse_url(url)
     announcement = Announcement(name, without_secrets(url))
     announcer = Announcer(
         announcement,
         open_socket=partial(_enter_socket, url, token),
         register=lambda client: client.register(
-            name,
-            host,
-            port,
-            protocol,
-            description=description,
-            namespace=namespace,
-            version=version,
-            metadata=metadata,
-            source="auto",
+            name, host, port, protocol, source="auto", **details
         ),
         address=(host.lower(), port, protocol),
         ping_every=stale_after / 3,

@@ -23,9 +23,12 @@ from plexus_registry.client.replies import (
     decode,
 )
 from plexus_registry.client.socket import open_socket
+from plexus_registry.rules.backend import AllDetails, Details
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
+    from collections.abc import Set as AbstractSet
+    from typing import Unpack
 
     from plexus_registry.client.events import WatchEvent
     from plexus_registry.client.exchange import Exchange
@@ -99,12 +102,9 @@ class RegistryClient:
         port: int,
         protocol: str = "ws",
         *,
-        description: str | None = None,
-        namespace: str | None = None,
-        version: str | None = None,
-        metadata: Mapping[str, object] | None = None,
         source: str = "manual",
         replace: bool = False,
+        **details: Unpack[AllDetails],
     ) -> Backend:
         """Register a backend under a name.
 
@@ -113,12 +113,10 @@ class RegistryClient:
             host: The host that it listens on.
             port: The port that it listens on.
             protocol: How to connect to it: `ws` or `wss`.
-            description: What it is, for people.
-            namespace: The Plexus namespace that it serves.
-            version: The backend's own version.
-            metadata: Anything more that JSON can hold; it comes back as JSON text.
-            source: `auto` where the backend registers itself.
+            source: `auto` if the backend registers itself.
             replace: Whether to take the name even from a live backend.
+            details: The optional fields, such as `description` and `metadata`; the page "methods"
+                of the manual lists them.
 
         Returns:
             The backend as the registry has it now.
@@ -131,12 +129,9 @@ class RegistryClient:
             host=host,
             port=port,
             protocol=protocol,
-            description=description,
-            namespace=namespace,
-            version=version,
-            metadata=metadata,
             source=source,
             replace=replace,
+            **checked_details(details, AllDetails.__optional_keys__),
         )
         return (await self._ask("registry.register", params, Held)).backend
 
@@ -147,8 +142,7 @@ class RegistryClient:
         host: str | None = None,
         port: int | None = None,
         protocol: str | None = None,
-        description: str | None = None,
-        namespace: str | None = None,
+        **details: Unpack[Details],
     ) -> Backend:
         """Change what is given; an empty description or namespace clears it.
 
@@ -163,8 +157,7 @@ class RegistryClient:
             host=host,
             port=port,
             protocol=protocol,
-            description=description,
-            namespace=namespace,
+            **checked_details(details, Details.__optional_keys__),
         )
         return (await self._ask("registry.update", params, Held)).backend
 
@@ -249,6 +242,17 @@ class RegistryClient:
 
     def _note(self, revision: int) -> None:
         self.revision = revision if self.revision is None else max(self.revision, revision)
+
+
+def checked_details(details: Mapping[str, object], known: AbstractSet[str]) -> Mapping[str, object]:
+    """Refuse keyword arguments that are no fields, as Python refuses them.
+
+    Raises:
+        TypeError: There is one.
+    """
+    for name in details.keys() - known:
+        raise TypeError(f"got an unexpected keyword argument {name!r}")
+    return details
 
 
 def _given(**params: object) -> dict[str, object]:

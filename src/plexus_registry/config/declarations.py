@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from plexus_registry.config.toml_lines import Lines, last_line
-from plexus_registry.rules.backend import FIELDS
+from plexus_registry.rules.backend import DECLARABLE, FIELDS, Declaration
 from plexus_registry.rules.errors import ConfigError, shown
 
 if TYPE_CHECKING:
@@ -29,21 +29,8 @@ _TABLE = "backend"
 _URL = re.compile(
     r"(?:(\w*):)?//(?:\[([0-9A-Fa-f:.]*:[^\]]*)\]|([^:/?#@\[\]]+)):([0-9]{1,5})/?", re.ASCII
 )
-_REQUIRED = ("name", "host", "port")
-_DECLARABLE = (*_REQUIRED, "protocol", "description", "namespace")
-_DECLARABLE_SET = frozenset(_DECLARABLE)
+_DECLARABLE_SET = frozenset(DECLARABLE)
 _MOST_WARNINGS = 20
-
-
-class Declaration(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One backend as it is declared; its values keep the field rules."""
-
-    name: str
-    host: str
-    port: int
-    protocol: str = "ws"
-    description: str | None = None
-    namespace: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +44,6 @@ class Declared:
 
     backends: Mapping[str, Declaration] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
-
-
-LOCAL_HUB = Declaration(
-    name="plexus", host="127.0.0.1", port=4444, description="The local Plexus hub"
-)
-"""The built-in entry. Source: manual/config.md, "The built-in entry"."""
 
 
 def parse_toml(text: str, *, path: str) -> Declared:
@@ -175,19 +156,17 @@ def _declaration(entry: object, fail: Fail) -> Declaration:
     if not isinstance(entry, dict):
         raise fail(f"{shown(entry)} must be a table")
     values: dict[str, object] = {}
-    for key in _DECLARABLE:
+    for key in DECLARABLE:
+        field, value = FIELDS[key], entry.get(key)
         if key not in entry:
-            if key in _REQUIRED:
+            if field.required:
                 hint = _hint_of_missing(key, entry)
-                raise fail(f"{key} is missing{hint}; it must be {FIELDS[key].rule}")
+                raise fail(f"{key} is missing{hint}; it must be {field.values.rule}")
             continue
-        value = entry[key]
-        if not FIELDS[key].accepts(value):
-            raise fail(f"{key} {shown(value)} must be {FIELDS[key].rule}", key)
-        values[key] = value
-    for optional in ("description", "namespace"):
-        if values.get(optional) == "":
-            del values[optional]
+        if not field.values.accepts(value):
+            raise fail(f"{key} {shown(value)} must be {field.values.rule}", key)
+        if value != "" or not field.is_clearable:
+            values[key] = value
     return msgspec.convert(values, Declaration)
 
 
@@ -223,14 +202,14 @@ def _refuse_mistyped_table(document: Mapping[str, object], lines: Lines, path: s
 
 def _hint(key: str, entry: Mapping[str, object]) -> str:
     """Suggest the key that an unknown one may stand for, most of all one that takes its value."""
-    absent = [each for each in _DECLARABLE if each not in entry]
-    fitting = [each for each in absent if FIELDS[each].accepts(entry[key])]
+    absent = [each for each in DECLARABLE if each not in entry]
+    fitting = [each for each in absent if FIELDS[each].values.accepts(entry[key])]
     guess = _nearest(key, fitting) or _nearest(key, absent)
     return f"; did you mean {guess}?" if guess else ""
 
 
 def _hint_of_missing(key: str, entry: Mapping[str, object]) -> str:
-    fitting = [each for each in entry if FIELDS[key].accepts(entry[each])]
+    fitting = [each for each in entry if FIELDS[key].values.accepts(entry[each])]
     guess = _nearest(key, [each for each in fitting if each not in _DECLARABLE_SET])
     return f" (is it what you mean by {shown(guess)}?)" if guess else ""
 

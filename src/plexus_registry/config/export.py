@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING
 
 import tomli_w
 
-from plexus_registry.rules.backend import FIELDS, Backend
+from plexus_registry.rules.backend import DECLARABLE, FIELDS, Backend
 from plexus_registry.rules.errors import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-_DECLARED = ("name", "host", "port", "protocol", "description", "namespace")
 
 _NOT_ASCII = re.compile(r"[^\n -~]")
 _FILLERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0\ufe0e\ufe0f")
@@ -28,9 +26,9 @@ def export_toml(backends: Iterable[Backend]) -> str:
     """
     entries, left_out = [], []
     for backend in sorted(backends, key=lambda each: each.name):
-        values = {field: getattr(backend, field) for field in _DECLARED}
+        values = {field: getattr(backend, field) for field in DECLARABLE}
         entry = {field: value for field, value in values.items() if value is not None}
-        broken = [field for field, value in entry.items() if not FIELDS[field].accepts(value)]
+        broken = [name for name, value in entry.items() if not FIELDS[name].values.accepts(value)]
         if broken:
             left_out.append(f"# Left out {shown(backend.name)}: not a valid {broken[0]}.\n")
         else:

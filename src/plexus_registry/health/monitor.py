@@ -15,11 +15,11 @@ from uuid import uuid4
 
 import trio
 
-from plexus_registry.config.declarations import LOCAL_HUB
 from plexus_registry.health.tracker import HealthTracker, Policy
 from plexus_registry.rules import local_hub, operations
 from plexus_registry.rules.backend import State
 from plexus_registry.rules.errors import shown
+from plexus_registry.rules.local_hub import LOCAL_HUB
 from plexus_registry.rules.merge import effective
 from plexus_registry.rules.probe_results import Answered
 from plexus_registry.rules.states import differs

@@ -300,8 +300,8 @@ def _numeric(host: str, port: int, protocol: str) -> SocketAddress | None:
     """Check an address, and give it where it needs no look-up."""
     for field, value in (("host", host), ("port", port), ("protocol", protocol)):
         # A database of the original may hold what nobody could register.
-        if not FIELDS[field].accepts(value):
-            raise _Refusal(f"the {field} must be {FIELDS[field].rule}")
+        if not FIELDS[field].values.accepts(value):
+            raise _Refusal(f"the {field} must be {FIELDS[field].values.rule}")
     try:
         version = ip_address(host.partition("%")[0]).version
     except ValueError:

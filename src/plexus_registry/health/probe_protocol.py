@@ -18,8 +18,8 @@ from enum import IntEnum
 
 import msgspec
 
-from plexus_registry.rules.backend import is_text
 from plexus_registry.rules.errors import RegistryError, shown
+from plexus_registry.rules.parameters import is_text
 from plexus_registry.rules.probe_results import Answered
 
 MAX_BYTES = 64 * 1024

@@ -5,10 +5,14 @@ Source: manual/protocol.md, "Parameters in a call".
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from plexus_registry.rpc.items import CallFailure
-from plexus_registry.rules.commands import Command, Reload
 from plexus_registry.rules.errors import InvalidParamsError, clipped, shown
-from plexus_registry.rules.methods import Method, command_from
+from plexus_registry.rules.methods import Method, Reload, command_from
+
+if TYPE_CHECKING:
+    from plexus_registry.rules.parameters import Command
 
 
 def call_parameters(params: object) -> tuple[str, object]:

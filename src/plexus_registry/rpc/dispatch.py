@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+from inspect import isawaitable
 from typing import TYPE_CHECKING
 
-from plexus_registry.rules import commands
+import msgspec
+
+from plexus_registry.rules.backend import Register, Update
 from plexus_registry.rules.events import encode_event
+from plexus_registry.rules.methods import BY_COMMAND, Get, List
 
 if TYPE_CHECKING:
     from plexus_registry.registry import Registry
     from plexus_registry.rpc.routes import Route
-    from plexus_registry.rules.commands import Command
+    from plexus_registry.rules.events import Event
+    from plexus_registry.rules.parameters import Command
 
 
 def look_up(registry: Registry, route: Route) -> str | None:
     """Answer what the catalog knows, as JSON text; None where there is more to do."""
-    if isinstance(route, commands.Get):
+    if isinstance(route, Get):
         return registry.catalog.found(route.name)
-    if isinstance(route, commands.List):
+    if isinstance(route, List):
         return registry.catalog.listed(active_only=route.active_only)
     return None
 
 
 async def perform(registry: Registry, command: Command) -> str:
-    """Carry out a command.
+    """Carry out a command with the verb of its method.
 
     Returns:
         The event that reports it, as JSON text.
@@ -31,22 +36,13 @@ async def perform(registry: Registry, command: Command) -> str:
     Raises:
         MethodError: The registry refuses.
     """
-    match command:
-        case commands.Get() | commands.List():
-            return str(look_up(registry, command))
-        case commands.Ping(name=name):
-            return encode_event(await registry.ping(name))
-        case commands.Register():
-            return encode_event(await registry.register(command))
-        case commands.Update():
-            return encode_event(await registry.update(command))
-        case commands.Delete(name=name):
-            return encode_event(await registry.delete(name))
-        case commands.Deregister(name=name):
-            return encode_event(await registry.deregister(name))
-        case commands.Check(name=name):
-            return encode_event(await registry.check(name))
-        case commands.Reload():
-            return encode_event(await registry.reload())
-        case _:
-            raise NotImplementedError(type(command).__name__)
+    known = look_up(registry, command)
+    if known is not None:
+        return known
+    verb = getattr(registry, BY_COMMAND[type(command)].name)
+    if isinstance(command, (Register, Update)):
+        outcome = verb(command)
+    else:
+        outcome = verb(**msgspec.structs.asdict(command))
+    event: Event = await outcome if isawaitable(outcome) else outcome
+    return encode_event(event)

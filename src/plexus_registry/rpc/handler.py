@@ -27,7 +27,7 @@ from plexus_registry.rpc.jsonrpc import (
 from plexus_registry.rpc.routes import Route, Stream, Unsubscribe, command_of
 from plexus_registry.rpc.stream_items import BUG
 from plexus_registry.rpc.subscriptions import Finite, Following, Subscriptions
-from plexus_registry.rules import commands
+from plexus_registry.rules import methods
 from plexus_registry.rules.change_log import WatchCursor
 from plexus_registry.rules.errors import (
     AnswerLimitError,
@@ -42,7 +42,7 @@ from plexus_registry.rules.errors import (
     shown,
 )
 from plexus_registry.rules.events import encode_ended, encode_failed
-from plexus_registry.rules.methods import READS
+from plexus_registry.rules.methods import BY_COMMAND
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from plexus_registry.registry import Registry
     from plexus_registry.rpc.items import CallFailure
     from plexus_registry.rpc.plexus import Hub
-    from plexus_registry.rules.commands import Command
+    from plexus_registry.rules.parameters import Command
 
 log = logging.getLogger(__name__)
 
@@ -243,7 +243,7 @@ class Handler:
     async def _begin(self, stream: Stream, *, is_heard: bool) -> str:
         """Find out what a stream says, and give the number to acknowledge it with."""
         command = command_of(stream.topic)
-        if isinstance(command, commands.Watch):
+        if isinstance(command, methods.Watch):
             live: Finite | Following = Following(stream, WatchCursor(command))
         else:
             report = None if command is None else await self._report(command)
@@ -331,10 +331,10 @@ class Handler:
         return notifications(stream.notification, number, items), looks
 
     async def _perform(self, command: Command) -> str:
-        if not self._caller.may_write and type(command) not in READS:
+        if not self._caller.may_write and BY_COMMAND[type(command)].writes:
             self._caller.refused[Unauthorized.word] += 1
             raise Unauthorized
-        if isinstance(command, commands.List):
+        if isinstance(command, methods.List):
             found = look_up(self._registry, command)
             if found is not None and len(found) > LONG_CHARACTERS:
                 await self._share.wait_for_room()

@@ -21,7 +21,7 @@ from plexus_registry.rules.probe_results import Step
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from plexus_registry.rules.commands import Parameter
+    from plexus_registry.rules.parameters import Parameter
 
 Schema = dict[str, object]
 
@@ -49,7 +49,7 @@ def parameters_schema(parameters: Sequence[Parameter]) -> Schema:
 
 
 def _parameter(parameter: Parameter) -> Schema:
-    schema: Schema = {"description": parameter.doc, **parameter.field.schema}
+    schema: Schema = {"description": parameter.doc, **parameter.values.schema}
     return schema if parameter.required else {**_nullable(schema), "default": None}
 
 
@@ -108,7 +108,7 @@ def _struct(struct: type[msgspec.Struct]) -> Schema:
 def _field(field: inspect.Field) -> Schema:
     if field.encode_name == "port":
         # An adopted database may hold a port that nobody could register.
-        return {**FIELDS["port"].schema, "minimum": 0}
+        return {**FIELDS["port"].values.schema, "minimum": 0}
     return _type(field.type)
 
 

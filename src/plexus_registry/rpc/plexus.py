@@ -28,15 +28,23 @@ from plexus_registry.rpc.limits import Limits
 from plexus_registry.rpc.routes import Known, Route, Stream, Topic, Unsubscribe
 from plexus_registry.rpc.schema import Plugin, hub_plugin, registry_plugin
 from plexus_registry.rpc.stream_items import StreamEncoder
-from plexus_registry.rules.commands import Command, Watch
 from plexus_registry.rules.errors import InvalidParamsError, MethodNotFoundError, clipped, shown
 from plexus_registry.rules.events import encode_value
-from plexus_registry.rules.methods import BY_NAME, METHODS, NAMESPACE, Method, command_from, nearest
+from plexus_registry.rules.methods import (
+    BY_NAME,
+    METHODS,
+    NAMESPACE,
+    Method,
+    Watch,
+    command_from,
+    nearest,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from plexus_registry.rpc.json_schema import Schema
+    from plexus_registry.rules.parameters import Command
 
 INFO = "_info"
 RESULT = "result"

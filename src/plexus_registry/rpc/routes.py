@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from plexus_registry.rules.commands import Command, Watch
+from plexus_registry.rules.parameters import Command
 
 if TYPE_CHECKING:
     from plexus_registry.rpc.items import CallFailure
+    from plexus_registry.rules.methods import Watch
 
 
 @dataclass(frozen=True, slots=True)

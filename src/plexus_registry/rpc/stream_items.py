@@ -8,9 +8,14 @@ Source: manual/protocol.md, "Stream items".
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from plexus_registry.rpc.items import CallFailure, data_item, done_item, error_item, metadata
 from plexus_registry.rpc.routes import Known, Topic
-from plexus_registry.rules.commands import Command, Watch
+from plexus_registry.rules.parameters import Command
+
+if TYPE_CHECKING:
+    from plexus_registry.rules.methods import Watch
 
 BUG = CallFailure(
     "Internal error", -32603, {"kind": "execution", "message": "internal error, see the log"}

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping  # noqa: TC003 - msgspec reads the annotations
 from dataclasses import dataclass
 from enum import StrEnum
-from ipaddress import AddressValueError, IPv6Address
-from typing import TYPE_CHECKING
+from typing import ClassVar, TypedDict
 
 import msgspec
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from plexus_registry.rules.parameters import (
+    BOOLEAN,
+    HOST,
+    KNOWN_NAME,
+    MAX_METADATA_BYTES,
+    METADATA,
+    NAME,
+    PORT,
+    TEXT,
+    Command,
+    Parameter,
+    Values,
+    one_of,
+)
 
 
 class Source(StrEnum):
@@ -44,6 +54,13 @@ RANK: dict[Layer, int] = {layer: rank for rank, layer in enumerate(Layer)}
 
 MANUAL_LAYERS = frozenset({Layer.RUNTIME, Layer.DATABASE})
 """What calls wrote, in this run or an earlier one; only here can a name be stated deleted."""
+
+SOURCE_OF: dict[Layer, Source] = {
+    Layer.ENV: Source.ENV,
+    Layer.FILE: Source.FILE,
+    Layer.AUTO: Source.AUTO,
+}
+"""The layers that some origin declares, and the source of their backends."""
 
 
 class State(StrEnum):
@@ -149,146 +166,170 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return self.backend is None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Field:
-    """What one field may hold.
+    """One field that can be stated of a backend.
 
     Attributes:
-        rule: The rule in words, to follow "must be".
-        accepts: Whether a value, of any type at all, keeps the rule.
-        schema: The JSON Schema of its values, with one plain `type`.
+        name: Its name: as a member, a key of the config file, a column, an option.
+        values: What it may hold.
+        doc: What it means, in a sentence.
+        required: Whether a backend cannot be stated without it.
+        new: What it means in an update; None if an update cannot change it.
+        is_clearable: Whether an empty text clears it.
+        example: A value for the starter config file, as TOML; None if no config file may state it.
+        note: The comment on that example.
     """
 
-    rule: str
-    accepts: Callable[[object], bool]
-    schema: Mapping[str, str | int]
+    name: str
+    values: Values
+    doc: str
+    required: bool = False
+    new: str | None = None
+    is_clearable: bool = False
+    example: str | None = None
+    note: str = ""
 
 
-_STRING = {"type": "string"}
-MAX_HOST = 253
-MAX_TEXT_BYTES = 4096
-MAX_METADATA_BYTES = 16 * 1024
-PROTOCOLS = ("ws", "wss")
-# What a caller may say of itself; env, file and the built-in entry are stated elsewhere.
-CLAIMABLE_SOURCES = (Source.MANUAL, Source.AUTO)
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
-_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?", re.ASCII)
-_BYTE = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
-_IPV4 = re.compile(rf"(?:{_BYTE}\.){{3}}{_BYTE}", re.ASCII)
-_ZONE = re.compile(r"[A-Za-z0-9._-]{1,32}", re.ASCII)
-
-
-def is_name(value: object) -> bool:
-    """Whether a backend may be called so: clients use names as path segments and file names."""
-    return isinstance(value, str) and _NAME.fullmatch(value) is not None
-
-
-def is_host(value: object) -> bool:
-    """Whether it is a host name, an IPv4 or an IPv6 literal, and nothing more."""
-    if not isinstance(value, str) or not 1 <= len(value) <= MAX_HOST:
-        return False
-    if ":" in value:
-        address, percent, zone = value.partition("%")
-        return _is_ipv6(address) and (not percent or _ZONE.fullmatch(zone) is not None)
-    labels = value.removesuffix(".").split(".")
-    # A host that ends in a number is an IPv4 address to every client (URL standard).
-    if labels[-1].isdecimal():
-        return _IPV4.fullmatch(value) is not None
-    return all(_LABEL.fullmatch(label) for label in labels)
-
-
-def _is_ipv6(text: str) -> bool:
-    try:
-        IPv6Address(text)
-    except AddressValueError:
-        return False
-    return True
-
-
-def is_port(value: object) -> bool:
-    """Whether it is a port to connect to: neither `true` nor 4444.0 is."""
-    return type(value) is int and 1 <= value <= 65535
-
-
-def is_protocol(value: object) -> bool:
-    """Whether clients know how to connect with it."""
-    return value in PROTOCOLS
-
-
-def is_text(value: object) -> bool:
-    """Whether it is a text of a size that every reply can carry."""
-    if not isinstance(value, str):
-        return False
-    try:
-        return len(value.encode()) <= MAX_TEXT_BYTES
-    except UnicodeEncodeError:  # a lone surrogate is no text that JSON or SQLite can hold
-        return False
-
-
-def metadata_text(value: object) -> str:
-    """Encode metadata as it is stored and returned: as the JSON text of an object.
-
-    Args:
-        value: A JSON object, or its text: clients send back what they were shown.
-
-    Raises:
-        ValueError: It is neither.
-    """
-    if isinstance(value, str) and len(value) <= MAX_METADATA_BYTES:
-        try:
-            value = msgspec.json.decode(value)
-        except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
-            raise ValueError(str(error)) from error
-    if not isinstance(value, Mapping):
-        raise ValueError("no JSON object")  # noqa: TRY004 - a value, not a caller's bug
-    try:
-        return msgspec.json.encode(value).decode()
-    except (TypeError, RecursionError) as error:  # nothing that JSON can hold
-        raise ValueError(str(error)) from error
-
-
-def is_metadata(value: object) -> bool:
-    """Whether it is a JSON object, or the text of one, that is not too large."""
-    try:
-        return len(metadata_text(value).encode()) <= MAX_METADATA_BYTES
-    except ValueError:
-        return False
-
-
-def is_claimable_source(value: object) -> bool:
-    """Whether a caller may say it of a backend."""
-    return value in CLAIMABLE_SOURCES
-
-
-_TEXT = Field(f"a string of at most {MAX_TEXT_BYTES} bytes", is_text, _STRING)
-
-FIELDS: dict[str, Field] = {
-    "name": Field(
-        "a letter or digit, then up to 127 letters, digits, dots, underscores or hyphens",
-        is_name,
-        _STRING,
+_FIELDS = (
+    Field(
+        name="name",
+        values=NAME,
+        doc="The backend's name.",
+        required=True,
+        example='"hub2"',
+        note="how clients ask for it; each name once",
     ),
-    "host": Field(
-        f"a host name, IPv4 or IPv6 address of 1 to {MAX_HOST} characters,"
-        " without scheme, brackets, port or path",
-        is_host,
-        _STRING,
+    Field(
+        name="host",
+        values=HOST,
+        doc="The host that it listens on.",
+        required=True,
+        new="The new host.",
+        example='"127.0.0.1"',
+        note="a host name, IPv4 or IPv6 address",
     ),
-    "port": Field(
-        "an integer from 1 to 65535",
-        is_port,
-        {"type": "integer", "format": "uint16", "minimum": 1, "maximum": 65535},
+    Field(
+        name="port",
+        values=PORT,
+        doc="The port that it listens on.",
+        required=True,
+        new="The new port.",
+        example="5001",
+        note="1 to 65535",
     ),
-    "protocol": Field('"ws" or "wss"', is_protocol, _STRING),
-    "description": _TEXT,
-    "namespace": _TEXT,
-    "version": _TEXT,
-    "metadata": Field(
-        f"a JSON object, or its text, of at most {MAX_METADATA_BYTES} bytes as JSON text",
-        is_metadata,
-        {"type": "object"},
+    Field(
+        name="protocol",
+        values=one_of("ws", "wss"),
+        doc="How to connect: `ws` (the default) or `wss`.",
+        new="The new protocol.",
+        example='"ws"',
+        note='"ws" (the default) or "wss"',
     ),
-    "source": Field('"manual" or "auto"', is_claimable_source, _STRING),
-}
-"""The same for calls, the config file and the environment. Source: manual/methods.md, "Values"."""
+    Field(
+        name="description",
+        values=TEXT,
+        doc="What it is, for people.",
+        new="The new description; an empty one clears it.",
+        is_clearable=True,
+        example='"My second hub"',
+        note="optional, for people",
+    ),
+    Field(
+        name="namespace",
+        values=TEXT,
+        doc="The Plexus namespace that it serves.",
+        new="The new namespace; an empty one clears it.",
+        is_clearable=True,
+        example='"hub2"',
+        note="optional, the Plexus namespace that it serves",
+    ),
+    Field(name="version", values=TEXT, doc="The backend's own version."),
+    Field(
+        name="metadata",
+        values=METADATA,
+        doc=f"Anything more, a JSON object of at most {MAX_METADATA_BYTES // 1024} KiB, or the text"
+        " of one; it comes back as JSON text.",
+    ),
+    Field(
+        name="source",
+        # What a caller may say of itself; env, file and the built-in entry are stated elsewhere.
+        values=one_of(Source.MANUAL, Source.AUTO),
+        doc="`auto` where the backend registers itself: it then always wins its own name."
+        " Otherwise `manual` (the default).",
+    ),
+)
+FIELDS: dict[str, Field] = {field.name: field for field in _FIELDS}
+"""The field table, in the order of the parameters. The annotations of `Backend`, `Declaration`,
+`Register`, `Update` and `Details` repeat it for type checkers; everything else is made from it.
+"""
+
+DECLARABLE = tuple(field.name for field in _FIELDS if field.example is not None)
+"""What the config file may state."""
+OPTIONAL = tuple(
+    field.name
+    for field in msgspec.structs.fields(Backend)
+    if field.name in FIELDS and field.default is None
+)
+"""What a backend may be without."""
+
+
+class Declaration(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One backend as it is declared; its values keep the field rules."""
+
+    name: str
+    host: str
+    port: int
+    protocol: str = "ws"
+    description: str | None = None
+    namespace: str | None = None
+
+
+class Register(Command, frozen=True):
+    """Claim a name for an address."""
+
+    parameters: ClassVar[tuple[Parameter, ...]] = (
+        *(Parameter(each.name, each.values, each.doc, each.required) for each in _FIELDS),
+        Parameter("replace", BOOLEAN, "`true` takes the name even from a live backend."),
+    )
+
+    name: str
+    host: str
+    port: int
+    protocol: str = "ws"
+    description: str | None = None
+    namespace: str | None = None
+    version: str | None = None
+    metadata: Mapping[str, object] | str | None = None
+    source: str = "manual"
+    replace: bool = False
+
+
+class Update(Command, frozen=True):
+    """Change what is given; an empty description or namespace clears it."""
+
+    parameters: ClassVar[tuple[Parameter, ...]] = (
+        KNOWN_NAME,
+        *(Parameter(each.name, each.values, each.new) for each in _FIELDS if each.new is not None),
+    )
+
+    name: str
+    host: str | None = None
+    port: int | None = None
+    protocol: str | None = None
+    description: str | None = None
+    namespace: str | None = None
+
+
+class Details(TypedDict, total=False):
+    """What an update can change beside the address, as keyword arguments of the client."""
+
+    description: str | None
+    namespace: str | None
+
+
+class AllDetails(Details, total=False):
+    """What can be registered beside the address, as keyword arguments of the client."""
+
+    version: str | None
+    metadata: Mapping[str, object] | None

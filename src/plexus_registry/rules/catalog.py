@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from typing import TYPE_CHECKING
 
-from plexus_registry.rules.backend import RANK, Backend, Layer, Record
+from plexus_registry.rules.backend import MANUAL_LAYERS, RANK, Backend, Layer, Record
 from plexus_registry.rules.events import (
     encode_backend,
     encode_found,
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 NOTHING: Records = ()
 SORTED_CHANGES = 100
 """With more changes at once than this, the order of the list is made anew."""
-_DECLARED = (Layer.ENV, Layer.FILE, Layer.ADOPTED, Layer.AUTO)
-"""The layers of which it is known which names they state: few beside those that are registered."""
+_DECLARED = frozenset(Layer) - MANUAL_LAYERS
+"""The layers whose names are indexed: they state few names beside those that are registered."""
 
 
 class Catalog:

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from plexus_registry.rules.backend import Backend
     from plexus_registry.rules.catalog import Catalog
-    from plexus_registry.rules.commands import Watch as WatchCommand
     from plexus_registry.rules.events import Change
+    from plexus_registry.rules.methods import Watch as WatchCommand
 
 KEPT_CHANGES = 10_000
 """How many changes a watch can be behind."""

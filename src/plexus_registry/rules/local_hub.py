@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from plexus_registry.config.declarations import LOCAL_HUB, Declaration
 from plexus_registry.rules import operations
-from plexus_registry.rules.backend import FIELDS, Layer
+from plexus_registry.rules.backend import FIELDS, SOURCE_OF, Declaration, Layer
 from plexus_registry.rules.merge import holder
 from plexus_registry.rules.probe_results import Answered, Outcome
-from plexus_registry.rules.reconciliation import SOURCES, declared_record, reconcile
+from plexus_registry.rules.reconciliation import declared_record, reconcile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +27,11 @@ if TYPE_CHECKING:
     from plexus_registry.rules.transaction import Transaction
 
 Names = frozenset[str]
+
+LOCAL_HUB = Declaration(
+    name="plexus", host="127.0.0.1", port=4444, description="The local Plexus hub"
+)
+"""The built-in entry. Source: manual/config.md, "The built-in entry"."""
 
 
 def is_built_in(name: str, records: Records) -> bool:
@@ -57,7 +61,7 @@ def other_names(stated: Names, outcome: Outcome, after: Backend) -> Names:
         return frozenset()
     if not isinstance(outcome, Answered):
         return stated
-    is_statable = outcome.name != LOCAL_HUB.name and FIELDS["name"].accepts(outcome.name)
+    is_statable = outcome.name != LOCAL_HUB.name and FIELDS["name"].values.accepts(outcome.name)
     return frozenset({outcome.name}) if is_statable else frozenset()
 
 
@@ -109,7 +113,7 @@ def state_others(
         backend = reconcile(
             msgspec.structs.replace(LOCAL_HUB, name=name),
             None if former is None else former.backend,
-            source=SOURCES[Layer.AUTO],
+            source=SOURCE_OF[Layer.AUTO],
             now=now,
             new_id=new_id,
         )

@@ -1,6 +1,7 @@
-"""The one table of the registry's methods, and how the parameters of a call become a command.
+"""The one table of the registry's methods, their commands, and how a call becomes a command.
 
-Whatever speaks of a method (the ways in, the schemas, the documentation) reads it here.
+Everything that depends on a method (routing, dispatch, schemas, documentation) reads it here. The
+verb of the same name of `Registry` carries a method out; `watch`, which is a stream, has none.
 """
 
 from __future__ import annotations
@@ -8,17 +9,91 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from plexus_registry.rules import commands
+from plexus_registry.rules.backend import Register, Update
 from plexus_registry.rules.errors import MAX_SHOWN_NAME, InvalidParamsError, shown
+from plexus_registry.rules.parameters import (
+    ANY_STRING,
+    BOOLEAN,
+    KNOWN_NAME,
+    REVISION,
+    Command,
+    Parameter,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from plexus_registry.rules.commands import Command, Parameter
-
 NAMESPACE = "registry"
+
+
+class Delete(Command, frozen=True):
+    """Make the name not exist."""
+
+    parameters: ClassVar[tuple[Parameter, ...]] = (KNOWN_NAME,)
+
+    name: str
+
+
+class Deregister(Command, frozen=True):
+    """Make a backend inactive; its record stays."""
+
+    parameters: ClassVar[tuple[Parameter, ...]] = (KNOWN_NAME,)
+
+    name: str
+
+
+class Ping(Command, frozen=True):
+    """Report that a backend is alive."""
+
+    parameters: ClassVar[tuple[Parameter, ...]] = (KNOWN_NAME,)
+
+    name: str
+
+
+class Check(Command, frozen=True):
+    """Probe a backend now."""
+
+    parameters: ClassVar[tuple[Parameter, ...]] = (KNOWN_NAME,)
+
+    name: str
+
+
+class Get(Command, frozen=True):
+    """Ask for one effective backend."""
+
+    parameters: ClassVar[tuple[Parameter, ...]] = (KNOWN_NAME,)
+
+    name: str
+
+
+class List(Command, frozen=True):
+    """Ask for all effective backends."""
+
+    parameters: ClassVar[tuple[Parameter, ...]] = (
+        Parameter("active_only", BOOLEAN, "`true` (the default) leaves out inactive backends."),
+    )
+
+    active_only: bool = True
+
+
+class Reload(Command, frozen=True):
+    """Read the config file now."""
+
+
+class Watch(Command, frozen=True):
+    """Follow the changes."""
+
+    parameters: ClassVar[tuple[Parameter, ...]] = (
+        Parameter("since", REVISION, "Only what happened after this revision, without a snapshot."),
+        Parameter("name", ANY_STRING, "Only what happens to this backend."),
+        Parameter("namespace", ANY_STRING, "Only what happens to backends of this namespace."),
+    )
+
+    since: int | None = None
+    name: str | None = None
+    namespace: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +104,8 @@ class Method:
         name: Without the namespace.
         doc: What it does, in a sentence.
         command: Its command; the command's parameters are the method's.
-        streaming: Whether its reports go on until the caller has had enough.
-        writes: Whether it changes something, and so is not for those who may only look.
+        streaming: Whether its reports go on until the caller unsubscribes.
+        writes: Whether it changes something, so that callers need write access.
     """
 
     name: str
@@ -41,23 +116,23 @@ class Method:
 
 
 METHODS: tuple[Method, ...] = (
-    Method("register", "Register a backend under a name.", commands.Register),
-    Method("list", "List the backends, newest first.", commands.List, writes=False),
-    Method("get", "Find one backend by name.", commands.Get, writes=False),
-    Method("update", "Change the fields that are given.", commands.Update),
-    Method("delete", "Make a name not exist until it is registered again.", commands.Delete),
+    Method("register", "Register a backend under a name.", Register),
+    Method("list", "List the backends, newest first.", List, writes=False),
+    Method("get", "Find one backend by name.", Get, writes=False),
+    Method("update", "Change the fields that are given.", Update),
+    Method("delete", "Make a name not exist until it is registered again.", Delete),
     Method(
         "deregister",
         "Say goodbye: the entry stays, inactive, until it registers or pings again.",
-        commands.Deregister,
+        Deregister,
     ),
-    Method("ping", "Give a sign of life.", commands.Ping),
-    Method("check", "Probe a backend now, and tell step by step what came out.", commands.Check),
-    Method("reload", "Read the config file now.", commands.Reload),
-    Method("watch", "Follow the changes.", commands.Watch, streaming=True, writes=False),
+    Method("ping", "Give a sign of life.", Ping),
+    Method("check", "Probe a backend now, and tell step by step what came out.", Check),
+    Method("reload", "Read the config file now.", Reload),
+    Method("watch", "Follow the changes.", Watch, streaming=True, writes=False),
 )
 BY_NAME: dict[str, Method] = {method.name: method for method in METHODS}
-READS = frozenset(method.command for method in METHODS if not method.writes)
+BY_COMMAND: dict[type[Command], Method] = {method.command: method for method in METHODS}
 
 
 def nearest(word: str, known: Iterable[str], *, least: float = 0.0) -> str | None:
@@ -142,7 +217,7 @@ def _check_before(missing: Parameter, method: Method, given: Mapping[str, object
         if parameter is missing:
             return
         value = given.get(parameter.name)
-        if value is not None and not parameter.field.accepts(value):
+        if value is not None and not parameter.values.accepts(value):
             raise parameter.malformed(value)
 
 

@@ -17,20 +17,22 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from plexus_registry.rules.backend import (
+    FIELDS,
     MANUAL_LAYERS,
+    OPTIONAL,
     RANK,
     Backend,
     Layer,
     Record,
     Source,
-    metadata_text,
 )
 from plexus_registry.rules.errors import MethodError, NameTaken, NotFound
 from plexus_registry.rules.merge import effective, holder
+from plexus_registry.rules.parameters import metadata_text
 from plexus_registry.rules.states import Sign, after_sign, ping_changes
 
 if TYPE_CHECKING:
-    from plexus_registry.rules.commands import Register, Update
+    from plexus_registry.rules.backend import Register, Update
 
 Records = tuple[Record, ...]
 
@@ -81,18 +83,12 @@ def register(records: Records, claim: Register, *, now: int, new_id: str) -> Dec
     """
     held = holder(records)
     current = held.backend if held is not None and held.layer in MANUAL_LAYERS else None
-    metadata = None if claim.metadata is None else metadata_text(claim.metadata)
+    stated = {name: value for name in FIELDS if not _clears(name, value := getattr(claim, name))}
+    stated["source"] = Source(claim.source)
+    stated["metadata"] = None if claim.metadata is None else metadata_text(claim.metadata)
     claimed = Backend(
         id=new_id if current is None else current.id,
-        name=claim.name,
-        host=claim.host,
-        port=claim.port,
-        protocol=claim.protocol,
-        description=claim.description or None,
-        namespace=claim.namespace or None,
-        version=claim.version,
-        metadata=metadata,
-        source=Source(claim.source),
+        **stated,
         is_active=True,
         registered_at=now,
         created_at=now if current is None else current.created_at,
@@ -112,12 +108,15 @@ def register(records: Records, claim: Register, *, now: int, new_id: str) -> Dec
     return _written(records, claimed)
 
 
+def _clears(name: str, value: object) -> bool:
+    """Whether a value clears its field."""
+    return value == "" and FIELDS[name].is_clearable
+
+
 def _refreshed(records: Records, current: Backend, claimed: Backend, *, now: int) -> Decision:
     """Keep a record whose address is claimed again, with the optional fields that are given."""
     given: dict[str, str] = {
-        field: value
-        for field in ("description", "namespace", "version", "metadata")
-        if (value := getattr(claimed, field)) is not None
+        name: value for name in OPTIONAL if (value := getattr(claimed, name)) is not None
     }
     if claimed.source is Source.AUTO:
         given["source"] = Source.AUTO
@@ -144,13 +143,10 @@ def update(records: Records, change: Update, *, now: int) -> Decision | MethodEr
     if current is None:
         return NotFound(change.name)
     given: dict[str, str | int | None] = {
-        field: value
-        for field in ("host", "port", "protocol", "description", "namespace")
-        if (value := getattr(change, field)) is not None
+        field.name: None if _clears(field.name, value) else value
+        for field in FIELDS.values()
+        if field.new is not None and (value := getattr(change, field.name)) is not None
     }
-    for clearable in ("description", "namespace"):
-        if given.get(clearable) == "":
-            given[clearable] = None
     held = holder(records)
     if held is not None and held.layer not in MANUAL_LAYERS:
         given["source"] = Source.MANUAL

@@ -10,17 +10,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from plexus_registry.rules import operations
-from plexus_registry.rules.backend import Backend, Layer, Record, Source
+from plexus_registry.rules.backend import SOURCE_OF, Backend, Declaration, Layer, Record, Source
 from plexus_registry.rules.events import Reloaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from plexus_registry.config.declarations import Declaration
     from plexus_registry.rules.transaction import Transaction
-
-SOURCES = {Layer.ENV: Source.ENV, Layer.FILE: Source.FILE, Layer.AUTO: Source.AUTO}
-"""What the backends of the declared layers say of themselves."""
 
 
 def declare(
@@ -35,7 +31,7 @@ def declare(
 
     Args:
         transaction: Where the layer is changed, and a change of the file's layer reported.
-        layer: `env`, `file` or `auto`.
+        layer: One of `SOURCE_OF`.
         declared: What the origin declares, by name.
         now: Unix seconds.
         new_id: Gives the id of a backend that is new to the layer.
@@ -66,7 +62,7 @@ def declare(
             continue
         known_backend = known.backend if known is not None else None
         backend = reconcile(
-            declaration, known_backend, source=SOURCES[layer], now=now, new_id=new_id
+            declaration, known_backend, source=SOURCE_OF[layer], now=now, new_id=new_id
         )
         if backend is not known_backend or adopted is not None:
             others = operations.without(records, Layer.ADOPTED) if adopted else records

@@ -16,11 +16,12 @@ from sqlite_utils.migrations import Migrations
 from plexus_registry.rules.backend import Layer, Source
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from sqlite_utils import Database
 
 TABLE = "backends"
+# Columns of Backend that came later have their own steps below: this is history.
 _FIRST_COLUMNS: dict[str, type[str | int]] = {
     "name": str,
     "layer": str,
@@ -39,10 +40,8 @@ _FIRST_COLUMNS: dict[str, type[str | int]] = {
     "created_at": int,
     "updated_at": int,
 }
-COLUMNS = {**_FIRST_COLUMNS, "health": str}
-"""A row without an id is a tombstone. `last_seen` and the texts may be null.
-
-`health` is JSON text, of what is known of the backend beyond the last probe.
+"""The columns of the first layout. A row without an id is a tombstone; `last_seen` and the texts
+may be null.
 """
 
 CHANGES_TABLE = "changes"
@@ -53,9 +52,6 @@ CHANGES_COLUMNS: dict[str, type[str | int]] = {
     "event": str,
 }
 """The last changes. `name` may be null; `namespaces` is a JSON array; `event` is JSON text."""
-
-LAYOUT = 3
-"""How many steps this version knows, noted in the file so that an older version leaves it alone."""
 
 _ORIGINAL_COLUMNS = _FIRST_COLUMNS.keys() - {"layer"}
 
@@ -81,7 +77,6 @@ def is_foreign(db: Database) -> bool:
     return not set(db.table_names()) <= {migrations.migrations_table}
 
 
-@migrations(name="001_one_record_a_layer")
 def _one_record_a_layer(db: Database) -> None:
     rows = [_adopted(row) for row in db.table(TABLE).rows] if is_original_layout(db) else []
     db.table(TABLE).drop(ignore=True)
@@ -90,18 +85,21 @@ def _one_record_a_layer(db: Database) -> None:
     table.insert_all(rows)
 
 
-@migrations(name="002_the_last_changes")
 def _the_last_changes(db: Database) -> None:
     db.table(CHANGES_TABLE).create(
         CHANGES_COLUMNS, pk="revision", not_null={"namespaces", "event"}, if_not_exists=True
     )
 
 
-@migrations(name="003_health")
 def _health(db: Database) -> None:
+    _add_column(db, "health", str)
+
+
+def _add_column(db: Database, name: str, kind: type[str | int]) -> None:
+    """Add a column for a member of `Backend`, unless an interrupted start has done so."""
     table = db.table(TABLE)
-    if "health" not in table.columns_dict:
-        table.add_column("health", str)
+    if name not in table.columns_dict:
+        table.add_column(name, kind)
 
 
 def _adopted(row: Mapping[str, object]) -> dict[str, str | int | None]:
@@ -116,8 +114,10 @@ def _adopted(row: Mapping[str, object]) -> dict[str, str | int | None]:
         "host": _text(row.get("host")) or "",
         "port": _integer(row.get("port")),
         "protocol": _text(row.get("protocol")) or "ws",
-        **{name: _text(row.get(name)) for name in ("description", "namespace")},
-        **{name: _text(row.get(name)) for name in ("version", "metadata")},
+        "description": _text(row.get("description")),
+        "namespace": _text(row.get("namespace")),
+        "version": _text(row.get("version")),
+        "metadata": _text(row.get("metadata")),
         "source": source,
         "is_active": int(row.get("is_active") not in (0, "0", None)),
         "registered_at": _integer(row.get("registered_at")) or created_at,
@@ -138,3 +138,17 @@ def _integer(value: object) -> int:
         return int(value) if isinstance(value, (int, float, str)) else 0
     except (ValueError, OverflowError):
         return 0
+
+
+STEPS: dict[str, Callable[[Database], None]] = {
+    "001_one_record_a_layer": _one_record_a_layer,
+    "002_the_last_changes": _the_last_changes,
+    "003_health": _health,
+}
+"""Every step, in order; a file keeps the names of those that it has taken."""
+
+for _name, _step in STEPS.items():
+    migrations(name=_name)(_step)
+
+LAYOUT = len(STEPS)
+"""Is noted in the file, so that an older version leaves it alone."""

@@ -10,10 +10,14 @@ from plexus_registry.rules.backend import MANUAL_LAYERS, Backend, Health, Layer,
 from plexus_registry.rules.change_log import Entry
 from plexus_registry.rules.events import encode_value
 from plexus_registry.rules.states import durable
-from plexus_registry.storage.migrations import CHANGES_TABLE, COLUMNS, TABLE
+from plexus_registry.storage.migrations import CHANGES_TABLE, TABLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+_PLAIN = tuple(name for name in Backend.__struct_fields__ if name not in ("name", "health"))
+"""The members of a backend that are columns as they are, beside the key; `health` is JSON text."""
+COLUMNS = ("name", "layer", *_PLAIN, "health")
 
 # Per row a third of what `insert_all` takes, and it is the same every time.
 DELETE = f"DELETE FROM {TABLE} WHERE name = ?"  # noqa: S608 - all parts are constants
@@ -27,8 +31,6 @@ INSERT_CHANGE = (
 )
 TAKE_BACK = f"DELETE FROM {CHANGES_TABLE} WHERE revision > ?"  # noqa: S608 - as above
 FORGET = f"DELETE FROM {CHANGES_TABLE} WHERE revision <= ?"  # noqa: S608 - as above
-_OF_BACKEND = tuple(COLUMNS)[2:-1]
-"""The members of a backend that are columns as they are; `health`, the last one, is not."""
 
 
 def row_of(record: Record) -> tuple[object, ...]:
@@ -36,22 +38,22 @@ def row_of(record: Record) -> tuple[object, ...]:
     layer = Layer.DATABASE if record.layer in MANUAL_LAYERS else record.layer
     backend = record.backend
     if backend is None:
-        return (record.name, layer, *(None for _ in _OF_BACKEND), None)
+        return (record.name, layer, *(None for _ in _PLAIN), None)
     health = durable(backend.health)
     return (
         record.name,
         layer,
-        *(getattr(backend, column) for column in _OF_BACKEND),
+        *(getattr(backend, column) for column in _PLAIN),
         None if health is None else encode_value(health),
     )
 
 
 def record_of(row: Mapping[str, object]) -> Record:
-    """Turn a row into its record."""
+    """Turn a row into its record; columns that an older layout lacks are not known."""
     name, layer = str(row["name"]), Layer(str(row["layer"]))
     if row["id"] is None:
         return Record(name=name, layer=layer, backend=None)
-    values = {"name": name, **{column: row[column] for column in _OF_BACKEND}}
+    values = {"name": name, **{column: row[column] for column in _PLAIN if column in row}}
     values["source"] = Source(str(row["source"]))
     values["is_active"] = bool(row["is_active"])
     if row.get("health") is not None:

@@ -1,0 +1,226 @@
+"""Which values may be given: the rules of fields and parameters, and commands that keep them.
+
+The same rules hold for calls, the config file and the environment.
+
+Source: manual/methods.md, "Values".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import AddressValueError, IPv6Address
+from typing import TYPE_CHECKING, ClassVar
+
+import msgspec
+
+from plexus_registry.rules.errors import InvalidParamsError, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """The values that a field or a parameter may hold.
+
+    Attributes:
+        rule: The rule in words, to follow "must be".
+        accepts: Whether a value, of any type at all, keeps the rule.
+        schema: The JSON Schema of the values, with one plain `type`.
+    """
+
+    rule: str
+    accepts: Callable[[object], bool]
+    schema: Mapping[str, str | int]
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter of a method.
+
+    Attributes:
+        name: The name, as a member of an object; its place counts in an array.
+        values: What it may hold.
+        doc: What it means, in a sentence.
+        required: Whether it must be given; null counts as not given.
+    """
+
+    name: str
+    values: Values
+    doc: str
+    required: bool = False
+
+    def missing(self) -> InvalidParamsError:
+        """Make the error that it must be given."""
+        return InvalidParamsError(
+            f"Missing parameter {self.name}: it must be {self.values.rule}",
+            param=self.name,
+            problem="missing",
+        )
+
+    def malformed(self, value: object) -> InvalidParamsError:
+        """Make the error that a value breaks the rule."""
+        return InvalidParamsError(
+            f"Parameter {self.name} is {shown(value)}: it must be {self.values.rule}",
+            param=self.name,
+            problem="malformed",
+        )
+
+
+class Command(msgspec.Struct, frozen=True, kw_only=True):
+    """A request to the registry, checked when it is made. A member that is None was not given.
+
+    The parameters of a command are those of its method: schemas, documentation and the checks of
+    calls are made from them.
+
+    Raises:
+        InvalidParamsError: On construction, for the first parameter that breaks its rule.
+    """
+
+    parameters: ClassVar[tuple[Parameter, ...]] = ()
+
+    def __post_init__(self) -> None:
+        for parameter in self.parameters:
+            value = getattr(self, parameter.name)
+            if value is None:
+                if parameter.required:
+                    raise parameter.missing()
+            elif not parameter.values.accepts(value):
+                raise parameter.malformed(value)
+
+
+MAX_HOST = 253
+MAX_TEXT_BYTES = 4096
+MAX_METADATA_BYTES = 16 * 1024
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
+_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?", re.ASCII)
+_BYTE = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_IPV4 = re.compile(rf"(?:{_BYTE}\.){{3}}{_BYTE}", re.ASCII)
+_ZONE = re.compile(r"[A-Za-z0-9._-]{1,32}", re.ASCII)
+
+
+def is_name(value: object) -> bool:
+    """Whether a backend may be called so: clients use names as path segments and file names."""
+    return isinstance(value, str) and _NAME.fullmatch(value) is not None
+
+
+def is_host(value: object) -> bool:
+    """Whether it is a host name, an IPv4 or an IPv6 literal, and nothing more."""
+    if not isinstance(value, str) or not 1 <= len(value) <= MAX_HOST:
+        return False
+    if ":" in value:
+        address, percent, zone = value.partition("%")
+        return _is_ipv6(address) and (not percent or _ZONE.fullmatch(zone) is not None)
+    labels = value.removesuffix(".").split(".")
+    # A host that ends in a number is an IPv4 address to every client (URL standard).
+    if labels[-1].isdecimal():
+        return _IPV4.fullmatch(value) is not None
+    return all(_LABEL.fullmatch(label) for label in labels)
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        IPv6Address(text)
+    except AddressValueError:
+        return False
+    return True
+
+
+def is_port(value: object) -> bool:
+    """Whether it is a port to connect to: neither `true` nor 4444.0 is."""
+    return type(value) is int and 1 <= value <= 65535
+
+
+def is_text(value: object) -> bool:
+    """Whether it is a text of a size that every reply can carry."""
+    if not isinstance(value, str):
+        return False
+    try:
+        return len(value.encode()) <= MAX_TEXT_BYTES
+    except UnicodeEncodeError:  # a lone surrogate is no text that JSON or SQLite can hold
+        return False
+
+
+def metadata_text(value: object) -> str:
+    """Encode metadata as it is stored and returned: as the JSON text of an object.
+
+    Args:
+        value: A JSON object, or its text: clients send back what they were shown.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if isinstance(value, str) and len(value) <= MAX_METADATA_BYTES:
+        try:
+            value = msgspec.json.decode(value)
+        except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
+            raise ValueError(str(error)) from error
+    if not isinstance(value, Mapping):
+        raise ValueError("no JSON object")  # noqa: TRY004 - a value, not a caller's bug
+    try:
+        return msgspec.json.encode(value).decode()
+    except (TypeError, RecursionError) as error:  # nothing that JSON can hold
+        raise ValueError(str(error)) from error
+
+
+def is_metadata(value: object) -> bool:
+    """Whether it is a JSON object, or the text of one, that is not too large."""
+    try:
+        return len(metadata_text(value).encode()) <= MAX_METADATA_BYTES
+    except ValueError:
+        return False
+
+
+def _is_string(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_boolean(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_revision(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+_STRING = {"type": "string"}
+
+
+def one_of(*words: str) -> Values:
+    """Make the rule that a value is one of some words."""
+    return Values(" or ".join(f'"{word}"' for word in words), lambda value: value in words, _STRING)
+
+
+NAME = Values(
+    "a letter or digit, then up to 127 letters, digits, dots, underscores or hyphens",
+    is_name,
+    _STRING,
+)
+HOST = Values(
+    f"a host name, IPv4 or IPv6 address of 1 to {MAX_HOST} characters,"
+    " without scheme, brackets, port or path",
+    is_host,
+    _STRING,
+)
+PORT = Values(
+    "an integer from 1 to 65535",
+    is_port,
+    {"type": "integer", "format": "uint16", "minimum": 1, "maximum": 65535},
+)
+TEXT = Values(f"a string of at most {MAX_TEXT_BYTES} bytes", is_text, _STRING)
+METADATA = Values(
+    f"a JSON object, or its text, of at most {MAX_METADATA_BYTES} bytes as JSON text",
+    is_metadata,
+    {"type": "object"},
+)
+ANY_STRING = Values("a string", _is_string, _STRING)
+REVISION = Values(
+    "a revision: an integer from 0 up", _is_revision, {"type": "integer", "minimum": 0}
+)
+BOOLEAN = Values("true or false", _is_boolean, {"type": "boolean"})
+
+# An adopted database may hold names that nobody could register; a caller may ask for them.
+KNOWN_NAME = Parameter("name", ANY_STRING, "The backend's name.", required=True)
