@@ -45,8 +45,7 @@ ROOMS: dict[str, Room] = {
     "client": Room("concurrency rules"),
     "rpc": Room(
         "registry settings rules",
-        pure="call_parameters caller items json_schema jsonrpc limits plexus routes schema"
-        " stream_items subscriptions",
+        pure="call_parameters json_schema jsonrpc limits plexus schema streams subscriptions",
     ),
     "registry": Room("health config storage concurrency rules"),
     "health": Room(

@@ -8,13 +8,13 @@ import msgspec
 import pytest
 
 from plexus_registry.rpc.plexus import Hub
-from plexus_registry.rpc.routes import Stream, Topic, Unsubscribe, command_of
+from plexus_registry.rpc.streams import Content, Stream, Unsubscribe, source_of
 from plexus_registry.rules import methods
 from plexus_registry.rules.backend import Update
 from plexus_registry.rules.errors import InvalidParamsError, MethodNotFoundError
 
 if TYPE_CHECKING:
-    from plexus_registry.rpc.items import CallFailure
+    from plexus_registry.rpc.streams import CallFailure
     from plexus_registry.rules.parameters import Command
 
 HUB = Hub("registry-hub")
@@ -32,7 +32,9 @@ def called(method: str, params: object = None, **extra: object) -> Stream:
 
 
 def items(route: Stream, report: str | CallFailure | None = None) -> list[dict[str, object]]:
-    return [msgspec.json.decode(item) for item in HUB.encoder.items(route.topic, report, now=NOW)]
+    return [
+        msgspec.json.decode(item) for item in HUB.encoder.all_items(route.content, report, now=NOW)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -51,7 +53,7 @@ def items(route: Stream, report: str | CallFailure | None = None) -> list[dict[s
     ],
 )
 def test_a_call_makes_the_command(method: str, params: object, command: Command) -> None:
-    assert command_of(called(method, params).topic) == command
+    assert source_of(called(method, params).content) == command
 
 
 @pytest.mark.parametrize(
@@ -195,7 +197,7 @@ def test_an_error_inside_a_nested_call_has_no_code() -> None:
 
 def test_unknown_members_of_a_call_are_ignored() -> None:
     route = called("registry.get", {"name": "a"}, hop={"principal": "p", "limit": 3})
-    assert command_of(route.topic) == methods.Get(name="a")
+    assert source_of(route.content) == methods.Get(name="a")
 
 
 @pytest.mark.parametrize(
@@ -244,13 +246,13 @@ def test_the_direct_way_in() -> None:
     with pytest.raises(InvalidParamsError, match="did you mean name"):
         HUB.route("registry.get", {"nme": 1, "name": "a"})
     for spelling in ("activeOnly", "active_only"):
-        assert stream("registry_list", {spelling: False}).topic == (
-            stream("registry_list", {"active_only": False, "bogus": 1}).topic
+        assert stream("registry_list", {spelling: False}).content == (
+            stream("registry_list", {"active_only": False, "bogus": 1}).content
         )
     underscored = stream("registry_list", {"activeOnly": False, "bogus": 1})
     assert underscored.notification == "registry_list"
-    assert command_of(underscored.topic) == methods.List(active_only=False)
-    assert command_of(stream("registry_get", ["a"]).topic) == methods.Get(name="a")
+    assert source_of(underscored.content) == methods.List(active_only=False)
+    assert source_of(stream("registry_get", ["a"]).content) == methods.Get(name="a")
 
 
 @pytest.mark.parametrize(
@@ -279,16 +281,16 @@ def test_a_hub_may_have_another_name_and_other_mechanisms() -> None:
     hub = Hub("my-hub", mechanisms=(bearer,))
     route = hub.route("my-hub.call", {"method": "my-hub.hash"})
     assert isinstance(route, Stream)
-    assert isinstance(route.topic, Topic)
-    assert route.topic.content_type == "my-hub.hash"
+    assert isinstance(route.content, Content)
+    assert route.content.content_type == "my-hub.hash"
     info = hub.route("_info", None)
     assert isinstance(info, Stream)
-    data = msgspec.json.decode(hub.encoder.items(info.topic, None, now=NOW)[0])
+    data = msgspec.json.decode(hub.encoder.all_items(info.content, None, now=NOW)[0])
     assert data["content"]["auth_capabilities"] == {"mechanisms": [bearer]}
     with pytest.raises(MethodNotFoundError):
         hub.route("registry-hub.call", {"method": "registry.list"})
 
 
-def test_a_stream_of_a_command_needs_its_report() -> None:
-    with pytest.raises(ValueError, match="report"):
-        HUB.encoder.items(called("registry.list").topic, None, now=NOW)
+def test_a_stream_of_a_command_needs_its_outcome() -> None:
+    with pytest.raises(ValueError, match="outcome"):
+        HUB.encoder.all_items(called("registry.list").content, None, now=NOW)

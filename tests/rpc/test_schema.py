@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 from plexus_registry.rpc import schema as schema_module
-from plexus_registry.rpc.items import CallFailure, data_item, done_item, error_item, metadata
 from plexus_registry.rpc.schema import SCHEMA_METHOD, hub_plugin, registry_plugin
+from plexus_registry.rpc.streams import CallFailure, data_item, done_item, error_item, metadata
 from plexus_registry.rules.backend import FIELDS, Backend, Register
 from plexus_registry.rules.events import EVENTS
 from plexus_registry.rules.methods import METHODS, Method

@@ -6,8 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plexus_registry.rpc.routes import Stream
-from plexus_registry.rpc.subscriptions import FIRST_NUMBER_BITS, Finite, Following, Subscriptions
+from plexus_registry.rpc.streams import Stream
+from plexus_registry.rpc.subscriptions import (
+    FIRST_NUMBER_BITS,
+    FiniteStream,
+    Subscriptions,
+    WatchStream,
+)
 from plexus_registry.rules.change_log import WatchCursor
 from plexus_registry.rules.errors import SubscriptionLimitError
 from plexus_registry.rules.methods import Watch as WatchCommand
@@ -20,28 +25,30 @@ STREAM = Stream("registry.watch", "registry.event", WatchCommand())
     steps=st.lists(st.sampled_from(["finite", "watch", "flush", "sent", "unsubscribe"])),
 )
 def test_numbers_count_on_and_none_comes_again(numbers_after: int, steps: list[str]) -> None:
-    session = Subscriptions(max_subscriptions=1_000, numbers_after=numbers_after)
+    subscriptions = Subscriptions(max_subscriptions=1_000, numbers_after=numbers_after)
     given_out: list[int] = []
     for step in steps:
         match step:
             case "finite":
-                given_out.append(session.begin(Finite(STREAM, ["{}"])))
+                given_out.append(subscriptions.begin(FiniteStream(STREAM, ["{}"])))
             case "watch":
-                given_out.append(session.begin(Following(STREAM, WatchCursor(WatchCommand()))))
+                given_out.append(
+                    subscriptions.begin(WatchStream(STREAM, WatchCursor(WatchCommand())))
+                )
             case "flush":
-                session.flush()
+                subscriptions.flush()
             case "sent":
-                session.note_sent()
+                subscriptions.note_sent()
             case "unsubscribe":
-                session.unsubscribe("registry.watch", given_out[-1] if given_out else None)
+                subscriptions.unsubscribe("registry.watch", given_out[-1] if given_out else None)
     assert given_out == [numbers_after + 1 + place for place in range(len(given_out))]
     assert all(number < 2**53 for number in given_out)
 
 
 def test_a_refused_stream_uses_no_number() -> None:
-    session = Subscriptions(max_subscriptions=1, numbers_after=7)
-    assert session.begin(Finite(STREAM, [])) == 8
+    subscriptions = Subscriptions(max_subscriptions=1, numbers_after=7)
+    assert subscriptions.begin(FiniteStream(STREAM, [])) == 8
     with pytest.raises(SubscriptionLimitError):
-        session.begin(Finite(STREAM, []))
-    session.flush()
-    assert session.begin(Finite(STREAM, [])) == 9
+        subscriptions.begin(FiniteStream(STREAM, []))
+    subscriptions.flush()
+    assert subscriptions.begin(FiniteStream(STREAM, [])) == 9

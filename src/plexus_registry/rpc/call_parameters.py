@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from plexus_registry.rpc.items import CallFailure
+from plexus_registry.rpc.streams import CallFailure
 from plexus_registry.rules.errors import InvalidParamsError, clipped, shown
 from plexus_registry.rules.methods import Method, Reload, command_from
 

@@ -1,4 +1,4 @@
-"""From a command to the verb of the registry that carries it out, and to the event it reports."""
+"""Carries out commands: the permission, the verb of the registry, the event as JSON text."""
 
 from __future__ import annotations
 
@@ -7,19 +7,23 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from plexus_registry.rpc.fairness import LONG_CHARACTERS
 from plexus_registry.rules.backend import Register, Update
+from plexus_registry.rules.errors import MethodError, Unauthorized
 from plexus_registry.rules.events import encode_event
 from plexus_registry.rules.methods import BY_COMMAND, Get, List
 
 if TYPE_CHECKING:
     from plexus_registry.registry import Registry
-    from plexus_registry.rpc.routes import Route
+    from plexus_registry.rpc.fairness import Share
+    from plexus_registry.rpc.limits import Caller
+    from plexus_registry.rpc.streams import Route
     from plexus_registry.rules.events import Event
     from plexus_registry.rules.parameters import Command
 
 
-def look_up(registry: Registry, route: Route) -> str | None:
-    """Answer what the catalog knows, as JSON text; None where there is more to do."""
+def from_catalog(registry: Registry, route: Route) -> str | None:
+    """Return the event that answers `get` or `list`, which the catalog keeps as JSON text."""
     if isinstance(route, Get):
         return registry.catalog.found(route.name)
     if isinstance(route, List):
@@ -27,8 +31,14 @@ def look_up(registry: Registry, route: Route) -> str | None:
     return None
 
 
-async def perform(registry: Registry, command: Command) -> str:
+async def carry_out(registry: Registry, command: Command, caller: Caller, share: Share) -> str:
     """Carry out a command with the verb of its method.
+
+    Args:
+        registry: Has the verbs.
+        command: What is asked for; not a watch, which is a stream.
+        caller: Who asks.
+        share: The caller's share of the memory for answers; a long list waits for room in it.
 
     Returns:
         The event that reports it, as JSON text.
@@ -36,13 +46,24 @@ async def perform(registry: Registry, command: Command) -> str:
     Raises:
         MethodError: The registry refuses.
     """
-    known = look_up(registry, command)
-    if known is not None:
-        return known
-    verb = getattr(registry, BY_COMMAND[type(command)].name)
-    if isinstance(command, (Register, Update)):
-        outcome = verb(command)
-    else:
-        outcome = verb(**msgspec.structs.asdict(command))
-    event: Event = await outcome if isawaitable(outcome) else outcome
+    method = BY_COMMAND[type(command)]
+    if method.writes and not caller.may_write:
+        caller.refused[Unauthorized.word] += 1
+        raise Unauthorized
+    encoded = from_catalog(registry, command)
+    if encoded is not None:
+        if len(encoded) > LONG_CHARACTERS:
+            await share.wait_for_room()
+        return str(from_catalog(registry, command))
+    verb = getattr(registry, method.name)
+    try:
+        if isinstance(command, (Register, Update)):
+            outcome = verb(command)
+        else:
+            outcome = verb(**msgspec.structs.asdict(command))
+        event: Event = await outcome if isawaitable(outcome) else outcome
+    except MethodError as error:
+        # Its traceback holds frames, and one of them holds the error: without this, only the
+        # garbage collector would free them.
+        raise error.with_traceback(None)  # noqa: B904 - the same error
     return encode_event(event)

@@ -12,10 +12,8 @@ import logging
 from contextlib import AsyncExitStack, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
-from plexus_registry.rpc.caller import Caller
-from plexus_registry.rpc.dispatch import look_up, perform
+from plexus_registry.rpc.dispatch import carry_out, from_catalog
 from plexus_registry.rpc.fairness import LONG_CHARACTERS, VERY_LONG_CHARACTERS, Fairness, Share
-from plexus_registry.rpc.items import notifications
 from plexus_registry.rpc.jsonrpc import (
     Batch,
     Invalid,
@@ -24,10 +22,9 @@ from plexus_registry.rpc.jsonrpc import (
     read_frame,
     result_response,
 )
-from plexus_registry.rpc.routes import Route, Stream, Unsubscribe, command_of
-from plexus_registry.rpc.stream_items import BUG
-from plexus_registry.rpc.subscriptions import Finite, Following, Subscriptions
-from plexus_registry.rules import methods
+from plexus_registry.rpc.limits import Caller
+from plexus_registry.rpc.streams import BUG, Stream, Unsubscribe, source_of
+from plexus_registry.rpc.subscriptions import FiniteStream, Subscriptions, WatchStream
 from plexus_registry.rules.change_log import WatchCursor
 from plexus_registry.rules.errors import (
     AnswerLimitError,
@@ -37,31 +34,21 @@ from plexus_registry.rules.errors import (
     NestingLimitError,
     ProtocolError,
     SubscriptionLimitError,
-    Unauthorized,
-    WatchEnded,
     shown,
 )
-from plexus_registry.rules.events import encode_ended, encode_failed
-from plexus_registry.rules.methods import BY_COMMAND
+from plexus_registry.rules.events import encode_failed
+from plexus_registry.rules.methods import Watch
+from plexus_registry.rules.parameters import Command
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
 
     from plexus_registry.registry import Registry
-    from plexus_registry.rpc.items import CallFailure
     from plexus_registry.rpc.plexus import Hub
-    from plexus_registry.rules.parameters import Command
+    from plexus_registry.rpc.streams import CallFailure, Route
 
 log = logging.getLogger(__name__)
-
-EVENTS_AT_ONCE = 256
-"""How many changes one watch goes through at a time, so that those beside it have their turn."""
-LOOKS_AT_ONCE = 2_000
-"""How many changes or backends the watches of a connection go through at a time, about."""
-CHARACTERS_AT_ONCE = 256 * 1024
-"""About how much the watches of a connection get at a time: a thousand snapshots are a lot."""
-
 
 PART_CHARACTERS = 256 * 1024
 """The answers of a batch are sent in parts of about this size."""
@@ -120,7 +107,7 @@ class Handler:
         self._share = Share(Fairness()) if peer is None else peer.share
         self._held = 0
         self._unsent = 0
-        self._session = Subscriptions(
+        self._subscriptions = Subscriptions(
             max_subscriptions=hub.limits.subscriptions, numbers_after=numbers_after
         )
 
@@ -145,7 +132,7 @@ class Handler:
             return [self._refuse(read.id, read.error)]
         try:
             route = self._hub.route(read.method, read.params)
-            found = look_up(self._registry, route)
+            found = from_catalog(self._registry, route)
         except ProtocolError as error:
             return [] if read.id is None else [error_response(read.id, error)]
         except Exception as error:  # noqa: BLE001 - it is logged, and answered
@@ -187,8 +174,8 @@ class Handler:
             if parts and self._peer is not None:
                 before = "," if responses else ""
                 await self._send_part(self._peer, before, responses, "]", is_first=False)
-                return self._session.flush()
-        return [f"[{','.join(responses)}]", *self._session.flush()] if responses else []
+                return self._subscriptions.flush()
+        return [f"[{','.join(responses)}]", *self._subscriptions.flush()] if responses else []
 
     async def _send_part(
         self, peer: Peer, before: str, responses: list[str], after: str, *, is_first: bool
@@ -219,7 +206,7 @@ class Handler:
         response = await self._respond(request, route)
         if response is None:
             return []
-        return [self._counted(response), *self._session.flush()]
+        return [self._counted(response), *self._subscriptions.flush()]
 
     async def _respond(self, request: Request, route: Route | None) -> str | None:
         """Answer one request, which may be routed already."""
@@ -227,12 +214,12 @@ class Handler:
             if route is None:
                 route = self._hub.route(request.method, request.params)
             if isinstance(route, Unsubscribe):
-                was_live = self._session.unsubscribe(route.method, route.subscription)
+                was_live = self._subscriptions.unsubscribe(route.method, route.subscription)
                 result = "true" if was_live else "false"
             elif isinstance(route, Stream):
                 result = await self._begin(route, is_heard=request.id is not None)
             else:
-                result = await self._perform(route)
+                result = await self._carry_out(route)
         except (ProtocolError, MethodError) as refusal:
             return None if request.id is None else self._refuse(request.id, refusal)
         except Exception as bug:  # noqa: BLE001 - it is logged, and answered
@@ -241,23 +228,24 @@ class Handler:
         return None if request.id is None else result_response(request.id, result)
 
     async def _begin(self, stream: Stream, *, is_heard: bool) -> str:
-        """Find out what a stream says, and give the number to acknowledge it with."""
-        command = command_of(stream.topic)
-        if isinstance(command, methods.Watch):
-            live: Finite | Following = Following(stream, WatchCursor(command))
+        """Begin a stream, and return the number to acknowledge it with."""
+        content = stream.content
+        source = source_of(content)
+        if isinstance(source, Watch):
+            live: FiniteStream | WatchStream = WatchStream(stream, WatchCursor(source))
         else:
-            report = None if command is None else await self._report(command)
-            items = self._hub.encoder.items(stream.topic, report, now=self._registry.now())
+            outcome = await self._outcome(source) if isinstance(source, Command) else None
+            items = self._hub.encoder.all_items(content, outcome, now=self._registry.now())
             self._unsent += sum(map(_bytes_of, items))
             for item in items:
                 self._counted(item)
-            live = Finite(stream, items)
-        return str(self._session.begin(live)) if is_heard else ""
+            live = FiniteStream(stream, items)
+        return str(self._subscriptions.begin(live)) if is_heard else ""
 
-    async def _report(self, command: Command) -> str | CallFailure:
-        """Carry out the command of a stream; whatever happens, there is something to say."""
+    async def _outcome(self, command: Command) -> str | CallFailure:
+        """Carry out the command of a stream, which always has an outcome to send."""
         try:
-            return await self._perform(command)
+            return await self._carry_out(command)
         except MethodError as error:
             return encode_failed(error)
         except Exception:
@@ -283,7 +271,7 @@ class Handler:
     def note_sent(self) -> bool:
         """Take the frames so far to be sent, and tell whether there is news for `due`."""
         self.release()
-        return self._session.note_sent()
+        return self._subscriptions.note_sent()
 
     def release(self) -> None:
         """Count no answer as unread any more: all were sent, or never will be."""
@@ -292,58 +280,22 @@ class Handler:
 
     def is_behind(self) -> bool:
         """Whether there may be more for the watches."""
-        change_log = self._registry.change_log
-        return any(each.watch.is_behind(change_log) for each in self._session.followings.values())
+        return self._subscriptions.is_behind(self._registry.change_log)
 
     @property
     def is_beginning(self) -> bool:
         """Whether a watch waits for its snapshot, which may be long."""
-        return not all(each.watch.has_begun for each in self._session.followings.values())
+        return self._subscriptions.is_beginning
 
     def due(self) -> list[str]:
-        """Give the next frames of the watches: as many as may be made at a time."""
-        frames: list[str] = []
-        looks = 0
-        for number in self._session.in_turn():
-            made, looked = self._due_of(number)
-            frames += made
-            looks += looked
-            if looks > LOOKS_AT_ONCE or sum(map(len, frames)) > CHARACTERS_AT_ONCE:
-                break
-        return frames
+        """Return the next frames of the watches: as many as may be made at a time."""
+        registry = self._registry
+        return self._subscriptions.due(
+            registry.change_log, registry.catalog, self._hub.encoder, now=registry.now()
+        )
 
-    def _due_of(self, number: int) -> tuple[list[str], int]:
-        stream, watch = self._session.followings[number]
-        now = self._registry.now()
-        is_over = False
-        looks = 0
-        try:
-            events, looks = watch.due(
-                self._registry.change_log, self._registry.catalog, most=EVENTS_AT_ONCE
-            )
-        except WatchEnded as error:
-            events, is_over = [encode_ended(error)], True
-        encoder = self._hub.encoder
-        items = [item for event in events for item in encoder.saying(stream.topic, event, now=now)]
-        if is_over:
-            items += encoder.ending(stream.topic, now=now)
-            self._session.unsubscribe(stream.method, number)
-        return notifications(stream.notification, number, items), looks
-
-    async def _perform(self, command: Command) -> str:
-        if not self._caller.may_write and BY_COMMAND[type(command)].writes:
-            self._caller.refused[Unauthorized.word] += 1
-            raise Unauthorized
-        if isinstance(command, methods.List):
-            found = look_up(self._registry, command)
-            if found is not None and len(found) > LONG_CHARACTERS:
-                await self._share.wait_for_room()
-        try:
-            return await perform(self._registry, command)
-        except MethodError as error:
-            # Its traceback holds frames, and one of them holds the error: without this, only the
-            # garbage collector would free them.
-            raise error.with_traceback(None)  # noqa: B904 - the same error
+    async def _carry_out(self, command: Command) -> str:
+        return await carry_out(self._registry, command, self._caller, self._share)
 
     def _refuse(self, request_id: str, error: ProtocolError | MethodError) -> str:
         """Answer with an error; those of limits are counted."""

@@ -1,16 +1,17 @@
-"""The Plexus hub: which call means what.
+"""The Plexus hub: what each call means.
 
 Theory of operation. A request is routed to one of three things: a command, answered with one
-response; an `Unsubscribe`; or a `Stream`, acknowledged with a number and followed by items.
-What a stream says is known at once (a schema, a hash, a failure), or it is the report of a
-command. Routing splits the inner method of a call at its dots: the hub's own methods, the
-registry's, and `schema` below each.
+response; an `Unsubscribe`; or a `Stream`, acknowledged with a number and followed by items. The
+content of a stream is a static text (a schema, a hash), a failure, or the report of a command. The
+inner method of a call is split at its dots: the hub's own methods, the registry's, and `schema`
+below each.
 
 Source: manual/protocol.md, "Hub methods" and "Routing of a call".
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from plexus_registry import __version__
@@ -23,11 +24,17 @@ from plexus_registry.rpc.call_parameters import (
     subscription,
     unknown_response,
 )
-from plexus_registry.rpc.items import CallFailure
 from plexus_registry.rpc.limits import Limits
-from plexus_registry.rpc.routes import Known, Route, Stream, Topic, Unsubscribe
 from plexus_registry.rpc.schema import Plugin, hub_plugin, registry_plugin
-from plexus_registry.rpc.stream_items import StreamEncoder
+from plexus_registry.rpc.streams import (
+    CallFailure,
+    Content,
+    Route,
+    StaticText,
+    Stream,
+    StreamEncoder,
+    Unsubscribe,
+)
 from plexus_registry.rules.errors import InvalidParamsError, MethodNotFoundError, clipped, shown
 from plexus_registry.rules.events import encode_value
 from plexus_registry.rules.methods import (
@@ -41,25 +48,25 @@ from plexus_registry.rules.methods import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from plexus_registry.rpc.json_schema import Schema
     from plexus_registry.rules.parameters import Command
 
 INFO = "_info"
 RESULT = "result"
-"""What notifications of `_info`, `HUB.hash` and `HUB.schema` are called."""
+"""The method of notifications of `_info`, `HUB.hash` and `HUB.schema`."""
 EVENT = f"{NAMESPACE}.event"
-"""What notifications of a direct watch are called."""
+"""The method of notifications of a direct watch."""
 
 
 class Hub:
     """One hub with the registry below it.
 
     Attributes:
-        namespace: What the hub is called.
+        namespace: The name of the hub.
         limits: What one connection may ask for at a time.
-        encoder: Says what streams say, once it is known.
+        encoder: Encodes the items of streams.
     """
 
     def __init__(
@@ -72,7 +79,7 @@ class Hub:
         """Describe the hub.
 
         Args:
-            namespace: What it is called; not the registry's own namespace.
+            namespace: Its name; not the registry's own namespace.
             limits: What one connection may ask for at a time.
             mechanisms: How callers may identify themselves; nobody needs to by default.
 
@@ -92,30 +99,11 @@ class Hub:
             "auth_capabilities": {"mechanisms": mechanisms or ({"kind": "anonymous"},)},
             "limits": self.limits,
         }
-        self._info = Topic(Known(encode_value(info)), namespace, INFO)
-        self._known_hash = Known(encode_value({"event": "hash", "value": self._hub.hash}))
-        self._known_hashes = Known(encode_value(self._hashes()))
-        self._encoded: dict[tuple[str, str, str], Known] = {}
-        self._direct = {f"{NAMESPACE}.{method.name}": method for method in METHODS}
-        self._underscored = {f"{NAMESPACE}_{method.name}": method for method in METHODS}
-        self._call, self._hash_call = f"{namespace}.call", f"{namespace}.hash"
-        self._schema_call, self._respond = f"{namespace}.schema", f"{namespace}.respond"
-        streams = (INFO, self._call, self._hash_call, self._schema_call)
-        self._unsubscribes = {
-            f"{NAMESPACE}.unwatch": f"{NAMESPACE}.watch",
-            **{f"{method}_unsub": method for method in streams},
-            **{
-                f"{NAMESPACE}_unsubscribe_{method.name}": f"{NAMESPACE}_{method.name}"
-                for method in METHODS
-            },
-        }
-        self._all_methods = (
-            *self._direct,
-            *streams,
-            self._respond,
-            *self._underscored,
-            *self._unsubscribes,
-        )
+        self._info = Content(StaticText(encode_value(info)), namespace, INFO)
+        self._hash_text = StaticText(encode_value({"event": "hash", "value": self._hub.hash}))
+        self._hashes_text = StaticText(encode_value(self._hashes()))
+        self._encoded: dict[tuple[str, str, str], StaticText] = {}
+        self._routes = self._make_routes()
 
     # Routing of a request.
 
@@ -123,74 +111,84 @@ class Hub:
         """Find out what a request asks for.
 
         Raises:
-            MethodNotFoundError: No method has that name; the nearest one is said.
+            MethodNotFoundError: No method has that name; the error names the nearest one.
             InvalidParamsError: The parameters are refused before anything is acknowledged.
         """
-        if (direct := self._direct.get(method)) is not None:
-            command = command_from(direct, params)
-            return Stream(method, EVENT, command) if isinstance(command, Watch) else command
-        if method == self._call:
-            inner, inner_params = call_parameters(params)
-            return Stream(method, method, self._topic(inner, inner_params))
-        if method == INFO:
-            return Stream(method, RESULT, self._info)
-        if method == self._hash_call:
-            return Stream(method, RESULT, self._said(self._known_hash, "hash"))
-        if method == self._schema_call:
-            return Stream(method, RESULT, self._direct_schema(params))
-        if (underscored := self._underscored.get(method)) is not None:
-            command = command_from(
-                underscored, in_snake_case(underscored, params), ignore_unknown=True
-            )
-            return Stream(method, method, _report(underscored, command))
-        if (stream := self._unsubscribes.get(method)) is not None:
-            return Unsubscribe(stream, subscription(params))
-        if method == self._respond:
-            raise unknown_response(params)
-        raise self._unknown(method)
-
-    def _unknown(self, method: str) -> MethodNotFoundError:
-        return MethodNotFoundError(
-            f"Method not found: {clipped(method)}{_hint(method, self._all_methods)}",
+        find_route = self._routes.get(method)
+        if find_route is not None:
+            return find_route(params)
+        raise MethodNotFoundError(
+            f"Method not found: {clipped(method)}{_hint(method, self._routes)}",
             method=clipped(method),
-            nearest=nearest(method, self._all_methods),
+            nearest=nearest(method, self._routes),
         )
+
+    def _make_routes(self) -> dict[str, Callable[[object], Route]]:
+        """Make the table of all methods of the port, with what reads their parameters."""
+        hub = self.namespace
+        streams: dict[str, Callable[[object], Stream]] = {
+            INFO: lambda _: Stream(INFO, RESULT, self._info),
+            f"{hub}.call": self._hub_call,
+            f"{hub}.hash": lambda _: Stream(
+                f"{hub}.hash", RESULT, self._static(self._hash_text, "hash")
+            ),
+            f"{hub}.schema": lambda params: Stream(
+                f"{hub}.schema", RESULT, self._direct_schema(params)
+            ),
+        }
+        ends = {
+            f"{NAMESPACE}.unwatch": f"{NAMESPACE}.watch",
+            **{f"{method}_unsub": method for method in streams},
+            **{f"{NAMESPACE}_unsubscribe_{each.name}": _underscored(each) for each in METHODS},
+        }
+        return {
+            **{f"{NAMESPACE}.{each.name}": partial(_direct_call, each) for each in METHODS},
+            **streams,
+            f"{hub}.respond": _respond,
+            **{_underscored(each): partial(_underscored_call, each) for each in METHODS},
+            **{end: partial(_unsubscription, method) for end, method in ends.items()},
+        }
+
+    def _hub_call(self, params: object) -> Stream:
+        method = f"{self.namespace}.call"
+        inner, inner_params = call_parameters(params)
+        return Stream(method, method, self._content(inner, inner_params))
 
     # Routing of the method inside a call.
 
-    def _topic(self, path: str, params: object, *, depth: int = 0) -> Topic:
+    def _content(self, path: str, params: object) -> Content:
         head, dot, rest = path.partition(".")
         if not dot:
             message = f"Invalid params: Invalid method format: {clipped(path)}"
             detail = {"kind": "invalid_params", "param": "method", "problem": "malformed"}
             return self._failed(CallFailure(message, -32602, {**detail, "detail": "no dot in it"}))
         if head == self.namespace:
-            return self._hub_topic(path, rest, params, depth=depth)
+            return self._in_hub(path, rest, params)
         if head == NAMESPACE:
-            return self._registry_topic(path, rest, params)
+            return self._in_registry(path, rest, params)
         return self._no_activation(head)
 
-    def _hub_topic(self, path: str, rest: str, params: object, *, depth: int) -> Topic:
+    def _in_hub(self, path: str, rest: str, params: object) -> Content:
         name, dot, below = rest.partition(".")
         if name == NAMESPACE and dot:
-            return self._registry_topic(path, below, params)
+            return self._in_registry(path, below, params)
         if below == "schema":
             return self._schema_of_one(self._hub, path, name)
         if dot:
             return self._no_activation(name)
         match name:
             case "hash":
-                return self._said(self._known_hash, "hash")
+                return self._static(self._hash_text, "hash")
             case "hashes":
-                return self._said(self._known_hashes, "hashes")
+                return self._static(self._hashes_text, "hashes")
             case "schema":
                 return self._schema(self._hub, params)
             case "call":
-                return self._nested(params, depth=depth)
+                return self._nested(params)
             case _:
                 return self._no_method(path, self.namespace, name, self._hub)
 
-    def _registry_topic(self, path: str, rest: str, params: object) -> Topic:
+    def _in_registry(self, path: str, rest: str, params: object) -> Content:
         if rest == "schema":
             return self._schema(self._registry, params)
         name, _, below = rest.partition(".")
@@ -204,23 +202,23 @@ class Hub:
         except InvalidParamsError as error:
             return self._failed(invalid_params(error))
 
-    def _nested(self, params: object, *, depth: int) -> Topic:
+    def _nested(self, params: object) -> Content:
         try:
             inner, inner_params = call_parameters(params)
         except InvalidParamsError as error:
             return self._failed(invalid_params(error))
-        topic = self._topic(inner, inner_params, depth=depth + 1)
-        return Topic(topic, self.namespace, self._call)
+        content = self._content(inner, inner_params)
+        return Content(content, self.namespace, f"{self.namespace}.call")
 
-    # Topics.
+    # The content of streams.
 
-    def _said(self, known: Known, what: str) -> Topic:
-        return Topic(known, self.namespace, f"{self.namespace}.{what}")
+    def _static(self, text: StaticText, what: str) -> Content:
+        return Content(text, self.namespace, f"{self.namespace}.{what}")
 
-    def _failed(self, failure: CallFailure) -> Topic:
-        return Topic(failure, self.namespace)
+    def _failed(self, failure: CallFailure) -> Content:
+        return Content(failure, self.namespace)
 
-    def _no_activation(self, name: str) -> Topic:
+    def _no_activation(self, name: str) -> Content:
         known = (self.namespace, NAMESPACE)
         detail = {
             "kind": "activation_not_found",
@@ -230,7 +228,7 @@ class Hub:
         message = f"Activation not found: {clipped(name)}{_hint(name, known)}"
         return self._failed(CallFailure(message, -32601, detail))
 
-    def _no_method(self, path: str, activation: str, name: str, plugin: Plugin) -> Topic:
+    def _no_method(self, path: str, activation: str, name: str, plugin: Plugin) -> Content:
         known = plugin.method_names()
         detail = {
             "kind": "method_not_found",
@@ -241,44 +239,44 @@ class Hub:
         message = f"Method not found: {clipped(path)}{_hint(name, known, prefix=activation)}"
         return self._failed(CallFailure(message, -32601, detail))
 
-    def _direct_schema(self, params: object) -> Topic:
+    def _direct_schema(self, params: object) -> Content:
         """Find the schema that a direct call asks for; a wrong name is refused at once."""
-        topic = self._schema(self._hub, params)
-        if isinstance(topic.source, CallFailure):
+        content = self._schema(self._hub, params)
+        if isinstance(content.source, CallFailure):
             raise InvalidParamsError(
                 f"Parameter method is {shown(schema_of(params))}:"
                 f" it must be one of {', '.join(self._hub.method_names())}",
                 param="method",
                 problem="malformed",
             )
-        return topic
+        return content
 
-    def _schema(self, plugin: Plugin, params: object) -> Topic:
+    def _schema(self, plugin: Plugin, params: object) -> Content:
         name = schema_of(params)
         content_type = f"{plugin.namespace}.schema"
         if name is None:
-            known = self._encode(plugin.namespace, "", "whole", plugin.schema())
-            return Topic(known, plugin.namespace, content_type)
+            text = self._encode(plugin.namespace, "", "whole", plugin.schema())
+            return Content(text, plugin.namespace, content_type)
         schema = plugin.method_schema(name) if isinstance(name, str) else None
         if schema is None:
-            text = clipped(name) if isinstance(name, str) else shown(name)
-            path = f"{plugin.namespace}.{text}"
-            return self._no_method(path, plugin.namespace, text, plugin)
-        known = self._encode(plugin.namespace, str(name), "method", schema)
-        return Topic(known, plugin.namespace, content_type)
+            wanted = clipped(name) if isinstance(name, str) else shown(name)
+            path = f"{plugin.namespace}.{wanted}"
+            return self._no_method(path, plugin.namespace, wanted, plugin)
+        text = self._encode(plugin.namespace, str(name), "method", schema)
+        return Content(text, plugin.namespace, content_type)
 
-    def _schema_of_one(self, plugin: Plugin, path: str, name: str) -> Topic:
+    def _schema_of_one(self, plugin: Plugin, path: str, name: str) -> Content:
         schema = plugin.schema_of_one(name)
         if schema is None:
             return self._no_method(path, plugin.namespace, name, plugin)
-        known = self._encode(plugin.namespace, name, "one", schema)
-        return Topic(known, plugin.namespace, f"{plugin.namespace}.{name}.schema")
+        text = self._encode(plugin.namespace, name, "one", schema)
+        return Content(text, plugin.namespace, f"{plugin.namespace}.{name}.schema")
 
-    def _encode(self, namespace: str, name: str, form: str, schema: Schema) -> Known:
+    def _encode(self, namespace: str, name: str, form: str, schema: Schema) -> StaticText:
         """Encode a schema once."""
         key = (namespace, name, form)
         if key not in self._encoded:
-            self._encoded[key] = Known(encode_value(schema))
+            self._encoded[key] = StaticText(encode_value(schema))
         return self._encoded[key]
 
     def _hashes(self) -> dict[str, object]:
@@ -292,11 +290,36 @@ class Hub:
         }
 
 
-def _report(method: Method, command: Command) -> Topic:
-    return Topic(command, NAMESPACE, f"{NAMESPACE}.{method.name}")
+def _direct_call(method: Method, params: object) -> Route:
+    command = command_from(method, params)
+    if isinstance(command, Watch):
+        return Stream(f"{NAMESPACE}.{method.name}", EVENT, command)
+    return command
 
 
-def _hint(word: str, known: tuple[str, ...], *, prefix: str = "") -> str:
-    """Name the known word that was most likely meant, where one is very near."""
+def _underscored(method: Method) -> str:
+    return f"{NAMESPACE}_{method.name}"
+
+
+def _underscored_call(method: Method, params: object) -> Stream:
+    name = _underscored(method)
+    command = command_from(method, in_snake_case(method, params), ignore_unknown=True)
+    return Stream(name, name, _report(method, command))
+
+
+def _unsubscription(method: str, params: object) -> Unsubscribe:
+    return Unsubscribe(method, subscription(params))
+
+
+def _respond(params: object) -> Route:
+    raise unknown_response(params)
+
+
+def _report(method: Method, command: Command) -> Content:
+    return Content(command, NAMESPACE, f"{NAMESPACE}.{method.name}")
+
+
+def _hint(word: str, known: Iterable[str], *, prefix: str = "") -> str:
+    """Name the known word that was most likely meant, if one is very near."""
     guess = nearest(word, known, least=0.7)
     return f" (did you mean {prefix + '.' if prefix else ''}{guess}?)" if guess else ""

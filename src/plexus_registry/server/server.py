@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import trio
 from trio_websocket import ConnectionClosed
 
-from plexus_registry.rpc.caller import Caller
+from plexus_registry.rpc.limits import Caller
 from plexus_registry.server import handshake
 from plexus_registry.server.access_policy import Grant
 from plexus_registry.server.handshake import (

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import trio
 from trio_websocket import CloseReason, ConnectionClosed, WebSocketConnection, wrap_server_stream
 
-from plexus_registry.rpc.caller import Caller
 from plexus_registry.rpc.fairness import Fairness, Share
+from plexus_registry.rpc.limits import Caller
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
