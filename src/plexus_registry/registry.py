@@ -182,6 +182,29 @@ class Registry:
             self._pinged_meanwhile[name] = self.now()
         return pinged(name, success=True)
 
+    def is_revived_by_ping(self, name: str) -> bool:
+        """Whether a ping changes the state of a backend, and so waits for its commit."""
+        backend = self.catalog.get(name)
+        return backend is not None and ping_changes(backend)
+
+    @property
+    def revivals_wait(self) -> bool:
+        """Whether pings that change the state of their backends wait for the disk."""
+        return bool(self._unmade_revivals)
+
+    def revive_later(self, name: str, *, now: int | None = None) -> None:
+        """Have a ping that changes the state of a backend take effect with the next pings.
+
+        Args:
+            name: The backend.
+            now: When the ping came, in Unix seconds; by default it came now.
+        """
+        backend = self.catalog.get(name)
+        if backend is not None and ping_changes(backend):
+            now = self.now() if now is None else now
+            self._unmade_revivals[name] = (now, backend.state)
+            self._pings_wait.set()
+
     def _note_ping(self, name: str, *, now: int) -> None:
         """Show a ping that changes no state, and have it written."""
         decision = operations.ping(self.catalog.records(name), name, now=now)
@@ -392,9 +415,7 @@ class Registry:
         self.health.excuse(began)
         pings, self._pinged_meanwhile = self._pinged_meanwhile, {}
         for name, now in pings.items():
-            backend = self.catalog.get(name)
-            if backend is not None and ping_changes(backend):
-                self._unmade_revivals[name] = (now, backend.state)
-                self._pings_wait.set()
+            if self.is_revived_by_ping(name):
+                self.revive_later(name, now=now)
             else:
                 self._note_ping(name, now=now)

@@ -30,6 +30,8 @@ TEXTS = (
     request("delete", name="absent").replace(b"registry.", b"registry_"),
     request("register", name="a", host="h", port=1),
     request("get", name="a"),
+    request("deregister", name="a"),
+    request("ping", name="a"),
     request("get", name="absent"),
     request("delete", name="absent"),
     request("watch"),

@@ -23,6 +23,7 @@ from plexus_registry.rpc.jsonrpc import (
     result_response,
 )
 from plexus_registry.rpc.limits import Caller
+from plexus_registry.rpc.pings import StartSoon, ping
 from plexus_registry.rpc.streams import BUG, Stream, Unsubscribe, source_of
 from plexus_registry.rpc.subscriptions import FiniteStream, Subscriptions, WatchStream
 from plexus_registry.rules.change_log import WatchCursor
@@ -37,7 +38,7 @@ from plexus_registry.rules.errors import (
     shown,
 )
 from plexus_registry.rules.events import encode_failed
-from plexus_registry.rules.methods import Watch
+from plexus_registry.rules.methods import Ping, Watch
 from plexus_registry.rules.parameters import Command
 
 if TYPE_CHECKING:
@@ -65,6 +66,11 @@ class Peer(Protocol):
     @property
     def is_gone(self) -> bool:
         """Whether it has left."""
+        ...
+
+    @property
+    def start_soon(self) -> StartSoon:
+        """Starts a task that ends with the connection."""
         ...
 
     async def send_part(self, text: str, *, is_first: bool, is_last: bool) -> None:
@@ -295,7 +301,10 @@ class Handler:
         )
 
     async def _carry_out(self, command: Command) -> str:
-        return await carry_out(self._registry, command, self._caller, self._share)
+        registry, peer = self._registry, self._peer
+        if isinstance(command, Ping) and peer is not None and self._caller.may_write:
+            return await ping(registry, command.name, peer.start_soon)
+        return await carry_out(registry, command, self._caller, self._share)
 
     def _refuse(self, request_id: str, error: ProtocolError | MethodError) -> str:
         """Answer with an error; those of limits are counted."""
