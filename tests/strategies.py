@@ -11,10 +11,12 @@ from functools import cache
 from itertools import compress, product
 from typing import TYPE_CHECKING
 
+import msgspec
 from hypothesis import strategies as st
 
 from plexus_registry.rules.backend import (
     MANUAL_LAYERS,
+    SOURCE_OF,
     Backend,
     Declaration,
     Layer,
@@ -23,23 +25,21 @@ from plexus_registry.rules.backend import (
     Source,
     Update,
 )
+from tests.fields import CLEARED
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
     from plexus_registry.rules.operations import Records
 
-    Details = tuple[str | None, str | None]
+    Texts = dict[str, str | None]
 
 NAMES = ("a", "b", "c", "hub-2.x_1")
 HOSTS = ("127.0.0.1", "h", "H", "beta.example", "::1", "fe80::1%eth0")
-SOURCE_OF = {
-    Layer.RUNTIME: Source.MANUAL,
-    Layer.DATABASE: Source.MANUAL,
-    Layer.ENV: Source.ENV,
-    Layer.FILE: Source.FILE,
+SOURCE = {
+    **dict.fromkeys(MANUAL_LAYERS, Source.MANUAL),
     Layer.ADOPTED: Source.FILE,
-    Layer.AUTO: Source.AUTO,
+    **SOURCE_OF,
 }
 
 
@@ -70,13 +70,14 @@ def addresses(*, wide: bool = False) -> SearchStrategy[tuple[str, int, str]]:
 
 
 @cache
-def details(*, empty: bool = False, wide: bool = False) -> SearchStrategy[Details]:
-    """Description and namespace, each of them or none; with `wide` of any Unicode."""
+def texts(*, empty: bool = False, wide: bool = False) -> SearchStrategy[Texts]:
+    """The fields that an empty text clears, each of them or none; with `wide` of any Unicode."""
     if wide:
         text = st.none() | st.text(min_size=0 if empty else 1, max_size=40)
-        return st.tuples(text, text)
+        return st.fixed_dictionaries(dict.fromkeys(CLEARED, text))
     few = (None, "x", "Überwachung", "") if empty else (None, "x", "Überwachung")
-    return st.sampled_from(list(product(few, few)))
+    rows = product(few, repeat=len(CLEARED))
+    return st.sampled_from([dict(zip(CLEARED, row, strict=True)) for row in rows])
 
 
 @cache
@@ -96,8 +97,10 @@ _booleans = st.booleans()
 _three_booleans = st.tuples(_booleans, _booleans, _booleans)
 _one_in_three = st.sampled_from((False, False, True))
 _manual = ((), (Layer.RUNTIME,), (Layer.DATABASE,))
-_declared = (Layer.ENV, Layer.FILE, Layer.ADOPTED, Layer.AUTO)
-_lower = [tuple(compress(_declared, kept)) for kept in product((False, True), repeat=4)]
+_declared = [layer for layer in Layer if layer not in MANUAL_LAYERS]
+_lower = [
+    tuple(compress(_declared, kept)) for kept in product((False, True), repeat=len(_declared))
+]
 _stacks = st.sampled_from([(*manual, *lower) for lower in _lower for manual in _manual])
 _places = st.sampled_from(list(product(NAMES, Layer)))
 
@@ -114,19 +117,17 @@ def backends(
 ) -> Backend:
     """Backends; an argument fixes what it names, `wide` takes any legal values."""
     host, port, protocol = draw(addresses(wide=wide))
-    description, namespace = draw(details(wide=wide))
+    more = draw(texts(wide=wide))
     own_id, looks_active, (version, metadata) = draw(_selves)
     registered_at, last_seen, created_at, updated_at = draw(_moments)
     if pings is not None:
         last_seen = (last_seen or registered_at) if pings else None
-    return Backend(
+    backend = Backend(
         id=own_id,
         name=draw(names(wide=wide)) if name is None else name,
         host=host,
         port=port,
         protocol=protocol,
-        description=description,
-        namespace=namespace,
         version=version,
         metadata=metadata,
         source=draw(sources()) if source is None else source,
@@ -136,6 +137,7 @@ def backends(
         created_at=created_at,
         updated_at=updated_at,
     )
+    return msgspec.structs.replace(backend, **more)
 
 
 @st.composite
@@ -147,7 +149,7 @@ def records(
     layer = draw(_layers) if layer is None else layer
     if layer in MANUAL_LAYERS and not live_only and draw(_one_in_three):
         return Record(name=name, layer=layer, backend=None)
-    backend = draw(backends(name=name, source=SOURCE_OF[layer]))
+    backend = draw(backends(name=name, source=SOURCE[layer]))
     return Record(name=name, layer=layer, backend=backend)
 
 
@@ -174,15 +176,14 @@ def register_commands(
     draw: st.DrawFn, *, name: str | None = None, wide: bool = False, replace: bool | None = None
 ) -> Register:
     host, port, protocol = draw(addresses(wide=wide))
-    description, namespace = draw(details(empty=True, wide=wide))
+    more = draw(texts(empty=True, wide=wide))
     version, metadata = draw(_extras)
     return Register(
         name=draw(names(wide=wide)) if name is None else name,
         host=host,
         port=port,
         protocol=protocol,
-        description=description,
-        namespace=namespace,
+        **more,
         version=version,
         metadata=None if metadata is None else json.loads(metadata),
         source=draw(_claimable),
@@ -197,28 +198,26 @@ def update_commands(
     """Updates; with `moves=False` only of what is no part of the address."""
     host, port, protocol = draw(addresses())
     gives_host, gives_port, gives_protocol = draw(_three_booleans)
-    description, namespace = draw(details(empty=True))
+    more = draw(texts(empty=True))
     return Update(
         name=draw(names()) if name is None else name,
         host=host if gives_host and moves is not False else None,
         port=port if gives_port and moves is not False else None,
         protocol=protocol if gives_protocol and moves is not False else None,
-        description=description,
-        namespace=namespace,
+        **more,
     )
 
 
 @st.composite
 def declarations(draw: st.DrawFn, *, name: str | None = None, wide: bool = False) -> Declaration:
     host, port, protocol = draw(addresses(wide=wide))
-    description, namespace = draw(details(wide=wide))
+    more = draw(texts(wide=wide))
     return Declaration(
         name=draw(names(wide=wide)) if name is None else name,
         host=host,
         port=port,
         protocol=protocol,
-        description=description,
-        namespace=namespace,
+        **more,
     )
 
 

@@ -11,15 +11,14 @@ from hypothesis import strategies as st
 
 from plexus_registry.config.declarations import parse_toml
 from plexus_registry.config.export import export_toml
-from plexus_registry.rules.backend import FIELDS, Backend, Declaration
+from plexus_registry.rules.backend import Backend, Declaration
 from plexus_registry.rules.errors import ConfigError
 from tests import strategies as sts
-
-DECLARED = ("name", "host", "port", "protocol", "description", "namespace")
+from tests.fields import IN_FILE
 
 
 def declared_by(backend: Backend) -> Declaration:
-    return Declaration(**{field: getattr(backend, field) for field in DECLARED})
+    return Declaration(**{field: getattr(backend, field) for field in IN_FILE})
 
 
 several = st.lists(sts.backends(wide=True), max_size=4, unique_by=lambda backend: backend.name)
@@ -48,10 +47,10 @@ def test_any_text_survives(description: str, namespace: str) -> None:
     assert declared.backends == {"a": declared_by(backend)}
 
 
-@given(st.text(st.characters(codec=None)), st.sampled_from(DECLARED))
+@given(st.text(st.characters(codec=None)), st.sampled_from(IN_FILE))
 def test_what_no_config_file_may_state_is_left_out_in_a_comment(text: str, field: str) -> None:
     other = example(name="zz")
-    value = 0 if field == "port" else f"\x00 {text}" if field in DECLARED[:4] else f"\ud800{text}"
+    value = 0 if field == "port" else f"\x00 {text}" if field in IN_FILE[:4] else f"\ud800{text}"
     broken = msgspec.structs.replace(example(), **{field: value})
     exported = export_toml([broken, other])
     comment, rest = exported.split("\n", 1)
@@ -91,11 +90,6 @@ def test_a_mistake_in_an_exported_file_is_found_by_its_line() -> None:
     with pytest.raises(ConfigError) as raised:
         parse_toml(exported, path="p")
     assert raised.value.line is not None
-
-
-def test_every_declared_field_has_a_rule() -> None:
-    assert set(DECLARED) <= FIELDS.keys()
-    assert Declaration.__struct_fields__ == DECLARED
 
 
 def example(**fields: object) -> Backend:

@@ -11,6 +11,7 @@ import trio
 from plexus_registry.config.declarations import parse_toml
 from plexus_registry.settings import Settings
 from tests.e2e.harness import dial, run_command, running_registry, with_prelude
+from tests.fields import IN_FILE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,12 +51,11 @@ async def test_what_is_exported_beside_a_running_registry_makes_the_same_backend
             async with dial(server.url) as peer:
                 assert await peer.names() == ["a", "b"]
                 again = [await peer.call("registry.get", name=name) for name in ("a", "b")]
-    declared = ("name", "host", "port", "protocol", "description", "namespace")
     for before, after in zip(shown, again, strict=True):
         old, new = before["backend"], after["backend"]
         assert isinstance(old, dict)
         assert isinstance(new, dict)
-        assert {key: old.get(key) for key in declared} == {key: new.get(key) for key in declared}
+        assert {key: old.get(key) for key in IN_FILE} == {key: new.get(key) for key in IN_FILE}
 
 
 async def test_export_prints_where_no_file_is_named_and_never_overwrites_one(

@@ -11,21 +11,21 @@ import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from tests.fields import CLEARED, OPTIONAL
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Entry = dict[str, object]
 Layer = dict[str, "Entry | None"]
 
-FILE_FIELDS = ("host", "port", "protocol", "description", "namespace")
 RANKED = ("manual", "env", "file", "auto")
 
 
 def entry(source: str, now: int, **fields: object) -> Entry:
     """A new backend; its id is taken from the real one once, and then must stay."""
-    optional = ("description", "namespace", "version", "metadata", "last_seen", "id", "state")
     return {
-        **dict.fromkeys(optional),
+        **dict.fromkeys((*OPTIONAL, "last_seen", "id", "state")),
         **fields,
         "source": source,
         "is_active": True,
@@ -122,7 +122,7 @@ class Model:
             self.layers["manual"][name] = claimed
         elif address(current) == address(claimed):
             refreshed = copy.deepcopy(current)
-            for optional in ("description", "namespace", "version", "metadata"):
+            for optional in OPTIONAL:
                 if claimed[optional] is not None:
                     refreshed[optional] = claimed[optional]
             if source == "auto":
@@ -158,7 +158,7 @@ class Model:
             raise Refusal("not_found")
         changed = copy.deepcopy(current)
         for key, value in given.items():
-            clears = key in ("description", "namespace") and value == ""
+            clears = key in CLEARED and value == ""
             changed[key] = None if clears else value
         changed["updated_at"] = self.now
         if self.held_in(name) != "manual":
@@ -272,7 +272,7 @@ class Model:
             if former is None:
                 self.layers[layer][name] = entry(layer, self.now, name=name, **fields)
                 report["added"].append(name)
-            elif any(former[key] != fields[key] for key in FILE_FIELDS):
+            elif any(former[key] != fields[key] for key in fields):
                 if address(former) != address({**former, **fields}):
                     former.update(last_seen=None, is_active=True, state=None)
                 former.update(fields, updated_at=self.now)

@@ -27,8 +27,9 @@ from plexus_registry.settings import Settings
 from plexus_registry.storage.sqlite import read_records
 from plexus_registry.tasks.config_watch import watch_config_once
 from plexus_registry.tasks.sweeper import sweep_once
+from tests.fields import CLEARED
 from tests.machine.loop import Loop
-from tests.machine.model import FILE_FIELDS, RANKED, Entry, Model, Refusal
+from tests.machine.model import RANKED, Entry, Model, Refusal
 
 if TYPE_CHECKING:
     from plexus_registry.registry import Registry
@@ -38,16 +39,16 @@ if TYPE_CHECKING:
 STALE_AFTER = 60
 ENVIRONMENT = "b=ws://env:7,e=wss://env:8"
 STATED_BY_ENVIRONMENT: dict[str, Entry] = {
-    "b": {"host": "env", "port": 7, "protocol": "ws", "description": None, "namespace": None},
-    "e": {"host": "env", "port": 8, "protocol": "wss", "description": None, "namespace": None},
+    "b": {"host": "env", "port": 7, "protocol": "ws", **dict.fromkeys(CLEARED)},
+    "e": {"host": "env", "port": 8, "protocol": "wss", **dict.fromkeys(CLEARED)},
 }
 BUILT_IN: dict[str, Entry] = {
     "plexus": {
         "host": "127.0.0.1",
         "port": 4444,
         "protocol": "ws",
+        **dict.fromkeys(CLEARED),
         "description": "The local Plexus hub",
-        "namespace": None,
     }
 }
 
@@ -62,12 +63,11 @@ updates = st.fixed_dictionaries(
         "host": hosts,
         "port": ports,
         "protocol": protocols,
-        "description": st.sampled_from(["", "d"]),
-        "namespace": st.sampled_from(["", "n"]),
+        **dict.fromkeys(CLEARED, st.sampled_from(["", "d"])),
     },
 )
 entries = st.fixed_dictionaries(
-    {"host": hosts, "port": ports, "protocol": protocols, "description": texts, "namespace": texts}
+    {"host": hosts, "port": ports, "protocol": protocols, **dict.fromkeys(CLEARED, texts)}
 )
 files = st.dictionaries(names, entries, max_size=4)
 INVALID_FILES = (
@@ -414,7 +414,3 @@ class ProbingMachine(RegistryMachine):
 
 TestProbingMachine = pytest.mark.slow(ProbingMachine.TestCase)
 TestRegistryMachine = pytest.mark.slow(RegistryMachine.TestCase)
-
-
-def test_the_model_knows_the_fields_of_a_file() -> None:
-    assert set(FILE_FIELDS) == STATED_BY_ENVIRONMENT["b"].keys()

@@ -7,13 +7,10 @@ import json
 import msgspec
 
 from plexus_registry.rules.backend import Backend, Source
+from tests.fields import MEMBERS, OPTIONAL
 
 # Source: manual/protocol.md, "Backends".
-MEMBERS = (
-    *("id", "name", "host", "port", "protocol", "description", "namespace", "version", "metadata"),
-    *("source", "is_active", "registered_at", "last_seen", "created_at", "updated_at"),
-)
-OMITTED_WHEN_NULL = {"description", "namespace", "version", "metadata", "last_seen"}
+OMITTED_WHEN_NULL = {*OPTIONAL, "last_seen"}
 
 
 def fresh(backend: Backend) -> dict[str, object]:

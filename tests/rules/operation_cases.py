@@ -11,6 +11,7 @@ from plexus_registry.rules import operations
 from plexus_registry.rules.backend import Backend, Layer, Record, Register, Source, Update
 from plexus_registry.rules.merge import effective
 from plexus_registry.rules.operations import Decision, Records
+from tests.fields import OPTIONAL
 
 if TYPE_CHECKING:
     from plexus_registry.rules.errors import MethodError
@@ -70,7 +71,7 @@ NEW = {"id": "id-new", "created_at": NOW, "registered_at": NOW, "updated_at": NO
 FRESH = {**NEW, "last_seen": None, "is_active": True}
 KEPT: dict[str, object] = {"id": "id-old", "created_at": 1000}
 ELSEWHERE: dict[str, object] = {"host": "new", "port": 2, "protocol": "wss"}
-BARE = {"description": None, "namespace": None, "version": None, "metadata": None}
+BARE = dict.fromkeys(OPTIONAL)
 HEARD: dict[str, object] = {"last_seen": 1500}
 GONE: dict[str, object] = {"is_active": False}
 

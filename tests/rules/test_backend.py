@@ -24,7 +24,9 @@ from plexus_registry.rules.backend import (
     Source,
     Update,
 )
+from tests import fields
 from tests import strategies as sts
+from tests.fields import STATED
 
 Verdicts = dict[str, tuple[object, ...]]
 
@@ -130,17 +132,16 @@ SOURCES: Verdicts = {
     "accepted": ("manual", "auto", Source.MANUAL, Source.AUTO),
     "refused": ("file", "env", "", "Manual", "auto ", "runtime", Source.FILE, *NO_STRINGS),
 }
-TABLE: dict[str, Verdicts] = {
+VERDICTS: dict[str, Verdicts] = {
     "name": NAMES,
     "host": HOSTS,
     "port": PORTS,
     "protocol": PROTOCOLS,
-    "description": TEXTS,
-    "namespace": TEXTS,
-    "version": TEXTS,
+    "text": TEXTS,
     "metadata": METADATA,
     "source": SOURCES,
 }
+TABLE = {row.name: VERDICTS[row.values] for row in STATED}
 CASES = [
     pytest.param(field, value, verdict == "accepted", id=f"{field} {verdict} {ascii(value)[:40]}")
     for field, verdicts in TABLE.items()
@@ -156,9 +157,9 @@ def test_field_rule(field: str, value: object, is_accepted: bool) -> None:
 
 RECORDS: dict[type[msgspec.Struct], tuple[str, ...]] = {
     Backend: tuple(FIELDS),
-    Register: (*FIELDS, "replace"),
-    Update: ("name", *(field.name for field in FIELDS.values() if field.new is not None)),
-    Declaration: DECLARABLE,
+    Register: fields.POSITIONS,
+    Update: fields.UPDATED,
+    Declaration: fields.IN_FILE,
 }
 
 
@@ -182,12 +183,12 @@ def test_the_keyword_arguments_of_the_client_repeat_the_table() -> None:
     assert AllDetails.__optional_keys__ == set(OPTIONAL)
 
 
-def test_only_what_a_backend_may_be_without_can_be_cleared() -> None:
-    assert {field.name for field in FIELDS.values() if field.is_clearable} <= set(OPTIONAL)
-
-
-def test_every_field_has_its_table() -> None:
-    assert TABLE.keys() == FIELDS.keys()
+def test_the_fields_are_those_of_the_tests() -> None:
+    assert tuple(FIELDS) == fields.NAMES
+    assert DECLARABLE == fields.IN_FILE
+    assert OPTIONAL == fields.OPTIONAL
+    cleared = tuple(field.name for field in FIELDS.values() if field.is_clearable)
+    assert cleared == fields.CLEARED
 
 
 def test_host_limit_is_what_the_table_takes_it_for() -> None:
@@ -242,10 +243,10 @@ def test_url(protocol: str, host: str, port: int, url: str) -> None:
     assert backend(protocol=protocol, host=host, port=port).url == url
 
 
-def backend(**fields: object) -> Backend:
+def backend(**given: object) -> Backend:
     values: dict[str, object] = {"name": "a", "host": "h", "port": 1, "protocol": "ws"}
     times = {"registered_at": 1, "created_at": 1, "updated_at": 1}
-    values |= {"id": "i", "source": "manual", "is_active": True, **times, **fields}
+    values |= {"id": "i", "source": "manual", "is_active": True, **times, **given}
     return msgspec.convert(values, Backend)
 
 

@@ -14,6 +14,7 @@ from plexus_registry.rules import methods
 from plexus_registry.rules.backend import FIELDS, Register, Update
 from plexus_registry.rules.errors import InvalidParamsError
 from plexus_registry.rules.methods import BY_NAME, METHODS, nearest
+from tests import fields
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,13 +23,10 @@ if TYPE_CHECKING:
 
 # The order of the parameters by position. Source: manual/methods.md, "Who gets a name".
 PARAMETERS = {
-    "register": (
-        *("name", "host", "port", "protocol", "description", "namespace"),
-        *("version", "metadata", "source", "replace"),
-    ),
+    "register": fields.POSITIONS,
     "list": ("active_only",),
     "get": ("name",),
-    "update": ("name", "host", "port", "protocol", "description", "namespace"),
+    "update": fields.UPDATED,
     "delete": ("name",),
     "deregister": ("name",),
     "ping": ("name",),
@@ -49,9 +47,9 @@ def test_the_methods_are_those_of_the_design_with_their_parameters() -> None:
 
 def test_parameters_are_the_members_of_the_command() -> None:
     for method in METHODS:
-        fields = msgspec.structs.fields(method.command)
-        assert tuple(field.name for field in fields) == PARAMETERS[method.name]
-        for field, parameter in zip(fields, method.command.parameters, strict=True):
+        members = msgspec.structs.fields(method.command)
+        assert tuple(member.name for member in members) == PARAMETERS[method.name]
+        for field, parameter in zip(members, method.command.parameters, strict=True):
             assert field.required == parameter.required
 
 

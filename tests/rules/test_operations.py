@@ -25,6 +25,7 @@ from plexus_registry.rules.merge import effective, holder
 from plexus_registry.rules.operations import Decision, Records
 from plexus_registry.rules.states import Sign, after_sign
 from tests import strategies as sts
+from tests.fields import fields
 
 if TYPE_CHECKING:
     from plexus_registry.rules.backend import Update
@@ -179,7 +180,7 @@ def test_an_update_changes_what_is_given_and_only_that(records: Records, change:
     held = holder(records)
     assert held is not None
     expected = msgspec.structs.asdict(before)
-    for field in ("host", "port", "protocol", "description", "namespace"):
+    for field in fields("update"):
         given_value = getattr(change, field)
         if given_value is not None:
             expected[field] = None if given_value == "" else given_value

@@ -14,6 +14,7 @@ from plexus_registry.rules.backend import Register, Update
 from plexus_registry.rules.errors import InvalidParamsError
 from plexus_registry.rules.methods import BY_NAME, METHODS, Method, command_from
 from tests import strategies as sts
+from tests.fields import POSITIONS
 
 if TYPE_CHECKING:
     from plexus_registry.rules.parameters import Command
@@ -192,7 +193,7 @@ def test_an_unknown_parameter(method: str, params: dict[str, object], says: str)
     [
         ("get", ["a", "b"], "2 positional parameters given, get takes at most 1: name"),
         ("reload", [None], "1 positional parameters given, reload takes at most 0: none"),
-        ("register", [0] * 11, "at most 10: name, host"),
+        ("register", [0] * (len(POSITIONS) + 1), f"at most {len(POSITIONS)}: name, host"),
     ],
 )
 def test_too_many_positional(method: str, params: list[object], says: str) -> None:

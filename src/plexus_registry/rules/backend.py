@@ -260,8 +260,10 @@ _FIELDS = (
     ),
 )
 FIELDS: dict[str, Field] = {field.name: field for field in _FIELDS}
-"""The field table, in the order of the parameters. The annotations of `Backend`, `Declaration`,
-`Register`, `Update` and `Details` repeat it for type checkers; everything else is made from it.
+"""The field table. A new field stands last, since parameters count by position.
+
+The annotations of `Backend`, `Declaration`, `Register`, `Update` and `Details` repeat the table for
+type checkers, and a test compares them; everything else is made from it.
 """
 
 DECLARABLE = tuple(field.name for field in _FIELDS if field.example is not None)
@@ -285,13 +287,18 @@ class Declaration(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     namespace: str | None = None
 
 
+# `replace` keeps its position behind `source`, whatever fields are added.
+_REGISTERED = [Parameter(each.name, each.values, each.doc, each.required) for each in _FIELDS]
+_REGISTERED.insert(
+    [*FIELDS].index("source") + 1,
+    Parameter("replace", BOOLEAN, "`true` takes the name even from a live backend."),
+)
+
+
 class Register(Command, frozen=True):
     """Claim a name for an address."""
 
-    parameters: ClassVar[tuple[Parameter, ...]] = (
-        *(Parameter(each.name, each.values, each.doc, each.required) for each in _FIELDS),
-        Parameter("replace", BOOLEAN, "`true` takes the name even from a live backend."),
-    )
+    parameters: ClassVar[tuple[Parameter, ...]] = tuple(_REGISTERED)
 
     name: str
     host: str

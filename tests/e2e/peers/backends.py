@@ -7,10 +7,11 @@ import re
 from dataclasses import dataclass
 
 from tests.e2e.peers.frames import ViolationError, an_array, an_object, member, only, optional
+from tests.fields import OPTIONAL
 
 _UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _SOURCES = ("auto", "file", "manual", "env")
-_TEXTS = {"description", "namespace", "version", "metadata"}
+_TEXTS = set(OPTIONAL)
 _TIMES = {"registered_at", "created_at", "updated_at"}
 _MEMBERS = {"id", "name", "host", "port", "protocol", "source", "is_active", "last_seen"}
 
