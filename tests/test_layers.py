@@ -56,7 +56,7 @@ ROOMS: dict[str, Room] = {
     "config": Room("concurrency rules", pure="declarations export toml_lines"),
     "storage": Room("concurrency rules"),
     "concurrency": Room("rules"),
-    "settings": Room(),
+    "settings": Room("rules"),
     "rules": Room(pure=ALL),
 }
 EXCEPTIONS: dict[str, set[str]] = {

@@ -162,7 +162,7 @@ async def serve(
     """
     shutdown = shutdown or Shutdown()
     certificate = certificate or open_certificate(settings)
-    for token in (settings.server.token, settings.server.read_token):
+    for token in (settings.token, settings.read_token):
         if token is not None and len(token) < MIN_TOKEN:
             raise StartError(f"a token has fewer than {MIN_TOKEN} characters: choose a longer one")
     mechanisms = _mechanisms(settings)
@@ -205,9 +205,9 @@ async def _open_port(settings: Settings) -> AsyncIterator[list[trio.SocketListen
     """Bind the port, if that is as safe as the settings ask for; close it at the end."""
     listeners = await open_listeners(settings.host, settings.port)
     try:
-        if is_reachable(listeners) and not (settings.server.token or settings.server.insecure):
+        if is_reachable(listeners) and not (settings.token or settings.insecure):
             raise StartError(_EXPOSED.format(host=settings.host))
-        if is_reachable(listeners) and settings.server.token and not settings.server.tls_cert:
+        if is_reachable(listeners) and settings.token and not settings.tls_cert:
             log.warning(_IN_CLEAR, settings.host)
         yield listeners
     finally:
@@ -217,10 +217,10 @@ async def _open_port(settings: Settings) -> AsyncIterator[list[trio.SocketListen
 
 def _mechanisms(settings: Settings) -> tuple[dict[str, str], ...]:
     """List how clients may identify themselves."""
-    if settings.server.token is None:
+    if settings.token is None:
         return ()
     bearer = {"kind": "bearer", "header": "Authorization"}
-    return ({"kind": "anonymous"}, bearer) if settings.server.public_reads else (bearer,)
+    return ({"kind": "anonymous"}, bearer) if settings.public_reads else (bearer,)
 
 
 _IN_CLEAR = (
@@ -277,8 +277,8 @@ async def run(settings: Settings, *, say: Callable[[str], None]) -> None:
     """
     shutdown = Shutdown()
     certificate = open_certificate(settings)
-    room = raise_open_files(settings.server.max_connections)
-    settings = replace(settings, server=replace(settings.server, max_connections=room))
+    room = raise_open_files(settings.max_connections)
+    settings = replace(settings, max_connections=room)
     with lone_error(), ExitStack() as receivers:
         receive = trio.open_signal_receiver
         signals = receivers.enter_context(receive(signal.SIGTERM, signal.SIGHUP))

@@ -1,16 +1,28 @@
-"""What a registry can be told: one frozen record, from flags, environment and defaults."""
+"""The option table, and the settings of a registry, which are its rows.
 
-from __future__ import annotations
+Theory of operation. Each field of `Settings` is a row of the table: a name, a type, a default, and
+an `Option` with all the rest. The options of `trio-registry serve` and the checks of `Settings` are
+made from the rows, and a test compares the table in manual/options.md with them.
+"""
 
 import os
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path
+from typing import TypedDict, TypeVar, Unpack
 
 from plexus_registry.rpc.limits import Limits
+from plexus_registry.rules.methods import NAMESPACE
+from plexus_registry.rules.parameters import Values, is_name
 
-DEFAULT_PORT = 4445
+T = TypeVar("T")
+
 LOCAL_HUB_PORT = 4444
 DEFAULT_MAX_UNREAD = 64 * 1024 * 1024
+MAX_SECONDS = 1e9
+TOKEN_VARIABLE = "REGISTRY_TOKEN"  # noqa: S105 - its name, not the token
+READ_TOKEN_VARIABLE = "REGISTRY_READ_TOKEN"  # noqa: S105 - its name, not the token
 
 
 def config_folder() -> Path:
@@ -23,99 +35,367 @@ def config_folder() -> Path:
 
 
 def default_config_path() -> Path:
-    """Where the config file is unless one is named."""
+    """Return the path of the config file that is used if none is named."""
     return config_folder() / "backends.toml"
 
 
 def default_db_path() -> Path:
-    """Where the database is unless one is named."""
+    """Return the path of the database that is used if none is named."""
     return config_folder() / "registry.db"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerSettings:
-    """Who may come in, and how many.
+def _is_between(value: object, least: float, most: float) -> bool:
+    return isinstance(value, (int, float)) and least <= value <= most
+
+
+def whole(least: int, most: int | None = None) -> Values:
+    """Make the rule that a value is a whole number within bounds, which belong to it."""
+    schema: dict[str, str | int] = {"type": "integer", "minimum": least}
+    if most is None:
+        rule = f"at least {least}"
+        return Values(rule, lambda value: _is_between(value, least, float("inf")), schema)
+    rule = f"from {least} to {most}"
+    return Values(rule, lambda value: _is_between(value, least, most), schema | {"maximum": most})
+
+
+SECONDS = Values(
+    "a number of seconds above 0",
+    lambda value: value != 0 and _is_between(value, 0, MAX_SECONDS),
+    {"type": "number", "exclusiveMinimum": 0},
+)
+SECONDS_OR_NEVER = Values(
+    "a number of seconds, or 0 for never",
+    lambda value: _is_between(value, 0, MAX_SECONDS),
+    {"type": "number", "minimum": 0},
+)
+HUB_NAMESPACE = Values(
+    "a letter or digit, then up to 127 letters, digits, underscores or hyphens; and not"
+    f" {NAMESPACE!r}, which would hide the methods of the registry itself",
+    lambda value: is_name(value) and "." not in str(value) and value != NAMESPACE,
+    {"type": "string"},
+)
+
+GENERAL = "General options"
+BACKENDS = "Backends"
+PROBES = "Probes"
+ACCESS = "Access"
+LIMITS = "Limits"
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One row of the option table.
 
     Attributes:
-        allow_hosts: More names and addresses by which clients may call this registry.
-        allow_origins: More origins whose pages may connect, as `https://tools.example.com`.
-        token: Grants everything; without it everybody may do everything.
-        read_token: Grants looking.
-        public_reads: Whether clients without a token may look.
-        allow_url_token: Whether a token may stand in the URL, as `?access_token=`.
-        insecure: Whether other machines may connect though there is no token.
-        tls_cert: The certificate, as a PEM file; None for plain connections.
-        tls_key: Its key; None where that is in the same file.
-        max_connections: Open connections; one more is answered with 503.
-        max_connections_per_address: The same from one address other than the loopback.
-        ping_interval: Seconds after which an idle connection is pinged.
-        unread_seconds: Seconds for which a peer may take nothing of what is sent to it.
-        max_unread_total: What may wait for all peers together to read it, in bytes, about.
+        group: The heading that it stands under in the help.
+        help: What it means, for the help and the manual.
+        values: The rule for its values; None if the type says enough.
+        flag: The flag of the command line, by default made from the name. The flag of a field that
+            is true by default makes it false.
+        short: A second, short flag.
+        has_variable: Whether an environment variable sets it, too.
+        metavar: What the help calls the value, if not by its type.
+        shown_default: The default in words, for the help and the manual.
+        is_secret: Whether the value is hidden when the settings are printed.
+        name: The field of `Settings`.
+        kind: The type of the field.
+        default: The default, or the function that makes it.
     """
 
-    allow_hosts: tuple[str, ...] = ()
-    allow_origins: tuple[str, ...] = ()
-    token: str | None = field(default=None, repr=False)
-    read_token: str | None = field(default=None, repr=False)
-    public_reads: bool = False
-    allow_url_token: bool = False
-    insecure: bool = False
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
-    max_connections: int = 10_000
-    max_connections_per_address: int = 1_000
-    ping_interval: float = 30.0
-    unread_seconds: float = 10.0
-    max_unread_total: int = DEFAULT_MAX_UNREAD
+    group: str
+    help: str
+    values: Values | None = None
+    flag: str = ""
+    short: str | None = None
+    has_variable: bool = False
+    metavar: str | None = None
+    shown_default: str | None = None
+    is_secret: bool = False
+    name: str = ""
+    kind: object = None
+    default: object = None
+
+    @property
+    def variable(self) -> str | None:
+        """The environment variable that sets it."""
+        word = self.flag.removeprefix("--").upper().replace("-", "_")
+        return f"REGISTRY_{word}" if self.has_variable else None
+
+
+class _More(TypedDict, total=False):
+    flag: str
+    short: str
+    has_variable: bool
+    metavar: str
+    shown_default: str
+    is_secret: bool
+
+
+def _row(
+    default: T, group: str, help: str, values: Values | None = None, **more: Unpack[_More]
+) -> T:
+    option = Option(group, help, values, **more)
+    return field(default=default, repr=not option.is_secret, metadata={"option": option})
+
+
+def _row_made(make: Callable[[], T], group: str, help: str, **more: Unpack[_More]) -> T:
+    return field(default_factory=make, metadata={"option": Option(group, help, **more)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """All settings of one registry.
+    """All settings of one registry. Each is also an option of `trio-registry serve`.
 
-    Attributes:
-        host: The address to listen on.
-        port: The port to listen on; 0 picks a free one.
-        db_path: The SQLite file.
-        start_empty: Whether to begin with an empty database where the former one is missing.
-        config_path: The TOML file; it need not exist.
-        env_backends: Backends as `NAME=ws://HOST:PORT`, parted by commas.
-        hub_namespace: What the registry calls itself among Plexus hubs.
-        poll_interval: Seconds between two looks at the config file.
-        stale_after: Seconds of silence after which a backend that pings is stale.
-        sweep_interval: Seconds between two sweeps for stale backends.
-        probe_interval: Seconds between two probes of one backend; 0 probes none.
-        probe_timeout: Seconds that one probe may take.
-        probe_failures: How many probes in a row must fail until a backend is down.
-        probe_concurrency: How many probes are under way at once, at most.
-        probe_networks: The networks whose addresses are probed, parted by commas; all if empty.
-        probe_ca: A file with more authorities that `wss` backends may rely on.
-        auto_register: Whether there is a built-in entry for the local hub.
-        limits: How much one connection may ask for at a time.
-        server: Who may come in, and how many.
+    Raises:
+        ValueError: On construction: a value breaks its rule, or two values do not fit together.
+
+    Source: manual/options.md, "All options".
     """
 
-    host: str = "127.0.0.1"
-    port: int = DEFAULT_PORT
-    db_path: Path = field(default_factory=default_db_path)
-    start_empty: bool = False
-    config_path: Path = field(default_factory=default_config_path)
-    env_backends: str = ""
-    hub_namespace: str = "registry-hub"
-    poll_interval: float = 1.0
-    stale_after: float = 60.0
-    sweep_interval: float = 5.0
-    probe_interval: float = 15.0
-    probe_timeout: float = 2.0
-    probe_failures: int = 3
-    probe_concurrency: int = 64
-    probe_networks: str = ""
-    probe_ca: Path | None = None
-    auto_register: bool = True
-    limits: Limits = field(default_factory=Limits)
-    server: ServerSettings = field(default_factory=ServerSettings)
+    port: int = _row(
+        4445,
+        GENERAL,
+        "The port to listen on; 0 picks a free one.",
+        whole(0, 65535),
+        short="-p",
+        has_variable=True,
+    )
+    host: str = _row("127.0.0.1", GENERAL, "The address to listen on.", has_variable=True)
+    db_path: Path = _row_made(
+        default_db_path,
+        GENERAL,
+        "The SQLite database.",
+        has_variable=True,
+        shown_default="registry.db in the config folder",
+    )
+    start_empty: bool = _row(
+        False,
+        GENERAL,
+        "Begin with an empty database if the one that was there is missing; without it, the"
+        " registry refuses to start.",
+    )
+    config_path: Path = _row_made(
+        default_config_path,
+        GENERAL,
+        "The config file; it is watched, and need not exist.",
+        flag="--config",
+        short="-c",
+        has_variable=True,
+        shown_default="backends.toml in the config folder",
+    )
+    poll_interval: float = _row(
+        1.0, GENERAL, "Seconds between two looks at the config file.", SECONDS
+    )
+    hub_namespace: str = _row(
+        "registry-hub", GENERAL, "What the registry calls itself among Plexus hubs.", HUB_NAMESPACE
+    )
+    env_backends: str = _row(
+        "",
+        BACKENDS,
+        "Backends to state: dev=ws://192.168.1.100:4444,prod=wss://plexus.example.com:4444",
+        flag="--backends",
+        has_variable=True,
+    )
+    auto_register: bool = _row(
+        True,
+        BACKENDS,
+        "Leave out the built-in entry for the local hub, plexus at ws://127.0.0.1:4444.",
+        flag="--no-auto-register",
+    )
+    stale_after: float = _row(
+        60.0, BACKENDS, "Seconds of silence after which a backend that pings is inactive.", SECONDS
+    )
+    sweep_interval: float = _row(
+        5.0, BACKENDS, "Seconds between two searches for silent backends.", SECONDS
+    )
+    probe_interval: float = _row(
+        15.0,
+        PROBES,
+        "Seconds between two probes of one backend; 0 turns probing off.",
+        SECONDS_OR_NEVER,
+        has_variable=True,
+    )
+    probe_timeout: float = _row(
+        2.0, PROBES, "Seconds that one probe may take.", SECONDS, has_variable=True
+    )
+    probe_failures: int = _row(
+        3,
+        PROBES,
+        "How many probes in a row must fail until a backend is down; at least 2, since a single"
+        " failure may be the registry's own.",
+        whole(2, 1000),
+        has_variable=True,
+    )
+    probe_concurrency: int = _row(
+        64, PROBES, "How many probes may run at the same time.", whole(1, 10_000), has_variable=True
+    )
+    probe_networks: str = _row(
+        "",
+        PROBES,
+        "The networks whose addresses are probed: 10.0.0.0/8,fd00::/8. Link-local addresses,"
+        " and those that embed one, are never probed.",
+        has_variable=True,
+        shown_default="all",
+    )
+    probe_ca: Path | None = _row(
+        None,
+        PROBES,
+        "A file of certificates (PEM): authorities for wss backends beside those of the system.",
+        has_variable=True,
+    )
+    allow_hosts: tuple[str, ...] = _row(
+        (),
+        ACCESS,
+        "Another name or address by which clients may call this registry; repeat the option, or"
+        " separate several with commas.",
+        flag="--allow-host",
+        has_variable=True,
+        metavar="NAME",
+    )
+    allow_origins: tuple[str, ...] = _row(
+        (),
+        ACCESS,
+        "An origin whose web pages may connect, as https://tools.example.com; repeat the"
+        " option, or separate several with commas.",
+        flag="--allow-origin",
+        has_variable=True,
+        metavar="ORIGIN",
+    )
+    token: str | None = _row(
+        None,
+        ACCESS,
+        "The file with the token that clients must show, mode 0600; or put the token itself in"
+        f" {TOKEN_VARIABLE}.",
+        flag="--token-file",
+        is_secret=True,
+    )
+    read_token: str | None = _row(
+        None,
+        ACCESS,
+        "The file with a second token that only allows reading; or put the token itself in"
+        f" {READ_TOKEN_VARIABLE}.",
+        flag="--read-token-file",
+        is_secret=True,
+    )
+    public_reads: bool = _row(
+        False, ACCESS, "Let clients without a token read; changes need the token."
+    )
+    allow_url_token: bool = _row(
+        False,
+        ACCESS,
+        "Accept the token in the URL as well (?access_token=), for clients that cannot send"
+        " headers.",
+    )
+    insecure: bool = _row(False, ACCESS, "Let other machines connect although there is no token.")
+    tls_cert: Path | None = _row(
+        None,
+        ACCESS,
+        "The certificate (PEM): the port then speaks only wss and https. SIGHUP reads it again.",
+        has_variable=True,
+    )
+    tls_key: Path | None = _row(
+        None,
+        ACCESS,
+        "The key of the certificate (PEM), unless it is in the same file.",
+        has_variable=True,
+    )
+    max_message_bytes: int = _row(
+        Limits().message_bytes,
+        LIMITS,
+        "The size of a request; a larger one closes its connection (code 1009).",
+        whole(1024, 2**30),
+    )
+    max_batch: int = _row(Limits().batch_requests, LIMITS, "Requests in one batch.", whole(1))
+    max_subscriptions: int = _row(
+        Limits().subscriptions, LIMITS, "Live subscriptions of one connection.", whole(1)
+    )
+    max_nesting: int = _row(
+        Limits().nesting, LIMITS, "Levels of arrays and objects in a message.", whole(8, 256)
+    )
+    max_unread_bytes: int = _row(
+        Limits().unread_bytes,
+        LIMITS,
+        "How many bytes may wait for one client to read them; once the answers of a batch"
+        " exceed it, the rest of the batch is refused.",
+        whole(1024),
+    )
+    max_unread_total: int = _row(
+        DEFAULT_MAX_UNREAD,
+        LIMITS,
+        "How many bytes may wait for all clients together; beyond that, long answers wait for"
+        " room, and a client that reads nothing for 2 seconds while others wait loses its"
+        " connection.",
+        whole(1024),
+    )
+    max_connections: int = _row(
+        10_000, LIMITS, "Open connections; one more is answered with 503.", whole(1)
+    )
+    max_connections_per_address: int = _row(
+        1_000,
+        LIMITS,
+        "Open connections from one address other than the loopback (of IPv6, from one /64"
+        " network).",
+        whole(1),
+    )
+    ping_interval: float = _row(
+        30.0,
+        LIMITS,
+        "Seconds after which an idle connection is pinged; two missed pongs end it.",
+        SECONDS,
+    )
+    unread_seconds: float = _row(
+        10.0,
+        LIMITS,
+        "Seconds for which a client may read nothing of what is sent to it; then its connection"
+        " is cut.",
+        SECONDS,
+    )
+
+    def __post_init__(self) -> None:
+        for option in options():
+            value, values = getattr(self, option.name), option.values
+            if values is not None and not values.accepts(value):
+                raise ValueError(f"{option.name} is {value!r}: it must be {values.rule}")
+        needed = f"give --token-file or {TOKEN_VARIABLE}, too"
+        if self.read_token is not None and self.token is None:
+            raise ValueError(f"a token for reading needs one for everything: {needed}")
+        if self.read_token is not None and self.read_token == self.token:
+            raise ValueError("the token for reading is the same as the one for everything")
+        if self.public_reads and self.token is None:
+            raise ValueError(f"--public-reads needs a token for changes: {needed}")
+        if self.tls_key is not None and self.tls_cert is None:
+            raise ValueError("--tls-key needs --tls-cert")
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of one connection."""
+        return Limits(
+            message_bytes=self.max_message_bytes,
+            batch_requests=self.max_batch,
+            subscriptions=self.max_subscriptions,
+            nesting=self.max_nesting,
+            unread_bytes=self.max_unread_bytes,
+        )
 
     @property
     def states_local_hub(self) -> bool:
-        """Whether the built-in entry is stated: not where the registry itself listens there."""
+        """Whether there is a built-in entry for the local hub: not if we listen on its port."""
         return self.auto_register and self.port != LOCAL_HUB_PORT
+
+
+@cache
+def options() -> tuple[Option, ...]:
+    """Return the option table, in the order of the help."""
+    table = []
+    for each in fields(Settings):
+        option: Option = each.metadata["option"]
+        table.append(
+            replace(
+                option,
+                name=each.name,
+                kind=each.type,
+                default=each.default_factory if each.default is MISSING else each.default,
+                flag=option.flag or f"--{each.name.replace('_', '-')}",
+            )
+        )
+    return tuple(table)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from plexus_registry.__main__ import EXIT_INTERRUPTED
-from plexus_registry.cli import VERBS, completion, main, verbs
+from plexus_registry.cli import VERBS, main, verbs
+from plexus_registry.cli.help import COMPLETION_EPILOG
 from plexus_registry.cli.serve import serve
 from plexus_registry.cli.session import (
     EXIT_NO,
@@ -24,6 +25,7 @@ from plexus_registry.rules import errors
 from plexus_registry.rules.backend import FIELDS, State
 from plexus_registry.rules.methods import METHODS, Method
 from plexus_registry.rules.states import RULES, Sign
+from plexus_registry.settings import ACCESS, LIMITS, options
 from tests.e2e.pages import MANUAL, PAGES, README, ROOT, anchors, cells, page, sections
 
 if TYPE_CHECKING:
@@ -94,28 +96,23 @@ def _changed(before: State, after: State) -> str:
 # Options and verbs.
 
 
-def test_every_option_is_documented_with_its_variable_and_default() -> None:
-    rows = {row[0]: row[1:3] for row in cells(sections(page("options"))["All options"])[1:]}
-    assert rows.keys() == {_flags(option) for option in _options()}
-    for option in _options():
-        variable, default = rows[_flags(option)]
-        assert variable.strip("`") == (option.envvar or "")
-        if isinstance(option.default, (int, float)) and not option.is_flag:
-            assert float(default) == option.default
+def test_the_table_of_options_is_that_of_the_code() -> None:
+    rows = [line for line in sections(page("options"))["All options"].splitlines() if "`--" in line]
+    assert rows == [
+        f"| {_flags(option)} | {f'`{option.envvar}`' if option.envvar else ''}"
+        f" | {_default(option)} | {option.help} |".replace("  ", " ")
+        for option in _options()
+    ]
 
 
-def test_the_settings_of_the_port_stand_with_their_defaults() -> None:
+def test_the_options_about_access_and_load_stand_with_their_defaults() -> None:
     rows = [row for row in cells(sections(page("security"))["Limits"]) if row[0].startswith("`--")]
     shown = {flag: row[1] for row in rows for flag in re.findall("--[a-z-]+", row[0])}
-    options = {option.opts[0]: option for option in _options()}
-    assert shown.keys() == {
-        flag
-        for flag in options
-        if re.match("--(max|allow|insecure|tls|ping|unread|token|read|public)", flag)
-    }
-    for flag, default in shown.items():
-        if isinstance(options[flag].default, (int, float)) and not options[flag].is_flag:
-            assert float(default) == options[flag].default
+    groups = {each.flag: each.group for each in options()}
+    assert shown.keys() == {flag for flag, group in groups.items() if group in {ACCESS, LIMITS}}
+    for option in _options():
+        if option.opts[0] in shown and _default(option):
+            assert shown[option.opts[0]] == _default(option)
 
 
 def _options() -> list[click.Option]:
@@ -124,6 +121,15 @@ def _options() -> list[click.Option]:
 
 def _flags(option: click.Option) -> str:
     return ", ".join(f"`{flag}`" for flag in option.opts)
+
+
+def _default(option: click.Option) -> str:
+    """The default as it stands in a table."""
+    if isinstance(option.show_default, str):
+        return option.show_default
+    if not option.show_default:
+        return ""
+    return f"{option.default:g}" if isinstance(option.default, float) else str(option.default)
 
 
 def test_every_verb_is_documented() -> None:
@@ -160,8 +166,8 @@ def test_the_lines_for_completion_are_those_of_its_help() -> None:
     rows = [row for row in cells(sections(page("clients"))["Completion"]) if "`" in row[1]]
     assert [row[0] for row in rows] == ["bash", "zsh", "fish"]
     for _, line, file in rows:
-        assert line.strip("`").replace("\\|", "|") in completion.EPILOG
-        assert file.strip("`") in completion.EPILOG
+        assert line.strip("`").replace("\\|", "|") in COMPLETION_EPILOG
+        assert file.strip("`") in COMPLETION_EPILOG
 
 
 # Pages and pointers.

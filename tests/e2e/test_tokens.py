@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -14,7 +15,6 @@ import trio
 from plexus_registry import Settings, open_registry, serve
 from plexus_registry.rules.errors import StartError
 from plexus_registry.rules.methods import METHODS
-from plexus_registry.settings import ServerSettings
 from tests.e2e.harness import Peer, ServerProcess, dial, run_command, running_registry
 from tests.e2e.raw import HEAD, wire_to
 
@@ -138,10 +138,11 @@ async def test_a_token_without_tls_beyond_this_machine_is_warned_about(
 
 
 async def test_a_short_token_is_refused_by_the_library_too(tmp_path: Path) -> None:
-    for server in (ServerSettings(token="x" * 15), ServerSettings(token=ALL, read_token="x" * 15)):
-        settings = Settings(
-            db_path=tmp_path / "r.db", config_path=tmp_path / "c.toml", port=0, server=server
-        )
+    paths = Settings(db_path=tmp_path / "r.db", config_path=tmp_path / "c.toml", port=0)
+    for settings in (
+        replace(paths, token="x" * 15),
+        replace(paths, token=ALL, read_token="x" * 15),
+    ):
         async with open_registry(settings) as registry:
             with pytest.raises(StartError, match="fewer than 16 characters"):
                 await serve(registry, settings)

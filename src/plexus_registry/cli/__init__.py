@@ -45,8 +45,8 @@ VERBS: dict[str, Verb] = {
     "export": Verb("config_files", "export", "Write the backends as a config file."),
     "init": Verb("config_files", "init", "Write a commented starter config file."),
     "config": Verb("config_files", "config", "Check a config file."),
-    "help": Verb("manual", "show_help", "Show a page of the manual."),
-    "completion": Verb("completion", "completion", "Print the completion script of a shell."),
+    "help": Verb("help", "show_help", "Show a page of the manual."),
+    "completion": Verb("help", "completion", "Print the completion script of a shell."),
 }
 
 

@@ -16,12 +16,16 @@ import click
 
 from plexus_registry.cli.session import (
     EXIT_USAGE,
+    PORT,
+    PROTOCOL,
     Session,
     VerbError,
     address_options,
+    detail_options,
+    keep_rule,
     pass_session,
 )
-from plexus_registry.cli.values import PORT, PROTOCOL, detail_options, seconds
+from plexus_registry.settings import SECONDS
 
 if TYPE_CHECKING:
     from plexus_registry.rules.backend import Declaration
@@ -63,7 +67,7 @@ Exit status:
 @click.option(
     "--stale-after",
     type=float,
-    callback=seconds,
+    callback=keep_rule(SECONDS),
     default=60.0,
     show_default=True,
     metavar="SECONDS",

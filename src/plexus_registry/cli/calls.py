@@ -12,7 +12,6 @@ import msgspec
 import trio
 
 from plexus_registry.cli.session import EXIT_NO_ANSWER, EXIT_USAGE, VerbError
-from plexus_registry.cli.values import TOKEN_VARIABLE
 from plexus_registry.client.connection import connect
 from plexus_registry.client.socket import without_secrets
 from plexus_registry.rules.backend import Backend
@@ -27,6 +26,7 @@ from plexus_registry.rules.errors import (
     UrlError,
 )
 from plexus_registry.rules.probe_results import Step
+from plexus_registry.settings import TOKEN_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

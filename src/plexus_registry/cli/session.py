@@ -1,30 +1,35 @@
-"""What every verb that asks a registry has in common: its options, and how it fails."""
+"""What the verbs have in common: their options, the registry that they ask, and how they fail."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import click
 
 from plexus_registry.cli.display import escaped
-from plexus_registry.cli.values import TOKEN_VARIABLE, seconds
 from plexus_registry.client import DEFAULT_URL
+from plexus_registry.rules.backend import DECLARABLE, FIELDS, OPTIONAL
+from plexus_registry.settings import SECONDS, TOKEN_VARIABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from plexus_registry.rules.parameters import Values
 
 EXIT_NO = 1
 EXIT_USAGE = 2
 EXIT_NO_ANSWER = 3
+PORT = click.IntRange(1, 65535)
+PROTOCOL = click.Choice(["ws", "wss"])
 
 P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class VerbError(click.ClickException):
-    """A verb's end without success: one line on standard error, and an exit status."""
+    """The failure of a verb: one line on standard error, and an exit status."""
 
     def __init__(self, message: str, exit_code: int = EXIT_NO) -> None:
         super().__init__(escaped(message))
@@ -34,11 +39,11 @@ class VerbError(click.ClickException):
 
 @dataclass(slots=True)
 class Session:
-    """What the common options say.
+    """The values of the options that all verbs share.
 
     Attributes:
         url: The registry's URL.
-        token_file: The file with the token, where one is named.
+        token_file: The file with the token; None if none is named.
         timeout: Seconds that the whole answer may take.
         as_json: Whether a program reads the output.
     """
@@ -50,7 +55,7 @@ class Session:
 
     @property
     def token(self) -> str | None:
-        """What proves who is asking; it is never taken from the command line, which `ps` shows."""
+        """The token; it never comes from the command line, which `ps` shows."""
         from plexus_registry.rules.errors import TokenError
         from plexus_registry.server.token_file import read_token, token_in_environment
 
@@ -65,22 +70,33 @@ class Session:
 pass_session = click.make_pass_decorator(Session, ensure=True)
 
 
+def keep_rule(values: Values) -> Callable[[click.Context, click.Parameter, T], T]:
+    """Make the callback of an option whose value must keep a rule."""
+
+    def check(_ctx: click.Context, _param: click.Parameter, value: T) -> T:
+        if not values.accepts(value):
+            raise click.BadParameter(f"{value!r} must be {values.rule}")
+        return value
+
+    return check
+
+
 def _store(ctx: click.Context, param: click.Parameter, value: object) -> None:
     setattr(ctx.ensure_object(Session), str(param.name), value)
 
 
 def _store_seconds(ctx: click.Context, param: click.Parameter, value: float) -> None:
-    _store(ctx, param, seconds(ctx, param, value))
+    _store(ctx, param, keep_rule(SECONDS)(ctx, param, value))
 
 
 def address_options(function: Callable[P, None]) -> Callable[P, None]:
-    """Add the options that say which registry is asked, and who asks."""
+    """Add the options that name the registry, and the token for it."""
     function = click.option(
         "--token-file",
         type=click.Path(dir_okay=False, path_type=Path),
         expose_value=False,
         callback=_store,
-        help=f"The file with the token, where the registry wants one; or set {TOKEN_VARIABLE}.",
+        help=f"The file with the token, if the registry wants one; or set {TOKEN_VARIABLE}.",
     )(function)
     return click.option(
         "--url",
@@ -95,7 +111,7 @@ def address_options(function: Callable[P, None]) -> Callable[P, None]:
 
 
 def timeout_option(function: Callable[P, None]) -> Callable[P, None]:
-    """Add the option that says how long the answer may take."""
+    """Add the option for the time that the answer may take."""
     return click.option(
         "--timeout",
         type=float,
@@ -108,9 +124,9 @@ def timeout_option(function: Callable[P, None]) -> Callable[P, None]:
     )(function)
 
 
-def json_option(function: Callable[P, None]) -> Callable[P, None]:
-    """Add the option for programs."""
-    return click.option(
+def client_options(function: Callable[P, None]) -> Callable[P, None]:
+    """Add the options of the verbs that ask a registry."""
+    function = click.option(
         "--json",
         "as_json",
         is_flag=True,
@@ -118,8 +134,29 @@ def json_option(function: Callable[P, None]) -> Callable[P, None]:
         callback=_store,
         help="Print the registry's answer as one line of JSON.",
     )(function)
+    return address_options(timeout_option(function))
 
 
-def client_options(function: Callable[P, None]) -> Callable[P, None]:
-    """Add all of them."""
-    return address_options(timeout_option(json_option(function)))
+def detail_options(function: Callable[P, None]) -> Callable[P, None]:
+    """Add an option for each field that a config file may state beside name and address."""
+    details = [FIELDS[name] for name in DECLARABLE if name in OPTIONAL]
+    return _with_options(function, [click.option(f"--{e.name}", help=e.doc) for e in details])
+
+
+def change_options(function: Callable[P, None]) -> Callable[P, None]:
+    """Add an option for each field that an update can change."""
+    types = {"port": PORT, "protocol": PROTOCOL}
+    changes = [each for each in FIELDS.values() if each.new is not None]
+    return _with_options(
+        function,
+        [click.option(f"--{e.name}", type=types.get(e.name), help=e.new) for e in changes],
+    )
+
+
+def _with_options(
+    function: Callable[P, None], options: Sequence[Callable[[Callable[P, None]], Callable[P, None]]]
+) -> Callable[P, None]:
+    """Add options to a command; its help lists them in their order."""
+    for option in reversed(options):
+        function = option(function)
+    return function

@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sys
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import msgspec
 import trio
 
-from plexus_registry.cli.log_lines import LineFormatter
+from plexus_registry.cli.logs import set_up_logging
 from plexus_registry.client.announce import announce
 
 if TYPE_CHECKING:
@@ -41,9 +40,7 @@ def run_announced(
     Raises:
         OSError: The command cannot be run.
     """
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(LineFormatter("trio-registry announce: %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    set_up_logging("trio-registry announce: %(message)s", {})
 
     async def keep_announced() -> None:
         try:

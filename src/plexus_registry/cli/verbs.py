@@ -15,8 +15,16 @@ from plexus_registry.cli.display import (
     table,
     terminal_columns,
 )
-from plexus_registry.cli.session import Session, VerbError, client_options, pass_session
-from plexus_registry.cli.values import PORT, PROTOCOL, change_options, detail_options
+from plexus_registry.cli.session import (
+    PORT,
+    PROTOCOL,
+    Session,
+    VerbError,
+    change_options,
+    client_options,
+    detail_options,
+    pass_session,
+)
 
 if TYPE_CHECKING:
     from plexus_registry.cli.calls import CallResult

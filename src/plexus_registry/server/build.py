@@ -45,19 +45,18 @@ def build_server(
         url: Where clients connect.
         certificate: What connections are secured with, where they are.
     """
-    told = settings.server
     refused: Counter[str] = Counter()
     log_throttle = LogThrottle()
     connection_limits = ConnectionLimits(
-        most=told.max_connections, most_from_one=told.max_connections_per_address
+        most=settings.max_connections, most_from_one=settings.max_connections_per_address
     )
     rules = AccessRules(
-        hosts=frozenset({settings.host, *told.allow_hosts}),
-        origins=frozenset(told.allow_origins),
-        token=told.token,
-        read_token=told.read_token,
-        public_reads=told.public_reads,
-        allow_url_token=told.allow_url_token,
+        hosts=frozenset({settings.host, *settings.allow_hosts}),
+        origins=frozenset(settings.allow_origins),
+        token=settings.token,
+        read_token=settings.read_token,
+        public_reads=settings.public_reads,
+        allow_url_token=settings.allow_url_token,
     )
     report = reporter(
         registry,
@@ -72,11 +71,11 @@ def build_server(
                 is_ready=lambda: not shutdown.begun.is_set(),
                 is_degraded=lambda: registry.storage_failure is not None,
                 report=report,
-                tells_everybody=told.token is None,
+                tells_everybody=settings.token is None,
             ),
         }
     )
-    fairness = Fairness(max_unread=told.max_unread_total)
+    fairness = Fairness(max_unread=settings.max_unread_total)
     return Server(
         serve_connection=serve_connection,
         shutdown=shutdown,
@@ -84,8 +83,8 @@ def build_server(
         connection_limits=connection_limits,
         pages=pages,
         heartbeat=Heartbeat(
-            ping_interval=told.ping_interval,
-            unread_seconds=told.unread_seconds,
+            ping_interval=settings.ping_interval,
+            unread_seconds=settings.unread_seconds,
             max_message_bytes=settings.limits.message_bytes,
             refused=refused,
             log_throttle=log_throttle,
@@ -104,8 +103,8 @@ def open_certificate(settings: Settings) -> Certificate | None:
     Raises:
         StartError: It cannot be used.
     """
-    cert = settings.server.tls_cert
-    return None if cert is None else Certificate(cert, settings.server.tls_key)
+    cert = settings.tls_cert
+    return None if cert is None else Certificate(cert, settings.tls_key)
 
 
 def raise_open_files(connections: int) -> int:

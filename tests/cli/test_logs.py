@@ -8,7 +8,7 @@ import sys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plexus_registry.cli.log_lines import MAX_LINE, LineFormatter
+from plexus_registry.cli.logs import MAX_LINE, LineFormatter
 
 FORMATTER = LineFormatter("%(levelname)s %(name)s: %(message)s")
 

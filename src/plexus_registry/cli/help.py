@@ -1,4 +1,4 @@
-"""`trio-registry help`: the pages of the manual, which are shipped with the package."""
+"""`trio-registry help` and `completion`: the pages of the manual, and the scripts for shells."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _pages() -> dict[str, Traversable]:
 
 
 def _summary(page: Traversable) -> str:
-    """Read the first sentence of a page, which stands below its heading."""
+    """Read the first sentence of a page, below its heading."""
     paragraph = page.read_text(encoding="utf-8").split("\n\n")[1]
     return " ".join(paragraph.split()).partition(". ")[0].removesuffix(".")
 
@@ -51,7 +51,7 @@ def _complete_topic(_ctx: click.Context, _param: click.Parameter, incomplete: st
 def show_help(topic: str | None) -> None:
     """Show a page of the manual.
 
-    Without a topic it lists them. A page goes through a pager on a terminal.
+    Without a topic it lists them. On a terminal, a page goes through a pager.
     """
     pages = _pages()
     if topic is not None:
@@ -61,3 +61,31 @@ def show_help(topic: str | None) -> None:
     for name, page in pages.items():
         click.echo(f"{name:{width}}  {_summary(page)}")
     click.echo("\ntrio-registry help TOPIC shows a page.")
+
+
+PROGRAM = "trio-registry"
+VARIABLE = "_TRIO_REGISTRY_COMPLETE"
+"""The variable that tells click that a shell asks. Source: click, "Shell Completion"."""
+
+COMPLETION_EPILOG = """\b
+To have it in every new shell, add the line to the file:
+  bash  ~/.bashrc    eval "$(trio-registry completion bash)"
+  zsh   ~/.zshrc     eval "$(trio-registry completion zsh)"
+  fish  ~/.config/fish/completions/trio-registry.fish
+                     trio-registry completion fish | source
+"""
+
+
+@click.command(epilog=COMPLETION_EPILOG)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(ctx: click.Context, shell: str) -> None:
+    """Print the completion script of a shell.
+
+    With it, the tabulator key completes verbs and options.
+    """
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None  # noqa: S101 - the choice names those that click has
+    click.echo(kind(ctx.find_root().command, {}, PROGRAM, VARIABLE).source(), nl=False)
