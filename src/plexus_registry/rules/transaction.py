@@ -1,7 +1,8 @@
-"""A catalog as it will be once the changes in hand are committed, and what they are.
+"""Changes that are about to be committed together, and the catalog as they will leave it.
 
-Several changes are judged in one transaction, each against what the ones before it leave. Each is
-ended, which tells what it did to the effective backends, or abandoned.
+Several changes are made in one transaction, one after the other, and each sees what the ones before
+it did. A change reads and writes the records of names; then it is either ended, which turns it into
+entries of the change log, or abandoned.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ class Transaction:
     """Changes that are not committed yet.
 
     Attributes:
-        entries: What the changes that have ended are, in order.
-        revision: The revision after them.
-        signs_of_life: The names that one of them shows to be alive.
-        registered: The names that somebody registered.
+        entries: The entries for the change log, in order.
+        revision: The revision after the last change that has ended.
+        signs_of_life: The names that a change shows to be alive.
+        registered: The names that a change registers.
     """
 
     def __init__(self, catalog: Catalog) -> None:
@@ -39,64 +40,70 @@ class Transaction:
         self.signs_of_life: set[str] = set()
         self.registered: set[str] = set()
         self._catalog = catalog
-        self._changes: dict[str, Records] = {}
-        self._unended: dict[str, Records] = {}
+        self._written: dict[str, Records] = {}  # by the changes that have ended
+        self._current: dict[str, Records] = {}  # by the change that has not
         self._reports: list[Change] = []
         self._to_save: set[str] = set()
 
     def records(self, name: str) -> Records:
-        """What the layers state about a name, the changes so far included."""
-        unended = self._unended.get(name)
-        return self._ended_records(name) if unended is None else unended
+        """Return what the layers state about a name, after the changes so far."""
+        if name in self._current:
+            return self._current[name]
+        if name in self._written:
+            return self._written[name]
+        return self._catalog.records(name)
+
+    def names(self, layer: Layer) -> AbstractSet[str]:
+        """Return the names that a declared layer states, and those that were written so far."""
+        return self._catalog.names(layer) | self._written.keys() | self._current.keys()
 
     def write(self, name: str, records: Records) -> None:
-        """Change what the layers state about a name."""
-        self._unended[name] = records
+        """Replace what the layers state about a name."""
+        self._current[name] = records
 
     def report(self, event: Change) -> None:
-        """Have more reported of the change in hand than what becomes of the backends."""
+        """Add an event to those that follow from what was written; its revision is set later."""
         self._reports.append(event)
 
     def save_again(self, name: str) -> None:
-        """Save a name though no change is about it: the catalog is ahead of the disk."""
+        """Save a name that no change writes: memory is ahead of the disk."""
         self._to_save.add(name)
 
-    def names(self, layer: Layer) -> AbstractSet[str]:
-        """The names that a declared layer states, and those that the changes so far are about."""
-        return self._catalog.names(layer) | self._changes.keys() | self._unended.keys()
-
     def end_change(self) -> int:
-        """Take the change in hand to be whole, and give the revision after it."""
-        for name, records in self._unended.items():
-            before, after = self._ended_backend(name), effective(records)
+        """End the current change, and return the revision after it."""
+        for name, records in self._current.items():
+            written = self._written.get(name)
+            before = self._catalog.get(name) if written is None else effective(written)
+            after = effective(records)
             event = change_between(before, after, self.revision + 1)
             if event is not None:
-                self._note(event, name, before, after)
+                self._add_entry(event, name, before, after)
         for report in self._reports:
-            self._note(msgspec.structs.replace(report, revision=self.revision + 1))
-        self._changes.update(self._unended)
+            self._add_entry(msgspec.structs.replace(report, revision=self.revision + 1))
+        self._written.update(self._current)
         self.abandon_change()
         return self.revision
 
     def abandon_change(self) -> None:
-        """Forget the change in hand."""
-        self._unended.clear()
+        """Drop what the current change wrote and reported."""
+        self._current.clear()
         self._reports.clear()
 
     def changes(self) -> dict[str, Records]:
-        """The names that change, with all that is stated about each."""
+        """Return the names whose records change, each with its records afterwards."""
         return {
             name: records
-            for name, records in self._changes.items()
+            for name, records in self._written.items()
             if records != self._catalog.records(name)
         }
 
     def saved_again(self) -> dict[str, Records]:
-        """The names to save that do not change, with what the catalog holds of each now."""
-        unchanged = self._to_save - self.changes().keys() if self._to_save else ()
-        return {name: self._catalog.records(name) for name in unchanged}
+        """Return the names to save again, with their records in the catalog."""
+        if not self._to_save:
+            return {}
+        return {name: self._catalog.records(name) for name in self._to_save - self.changes().keys()}
 
-    def _note(
+    def _add_entry(
         self,
         event: Change,
         name: str | None = None,
@@ -104,13 +111,5 @@ class Transaction:
         after: Backend | None = None,
     ) -> None:
         self.revision += 1
-        namespaces = tuple(each.namespace for each in (before, after) if each is not None)
+        namespaces = tuple([each.namespace for each in (before, after) if each is not None])
         self.entries.append(Entry(self.revision, name, namespaces, encode_event(event)))
-
-    def _ended_records(self, name: str) -> Records:
-        changed = self._changes.get(name)
-        return self._catalog.records(name) if changed is None else changed
-
-    def _ended_backend(self, name: str) -> Backend | None:
-        changed = self._changes.get(name)
-        return self._catalog.get(name) if changed is None else effective(changed)

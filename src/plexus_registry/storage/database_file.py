@@ -24,6 +24,9 @@ _PUT_BACK = (
     " with an empty database"
 )
 
+Pairs = tuple[tuple[int, int], ...]
+"""Two numbers for each of some files; zeros where there is none."""
+
 
 class OpenFiles:
     """Watches the files of an open database for what other programs do to them.
@@ -40,10 +43,8 @@ class OpenFiles:
             others: More files that must stay where they are.
         """
         self._database = database
-        self._written = (database, log_path(database))
-        self._paths = (*self._written, *others)
-        self._identities = self._read_identities()
-        self._state = self._read_state()
+        self._paths = (database, log_path(database), *others)
+        self._identities, self._state = self._look()
 
     def check(self, connection: sqlite3.Connection, *, revision: int) -> None:
         """Check, before a transaction, that the files are what this process left behind.
@@ -56,25 +57,26 @@ class OpenFiles:
             OSError: The next start would not find what is written.
             sqlite3.Error: The same.
         """
-        self._refuse_moved(connection)
-        if self._read_state() != self._state:
+        identities, state = self._look()
+        self._refuse_moved(identities, connection)
+        if state != self._state:
             self._verify(revision)
-            self._state = self._read_state()
+            _, self._state = self._look()
 
     def accept(self, connection: sqlite3.Connection, *, revision: int) -> None:
         """Take the files as a transaction of this process left them; it never cuts them short.
 
         The arguments and errors are those of `check`.
         """
-        self._refuse_moved(connection)
-        state = self._read_state()
+        identities, state = self._look()
+        self._refuse_moved(identities, connection)
         if any(size < former for (size, _), (former, _) in zip(state, self._state, strict=True)):
             self._verify(revision)
-            state = self._read_state()
+            _, state = self._look()
         self._state = state
 
-    def _refuse_moved(self, connection: sqlite3.Connection) -> None:
-        if self._read_identities() != self._identities:
+    def _refuse_moved(self, identities: Pairs, connection: sqlite3.Connection) -> None:
+        if identities != self._identities:
             # What is committed so far goes to the database file, if that still exists.
             connection.execute("PRAGMA wal_checkpoint(FULL)")
             raise OSError(
@@ -104,11 +106,13 @@ class OpenFiles:
                 f" {_RESCUE}"
             )
 
-    def _read_identities(self) -> tuple[object, ...]:
-        return tuple(map(_identity, self._paths))
-
-    def _read_state(self) -> tuple[tuple[int, int], ...]:
-        return tuple(map(_size_and_time, self._written))
+    def _look(self) -> tuple[Pairs, Pairs]:
+        """Return device and inode of all files, and size and time of those that are written."""
+        statuses = [_status(path) for path in self._paths]
+        return (
+            tuple((each.st_dev, each.st_ino) if each else (0, 0) for each in statuses),
+            tuple((each.st_size, each.st_mtime_ns) if each else (0, 0) for each in statuses[:2]),
+        )
 
 
 def log_path(database: Path) -> Path:
@@ -218,16 +222,6 @@ def _sync(path: Path) -> None:
 
 def _read_only(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=5)
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    status = _status(path)
-    return None if status is None else (status.st_dev, status.st_ino)
-
-
-def _size_and_time(path: Path) -> tuple[int, int]:
-    status = _status(path)
-    return (0, 0) if status is None else (status.st_size, status.st_mtime_ns)
 
 
 def _size(path: Path) -> int:

@@ -1,19 +1,18 @@
-"""Many changes in one transaction: whoever waits for the disk waits together.
+"""Many changes in one transaction: callers wait for the disk together.
 
-Theory of operation. A change is a function of a `Transaction`. Changes are queued in order.
-The first in the queue takes the store's lock, judges all that is queued by then, each change
-against what the ones before it leave (a change of many names in a worker thread), saves the
-outcome in one transaction, publishes it to the catalog and wakes the others of its group. If saving
-fails, the transaction is dropped and everyone in the group gets the error.
+Theory of operation. A change is a function of a `Transaction`. Changes wait in a queue. The caller
+whose change is first takes the store's lock and makes all changes that are queued by then, in
+order, in one transaction (a change of many names in a worker thread). It saves the transaction,
+publishes it to the catalog and wakes the others of its group. If saving fails, the transaction is
+dropped, and everyone in the group gets the error.
 
-After a save that failed, storage counts as failing, and the disk may hold something else than
-memory: a change that was refused may be in the log of the database. So until a save succeeds, every
-group goes to the disk, also one that changes nothing in memory, and takes with it what memory holds
-of all names that a failed save was about. Nothing is acknowledged or refused on the strength of
-memory alone while the two may differ.
+After a failed save, disk and memory may differ: a change that was refused may be in the log of the
+database. Until a save succeeds, every group is therefore written to the disk, even one that changes
+nothing in memory, together with what memory holds of all names in the failed saves. So nothing is
+acknowledged or refused because of memory alone while the two may differ.
 
-A group that is on the disk is never refused. Should publishing it raise (a bug), the caller who led
-the group gets that exception, so that it is heard once; the others get what their changes returned.
+A group that is on the disk is never refused. If publishing it raises (a bug), the caller whose
+change was first gets that exception; the others get what their changes returned.
 
 Source: manual/architecture.md, "The way of a call"; manual/operations.md, "Promises".
 """
@@ -24,7 +23,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import trio
 
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 Change = Callable[[Transaction], T]
 Publish = Callable[[Transaction, "Mapping[str, Records]", "Mapping[str, Records]"], None]
 Ended = Callable[[float], None]
@@ -58,31 +58,35 @@ class StorageFailure:
     reason: str
 
 
-class _QueuedChange:
-    """One queued change.
+class _QueuedChange(Generic[T_co]):
+    """One change in the queue.
 
     Attributes:
         change: The change.
-        is_long: Whether it may be about so many names that it is judged in a worker thread.
-        taken: Whether its group is being committed, or was: it is finished in any case.
+        is_long: Whether it may be about so many names that it is made in a worker thread.
+        is_taken: Whether its group is being committed, or was: it is finished in any case.
+        outcome: What the change returned.
         revision: The revision after it.
-        call: Set once it was taken, and when it is its turn to lead a group.
+        error: Why it was not made.
+        wakeup: Set when its group is finished, and when it is the first in the queue.
     """
 
-    __slots__ = ("call", "change", "error", "is_long", "revision", "taken")
+    __slots__ = ("change", "error", "is_long", "is_taken", "outcome", "revision", "wakeup")
 
-    def __init__(self, change: Change[None], *, is_long: bool) -> None:
+    outcome: T_co
+
+    def __init__(self, change: Change[T_co], *, is_long: bool) -> None:
         self.change = change
         self.is_long = is_long
-        self.taken = False
+        self.is_taken = False
         self.revision = 0
         self.error: Exception | None = None
-        self.call = trio.Event()
+        self.wakeup = trio.Event()
 
-    def judge(self, transaction: Transaction) -> None:
-        """Make the change in a transaction, against what the ones before it leave."""
+    def make(self, transaction: Transaction) -> None:
+        """Make the change in a transaction, after the ones before it."""
         try:
-            self.change(transaction)
+            self.outcome = self.change(transaction)
             self.revision = transaction.end_change()
         except Exception as error:  # noqa: BLE001 - its caller gets it, not its neighbours
             self.error = error
@@ -120,10 +124,10 @@ class GroupCommit:
         self._publish = publish
         self._ended = ended
         self._now = now
-        self._queue: list[_QueuedChange] = []
+        self._queue: list[_QueuedChange[object]] = []
         self._committing: Mapping[str, Records] = {}
-        # While a worker thread judges, nobody knows which names will change.
-        self._is_judging = False
+        # While a worker thread makes changes, it is not known which names they are about.
+        self._is_making_changes = False
         self._committed = trio.Event()
         self._failed = trio.Event()
         # While saving fails: whether a change that was refused may be on the disk all the same,
@@ -138,7 +142,7 @@ class GroupCommit:
 
     def is_settled(self, name: str) -> bool:
         """Whether no commit in hand changes a name."""
-        return not self._is_judging and name not in self._committing
+        return not self._is_making_changes and name not in self._committing
 
     async def wait_for_failure(self) -> None:
         """Wait until saving fails."""
@@ -169,53 +173,42 @@ class GroupCommit:
             StorageFailed: The change could not be saved, and was not made.
             Exception: Whatever the change raised; it was not made.
         """
-        answers: list[T] = []
-        turn = _QueuedChange(
-            lambda transaction: answers.append(change(transaction)), is_long=is_long
-        )
-        self._queue.append(turn)
+        queued = _QueuedChange(change, is_long=is_long)
+        self._queue.append(queued)
         try:
-            while not turn.taken:
-                if self._queue[0] is turn:
-                    await self._lead()
+            while not queued.is_taken:
+                if self._queue[0] is queued:
+                    async with self._store.lock:
+                        with trio.CancelScope(shield=True):
+                            await self._commit_queue()
                 else:
-                    await turn.call.wait()
+                    await queued.wakeup.wait()
         finally:
-            if not turn.taken:
-                self._leave(turn)
-        if turn.error is not None:
-            raise turn.error
-        return answers[0], turn.revision
-
-    async def _lead(self) -> None:
-        """Commit all that is queued. Only the first in the queue does; the others wait for it."""
-        async with self._store.lock:
-            with trio.CancelScope(shield=True):
-                await self._commit_queue()
-
-    def _leave(self, turn: _QueuedChange) -> None:
-        """Take back a change that nobody looked at yet; the next one in the queue may lead."""
-        self._queue.remove(turn)
-        if self._queue:
-            self._queue[0].call.set()
+            if not queued.is_taken:
+                self._queue.remove(queued)
+                if self._queue:
+                    self._queue[0].wakeup.set()
+        if queued.error is not None:
+            raise queued.error
+        return queued.outcome, queued.revision
 
     async def _commit_queue(self) -> None:
         began = trio.current_time()
-        turns, self._queue = self._queue, []
-        for turn in turns:
-            turn.taken = True
+        group, self._queue = self._queue, []
+        for queued in group:
+            queued.is_taken = True
         was_failing = self.failure is not None
         try:
             transaction = Transaction(self._catalog)
-            for turn in turns:
-                if turn.is_long:
-                    self._is_judging = True
-                    await self._store.run_sync(partial(turn.judge, transaction))
+            for queued in group:
+                if queued.is_long:
+                    self._is_making_changes = True
+                    await self._store.run_sync(partial(queued.make, transaction))
                 else:
-                    turn.judge(transaction)
+                    queued.make(transaction)
             changes, saved_again = transaction.changes(), transaction.saved_again()
             # What is only saved again may change in memory meanwhile: a ping does not wait for it.
-            self._is_judging, self._committing = False, changes
+            self._is_making_changes, self._committing = False, changes
             if changes or saved_again or transaction.entries or was_failing:
                 await self._save({**changes, **saved_again}, transaction.entries)
         except BaseException as error:
@@ -223,26 +216,30 @@ class GroupCommit:
             if is_bug and not was_failing:
                 log.exception("saving failed in an unexpected way")
             # Even a refusal may rest on a change that is lost now: everyone asks again.
-            for turn in turns:
-                turn.error = self._refusal(error)
+            for queued in group:
+                # While in doubt, the change may be in the log since an earlier try.
+                queued.error = StorageFailed(_reason(error), is_unknown=self._is_in_doubt)
             if not isinstance(error, Exception):
                 raise
         else:
             self._publish(transaction, changes, saved_again)
         finally:
-            self._is_judging, self._committing = False, {}
+            self._is_making_changes, self._committing = False, {}
             self._ended(began)
             self._committed.set()
             self._committed = trio.Event()
-            for turn in turns:
-                turn.call.set()
+            for queued in group:
+                queued.wakeup.set()
 
     async def _save(self, changes: Mapping[str, Records], entries: Sequence[Entry]) -> None:
         """Save changes, and with them whatever a save that failed may have left behind."""
-        restored = {name: self._catalog.records(name) for name in self._names_to_restore}
-        after = None if self.failure is None else self._catalog.revision
+        after = None
+        if self.failure is not None:
+            after = self._catalog.revision
+            restored = {name: self._catalog.records(name) for name in self._names_to_restore}
+            changes = {**restored, **changes}
         try:
-            await self._store.save({**restored, **changes}, entries, after=after)
+            await self._store.save(changes, entries, after=after)
         except BaseException as error:
             self._begin_failure(error, changes)
             raise
@@ -270,11 +267,6 @@ class GroupCommit:
         self._failed = trio.Event()
         self._names_to_restore.clear()
         self._is_in_doubt = False
-
-    def _refusal(self, error: BaseException) -> StorageFailed:
-        """Make the error for one change of a group that could not be committed."""
-        # While in doubt, the change may be in the log since an earlier try.
-        return StorageFailed(_reason(error), is_unknown=self._is_in_doubt)
 
 
 def _reason(error: BaseException) -> str:
