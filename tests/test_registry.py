@@ -111,7 +111,7 @@ async def test_a_bug_while_saving_is_never_an_acknowledgement(tmp_path: Path) ->
 
     async with opened(tmp_path) as registry:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(registry._commits._store, "save", broken)
+            patch.setattr(registry.commits._store, "save", broken)
             with pytest.raises(StorageFailed, match="internal error"):
                 await registry.register(claim("hub"))
         assert registry.get("hub") is None

@@ -125,11 +125,11 @@ def _local_hub(registry: Registry, settings: Settings) -> dict[str, Declaration]
 
 async def _write_last(registry: Registry) -> None:
     try:
-        await registry.write_pings()
+        await registry.pings.write()
     except StorageFailed as error:
         log.error("the last pings are lost: %s", error)  # noqa: TRY400 - the cause is said
     try:
-        await registry.repair_storage()
+        await registry.commits.repair()
     except StorageFailed as error:
         log.error(  # noqa: TRY400 - the cause is said
             "the database could not be repaired, so a refused change whose outcome was unknown"

@@ -1,9 +1,7 @@
-"""The registry itself: its verbs, and what it knows of the health of backends.
+"""The registry: its verbs over the catalog, the group commit, the pings and the health monitor.
 
-Reads are answered from the catalog, which holds what is committed; changes go through the
-group commit. Pings are the exception: they count and show at once, whatever the disk does, and
-reach it within `PING_DELAY`, together. A ping for a name that is just being committed is repeated
-after the commit, so that neither loses the other.
+Reads are answered from the catalog, which holds what is committed. Changes go through the group
+commit, and are durable when their verb returns. Pings are the exception: see `health/pings.py`.
 
 Source: manual/architecture.md, "The way of a call".
 """
@@ -13,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -20,9 +19,10 @@ import msgspec
 import trio
 
 from plexus_registry.health.monitor import HealthMonitor
+from plexus_registry.health.pings import Pings
 from plexus_registry.health.tracker import Policy
 from plexus_registry.rules import operations
-from plexus_registry.rules.backend import Backend, Layer, State
+from plexus_registry.rules.backend import Backend, Layer
 from plexus_registry.rules.catalog import Catalog
 from plexus_registry.rules.change_log import ChangeLog
 from plexus_registry.rules.errors import ConfigError, ConfigInvalid, MethodError, NotFound
@@ -34,13 +34,10 @@ from plexus_registry.rules.events import (
     Checked,
     Pinged,
     Reloaded,
-    pinged,
 )
-from plexus_registry.rules.merge import effective
 from plexus_registry.rules.operations import Decision, Records
 from plexus_registry.rules.reconciliation import declare
-from plexus_registry.rules.states import ping_changes
-from plexus_registry.storage.group_commit import GroupCommit, StorageFailure
+from plexus_registry.storage.group_commit import GroupCommit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,8 +52,6 @@ if TYPE_CHECKING:
 Rule = Callable[[Records], Decision | MethodError]
 WallClock = Callable[[], int]
 
-PING_DELAY = 1.0
-"""Seconds that a ping may wait for the disk. Source: manual/operations.md, "Promises"."""
 LONG_DECLARATION = 100
 """So many names are reconciled on the loop; with more, in a worker thread."""
 
@@ -89,14 +84,9 @@ class Registry:
         self.config = config
         self.now = now
         self.probe = probe
-        self._commits = GroupCommit(store, self.catalog, self._publish, self._commit_ended, now)
-        self.health = HealthMonitor(self.catalog, self._commits, policy, now)
-        self._unwritten_pings: set[str] = set()
-        # When the names were pinged whose commit was in hand.
-        self._pinged_meanwhile: dict[str, int] = {}
-        # The same for those whose state such a ping changes, with that state.
-        self._unmade_revivals: dict[str, tuple[int, State]] = {}
-        self._pings_wait = trio.Event()
+        self.commits = GroupCommit(store, self.catalog, self._publish, self._end_commit, now)
+        self.health = HealthMonitor(self.catalog, self.commits, policy, now)
+        self.pings = Pings(self.catalog, self.commits, self.health.renew, now)
         self._wakeups: set[Wakeup] = set()
 
     # Reads: from memory, at once.
@@ -118,12 +108,8 @@ class Registry:
             NameTaken: A live backend at another address holds the name.
             StorageFailed: The change could not be saved.
         """
-        new_id = str(uuid4())
-        backend, revision = await self._decide(
-            claim.name,
-            lambda records: operations.register(records, claim, now=self.now(), new_id=new_id),
-            registers=True,
-        )
+        rule = partial(operations.register, claim=claim, now=self.now(), new_id=str(uuid4()))
+        backend, revision = await self._commit(claim.name, rule, registers=True)
         return BackendRegistered(backend=backend, revision=revision)
 
     async def update(self, change: Update) -> BackendUpdated:
@@ -133,9 +119,8 @@ class Registry:
             NotFound: No backend has the name.
             StorageFailed: The change could not be saved.
         """
-        backend, revision = await self._decide(
-            change.name, lambda records: operations.update(records, change, now=self.now())
-        )
+        rule = partial(operations.update, change=change, now=self.now())
+        backend, revision = await self._commit(change.name, rule)
         return BackendUpdated(backend=backend, revision=revision)
 
     async def delete(self, name: str) -> BackendDeleted:
@@ -145,7 +130,7 @@ class Registry:
             NotFound: No backend has the name.
             StorageFailed: The change could not be saved.
         """
-        _, revision = await self._decide(name, lambda records: operations.delete(records, name))
+        _, revision = await self._commit(name, partial(operations.delete, name=name))
         return BackendDeleted(name=name, revision=revision)
 
     async def deregister(self, name: str) -> BackendDeregistered:
@@ -155,75 +140,20 @@ class Registry:
             NotFound: No backend has the name.
             StorageFailed: The change could not be saved.
         """
-        _, revision = await self._decide(
-            name, lambda records: operations.deregister(records, name, now=self.now())
-        )
+        rule = partial(operations.deregister, name=name, now=self.now())
+        _, revision = await self._commit(name, rule)
         return BackendDeregistered(name=name, revision=revision)
 
     async def ping(self, name: str) -> Pinged:
-        """Note a sign of life.
+        """Count a sign of life.
 
-        It counts from now on, and waits for no other commit: where one that changes the name is in
-        hand, the ping is repeated after it. It reaches the disk within `PING_DELAY`; where it
-        changes the state that the backend is in now, it is there when this returns.
+        It counts at once and reaches the disk within `PING_DELAY`. If it changes the state of the
+        backend, it is on the disk when this returns.
 
         Raises:
-            StorageFailed: The backend could not be revived.
+            StorageFailed: The state could not be changed.
         """
-        backend = self.catalog.get(name)
-        if backend is None:
-            return pinged(name, success=False)
-        if backend.is_active:
-            self.health.renew(name)
-        if ping_changes(backend):
-            return await self._revive(name)
-        self._note_ping(name, now=self.now())
-        if not self._commits.is_settled(name):
-            self._pinged_meanwhile[name] = self.now()
-        return pinged(name, success=True)
-
-    def is_revived_by_ping(self, name: str) -> bool:
-        """Whether a ping changes the state of a backend, and so waits for its commit."""
-        backend = self.catalog.get(name)
-        return backend is not None and ping_changes(backend)
-
-    @property
-    def revivals_wait(self) -> bool:
-        """Whether pings that change the state of their backends wait for the disk."""
-        return bool(self._unmade_revivals)
-
-    def revive_later(self, name: str, *, now: int | None = None) -> None:
-        """Have a ping that changes the state of a backend take effect with the next pings.
-
-        Args:
-            name: The backend.
-            now: When the ping came, in Unix seconds; by default it came now.
-        """
-        backend = self.catalog.get(name)
-        if backend is not None and ping_changes(backend):
-            now = self.now() if now is None else now
-            self._unmade_revivals[name] = (now, backend.state)
-            self._pings_wait.set()
-
-    def _note_ping(self, name: str, *, now: int) -> None:
-        """Show a ping that changes no state, and have it written."""
-        decision = operations.ping(self.catalog.records(name), name, now=now)
-        if isinstance(decision, MethodError):  # the name is gone
-            return
-        self.catalog.publish({name: decision.records})
-        if decision.backend.is_active:
-            self.health.renew(name)
-        self._unwritten_pings.add(name)
-        self._pings_wait.set()
-
-    async def _revive(self, name: str) -> Pinged:
-        try:
-            _, revision = await self._decide(
-                name, lambda records: operations.ping(records, name, now=self.now())
-            )
-        except NotFound:  # it was deleted in the meantime
-            return pinged(name, success=False)
-        return pinged(name, success=True, revision=revision)
+        return await self.pings.ping(name)
 
     async def check(self, name: str) -> Checked:
         """Probe a backend now, and tell step by step what came out.
@@ -263,7 +193,7 @@ class Registry:
         Raises:
             StorageFailed: The change could not be saved.
         """
-        reloaded, revision = await self._commits.commit(
+        reloaded, revision = await self.commits.commit(
             lambda transaction: self._declare(transaction, layer, declared),
             is_long=self._is_long(layer, declared),
         )
@@ -288,7 +218,7 @@ class Registry:
                 return self._declare(transaction, Layer.FILE, declared)
 
             try:
-                reloaded, revision = await self._commits.commit(
+                reloaded, revision = await self.commits.commit(
                     change, is_long=self._is_long(Layer.FILE, declared)
                 )
             except BaseException:
@@ -315,57 +245,13 @@ class Registry:
         finally:
             self._wakeups.discard(wakeup)
 
-    # Pings on their way to the disk.
-
-    async def wait_for_pings(self) -> None:
-        """Wait until a ping waits for the disk."""
-        await self._pings_wait.wait()
-
-    async def write_pings(self) -> None:
-        """Save the pings that wait for the disk.
-
-        Raises:
-            StorageFailed: They still wait.
-        """
-        if self._unwritten_pings or self._unmade_revivals:
-            await self._commits.commit(self._take_pings)
-
-    def _take_pings(self, transaction: Transaction) -> None:
-        for name in self._unwritten_pings:
-            transaction.save_again(name)
-        for name, (now, state) in self._unmade_revivals.items():
-            backend = effective(transaction.records(name))
-            decision = operations.ping(transaction.records(name), name, now=now)
-            # What a call said of it since then counts for more.
-            is_newest = backend is not None and backend.state is state
-            if is_newest and not isinstance(decision, MethodError):
-                transaction.write(name, decision.records)
-                transaction.signs_of_life.add(name)
-
-    # A database that cannot be written.
-
-    @property
-    def storage_failure(self) -> StorageFailure | None:
-        """Since when and why the database cannot be written; None where it can."""
-        return self._commits.failure
-
-    async def wait_for_storage_failure(self) -> None:
-        """Wait until the database cannot be written."""
-        await self._commits.wait_for_failure()
-
-    async def repair_storage(self) -> None:
-        """Write what memory holds back to the database, if the last save failed.
-
-        Raises:
-            StorageFailed: It still cannot be written.
-        """
-        await self._commits.repair()
-
     # How it comes together.
 
-    async def _decide(
+    async def _commit(
         self, name: str, rule: Rule, *, registers: bool = False
     ) -> tuple[Backend, int]:
+        """Apply a rule to the records of a name, and return the backend and the revision."""
+
         def change(transaction: Transaction) -> Backend:
             decision = rule(transaction.records(name))
             if isinstance(decision, MethodError):
@@ -377,7 +263,7 @@ class Registry:
                 transaction.registered.add(name)
             return decision.backend
 
-        return await self._commits.commit(change)
+        return await self.commits.commit(change)
 
     def _publish(
         self,
@@ -394,28 +280,12 @@ class Registry:
             self.health.register(name)
         for name in transaction.signs_of_life:
             self.health.renew(name)
-        self._unwritten_pings -= changes.keys()
-        for name, records in saved_again.items():
-            if self.catalog.records(name) is records:  # no newer ping came meanwhile
-                self._unwritten_pings.discard(name)
-        for name, (_, state) in [*self._unmade_revivals.items()]:
-            backend = self.catalog.get(name)
-            if backend is None or backend.state is not state:
-                del self._unmade_revivals[name]
+        self.pings.forget_written(changes, saved_again)
         if transaction.entries:
             for wakeup in self._wakeups:
                 wakeup.set()
-        # Whoever waits holds on to an event that is not set yet.
-        is_written = not self._unwritten_pings and not self._unmade_revivals
-        if is_written and self._pings_wait.is_set():
-            self._pings_wait = trio.Event()
 
-    def _commit_ended(self, began: float) -> None:
-        """Repeat the pings that came during a commit, and excuse whom it may have held up."""
+    def _end_commit(self, began: float) -> None:
+        """Handle what waited for a commit; it began at a moment of Trio's clock."""
         self.health.excuse(began)
-        pings, self._pinged_meanwhile = self._pinged_meanwhile, {}
-        for name, now in pings.items():
-            if self.is_revived_by_ping(name):
-                self.revive_later(name, now=now)
-            else:
-                self._note_ping(name, now=now)
+        self.pings.repeat()

@@ -144,7 +144,7 @@ class RegistryMachine(RuleBasedStateMachine):
     @rule()
     def write_pings(self) -> None:
         self.model.write_pings()
-        self.loop.run(self.registry.write_pings)
+        self.loop.run(self.registry.pings.write)
 
     # The config file.
 

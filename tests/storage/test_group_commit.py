@@ -35,7 +35,7 @@ def names_on_disk(folder: Path) -> list[str]:
 
 
 def is_failing(registry: Registry) -> bool:
-    return registry.storage_failure is not None
+    return registry.commits.failure is not None
 
 
 class WatchedDisk(Disk):
@@ -81,7 +81,7 @@ def before_statement(
     monkeypatch: pytest.MonkeyPatch, registry: Registry, statement: str, act: Callable[[], None]
 ) -> None:
     """Have something done before each statement that begins so."""
-    db = registry._commits._store._db
+    db = registry.commits._store._db
     monkeypatch.setattr(db, "conn", Connection(db.conn, statement, act))
 
 
@@ -199,7 +199,7 @@ async def test_files_that_are_moved_during_a_commit_are_noticed_after_it(
                 await registry.register(claim("refused"))
             assert refused.value.data["outcome"] == "unknown"
         away.rename(database)
-        await registry.repair_storage()
+        await registry.commits.repair()
         assert names_on_disk(tmp_path) == ["kept"]
 
 
@@ -252,7 +252,7 @@ async def test_everyone_in_a_group_hears_of_an_interrupted_save(
             assert error.is_unknown
             assert "KeyboardInterrupt" in error.reason
         assert [each.name for each in registry.list()] == ["before"]
-        await registry.repair_storage()
+        await registry.commits.repair()
         assert names_on_disk(tmp_path) == ["before"]
 
 

@@ -253,7 +253,7 @@ async def test_a_change_that_cannot_be_saved_is_applied_once_it_can(tmp_path: Pa
     async with opened(tmp_path, disk) as registry:
         file.write_text(entry("a"))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(registry._commits._store, "save", _fail)
+            patch.setattr(registry.commits._store, "save", _fail)
             await look(registry)
             await look(registry)
             with pytest.raises(StorageFailed):

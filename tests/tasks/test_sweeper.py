@@ -339,7 +339,7 @@ async def test_a_ping_beside_the_sweep_that_marks_its_backend_revives_it(
     async with opened(tmp_path, disk) as registry, trio.open_nursery() as nursery:
         await registry.register(HUB)
         await registry.ping("hub")
-        await registry.write_pings()
+        await registry.pings.write()
         await nursery.start(write_pings_forever, registry)
         await trio.sleep(STALE_AFTER + 1)
         barrier = disk.barrier = trio.Event()
@@ -375,7 +375,7 @@ async def test_a_goodbye_after_such_a_ping_counts_for_more(
             await trio.testing.wait_all_tasks_blocked()
             disk.barrier = None
             barrier.set()
-        await registry.write_pings()
+        await registry.pings.write()
         assert not is_active(registry)
         nursery.cancel_scope.cancel()
 

@@ -23,7 +23,6 @@ from plexus_registry.rpc.jsonrpc import (
     result_response,
 )
 from plexus_registry.rpc.limits import Caller
-from plexus_registry.rpc.pings import StartSoon, ping
 from plexus_registry.rpc.streams import BUG, Stream, Unsubscribe, source_of
 from plexus_registry.rpc.subscriptions import FiniteStream, Subscriptions, WatchStream
 from plexus_registry.rules.change_log import WatchCursor
@@ -37,7 +36,7 @@ from plexus_registry.rules.errors import (
     SubscriptionLimitError,
     shown,
 )
-from plexus_registry.rules.events import encode_failed
+from plexus_registry.rules.events import encode_event, encode_failed
 from plexus_registry.rules.methods import Ping, Watch
 from plexus_registry.rules.parameters import Command
 
@@ -68,9 +67,8 @@ class Peer(Protocol):
         """Whether it has left."""
         ...
 
-    @property
-    def start_soon(self) -> StartSoon:
-        """Starts a task that ends with the connection."""
+    def start_soon(self, task: Callable[[], Awaitable[None]], /) -> None:
+        """Start a task that ends with the connection."""
         ...
 
     async def send_part(self, text: str, *, is_first: bool, is_last: bool) -> None:
@@ -303,7 +301,7 @@ class Handler:
     async def _carry_out(self, command: Command) -> str:
         registry, peer = self._registry, self._peer
         if isinstance(command, Ping) and peer is not None and self._caller.may_write:
-            return await ping(registry, command.name, peer.start_soon)
+            return encode_event(await registry.pings.ping_in_time(command.name, peer.start_soon))
         return await carry_out(registry, command, self._caller, self._share)
 
     def _refuse(self, request_id: str, error: ProtocolError | MethodError) -> str:

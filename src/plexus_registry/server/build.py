@@ -69,7 +69,7 @@ def build_server(
             "/": welcome(url),
             "/healthz": health(
                 is_ready=lambda: not shutdown.begun.is_set(),
-                is_degraded=lambda: registry.storage_failure is not None,
+                is_degraded=lambda: registry.commits.failure is not None,
                 report=report,
                 tells_everybody=settings.token is None,
             ),

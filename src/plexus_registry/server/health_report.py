@@ -46,7 +46,7 @@ def reporter(
             },
             "network": "suspect" if registry.health.is_suspect else "trusted",
             "database": db_path.name,
-            "storage": _storage(registry.storage_failure),
+            "storage": _storage(registry.commits.failure),
             "config": _config(registry.config),
             "connections": connections(),
             "refused": dict(sorted(refused.items())),

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import trio
 
 from plexus_registry.concurrency import FailureLog
-from plexus_registry.registry import PING_DELAY, Registry
+from plexus_registry.health.pings import PING_DELAY
 from plexus_registry.rules.errors import StorageFailed, shown
+
+if TYPE_CHECKING:
+    from plexus_registry.registry import Registry
 
 log = logging.getLogger(__name__)
 
@@ -75,10 +79,10 @@ async def write_pings_forever(
     task_status.started()
     failure_log = FailureLog("pings not saved, trying again: %s", "pings are saved again")
     while True:
-        await registry.wait_for_pings()
+        await registry.pings.wait()
         await trio.sleep(PING_DELAY)
         with failure_log:
-            await registry.write_pings()
+            await registry.pings.write()
 
 
 async def repair_forever(
@@ -87,8 +91,8 @@ async def repair_forever(
     """Repair the database after a failed save, trying every `REPAIR_INTERVAL` until it works."""
     task_status.started()
     while True:
-        await registry.wait_for_storage_failure()
+        await registry.commits.wait_for_failure()
         await trio.sleep(REPAIR_INTERVAL)
         # The group commit logs when storage begins to fail and when it works again.
         with suppress(StorageFailed):
-            await registry.repair_storage()
+            await registry.commits.repair()
