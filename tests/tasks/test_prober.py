@@ -519,10 +519,12 @@ async def test_a_call_that_is_committed_beside_a_probe_counts_for_more(
     tmp_path: Path, outcome: Unanswered | Answered
 ) -> None:
     disk = Disk()
-    async with opened(tmp_path, disk, probe_interval=INTERVAL, probe_failures=1) as registry:
+    async with opened(tmp_path, disk, probe_interval=INTERVAL, probe_failures=2) as registry:
         await registry.register(Register(name="a", host="h", port=1))
         probed = registry.get("a")
         assert probed is not None
+        if isinstance(outcome, Unanswered):  # the first of two failures
+            await registry.health.note_probe(probed, outcome, began=trio.current_time())
         disk.barrier = trio.Event()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(registry.update, Update(name="a", description="first"))
@@ -550,11 +552,13 @@ async def test_what_the_commit_declines_is_not_logged_as_made(
 ) -> None:
     caplog.set_level("INFO")
     disk = Disk()
-    async with opened(tmp_path, disk, probe_interval=INTERVAL, probe_failures=1) as registry:
+    async with opened(tmp_path, disk, probe_interval=INTERVAL, probe_failures=2) as registry:
         for name in ("a", "other"):
             await registry.register(Register(name=name, host="h", port=1))
         probed = registry.get("a")
         assert probed is not None
+        gone = Unanswered(reason="gone")
+        await registry.health.note_probe(probed, gone, began=trio.current_time())  # of two
         disk.barrier = trio.Event()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(registry.update, Update(name="other", description="first"))
@@ -562,7 +566,7 @@ async def test_what_the_commit_declines_is_not_logged_as_made(
             nursery.start_soon(registry.deregister, "a")
             await trio.testing.wait_all_tasks_blocked()
             note = partial(registry.health.note_probe, began=trio.current_time())
-            nursery.start_soon(note, probed, Unanswered(reason="gone"))
+            nursery.start_soon(note, probed, gone)
             await trio.testing.wait_all_tasks_blocked()
             barrier, disk.barrier = disk.barrier, None
             barrier.set()
