@@ -14,15 +14,18 @@ from typing import TypedDict, TypeVar, Unpack
 
 from plexus_registry.rpc.limits import Limits
 from plexus_registry.rules.methods import NAMESPACE
-from plexus_registry.rules.parameters import Values, is_name
+from plexus_registry.rules.parameters import (
+    SECONDS,
+    SECONDS_OR_NEVER,
+    Values,
+    is_name,
+    whole,
+)
 
 T = TypeVar("T")
 
 LOCAL_HUB_PORT = 4444
 DEFAULT_MAX_UNREAD = 64 * 1024 * 1024
-MAX_SECONDS = 1e9
-TOKEN_VARIABLE = "REGISTRY_TOKEN"  # noqa: S105 - its name, not the token
-READ_TOKEN_VARIABLE = "REGISTRY_READ_TOKEN"  # noqa: S105 - its name, not the token
 
 
 def config_folder() -> Path:
@@ -44,30 +47,6 @@ def default_db_path() -> Path:
     return config_folder() / "registry.db"
 
 
-def _is_between(value: object, least: float, most: float) -> bool:
-    return isinstance(value, (int, float)) and least <= value <= most
-
-
-def whole(least: int, most: int | None = None) -> Values:
-    """Make the rule that a value is a whole number within bounds, which belong to it."""
-    schema: dict[str, str | int] = {"type": "integer", "minimum": least}
-    if most is None:
-        rule = f"at least {least}"
-        return Values(rule, lambda value: _is_between(value, least, float("inf")), schema)
-    rule = f"from {least} to {most}"
-    return Values(rule, lambda value: _is_between(value, least, most), schema | {"maximum": most})
-
-
-SECONDS = Values(
-    "a number of seconds above 0",
-    lambda value: value != 0 and _is_between(value, 0, MAX_SECONDS),
-    {"type": "number", "exclusiveMinimum": 0},
-)
-SECONDS_OR_NEVER = Values(
-    "a number of seconds, or 0 for never",
-    lambda value: _is_between(value, 0, MAX_SECONDS),
-    {"type": "number", "minimum": 0},
-)
 HUB_NAMESPACE = Values(
     "a letter or digit, then up to 127 letters, digits, underscores or hyphens; and not"
     f" {NAMESPACE!r}, which would hide the methods of the registry itself",
@@ -265,7 +244,7 @@ class Settings:
         None,
         ACCESS,
         "The file with the token that clients must show, mode 0600; or put the token itself in"
-        f" {TOKEN_VARIABLE}.",
+        " REGISTRY_TOKEN.",
         flag="--token-file",
         is_secret=True,
     )
@@ -273,7 +252,7 @@ class Settings:
         None,
         ACCESS,
         "The file with a second token that only allows reading; or put the token itself in"
-        f" {READ_TOKEN_VARIABLE}.",
+        " REGISTRY_READ_TOKEN.",
         flag="--read-token-file",
         is_secret=True,
     )
@@ -356,7 +335,7 @@ class Settings:
             value, values = getattr(self, option.name), option.values
             if values is not None and not values.accepts(value):
                 raise ValueError(f"{option.name} is {value!r}: it must be {values.rule}")
-        needed = f"give --token-file or {TOKEN_VARIABLE}, too"
+        needed = "give --token-file or REGISTRY_TOKEN, too"
         if self.read_token is not None and self.token is None:
             raise ValueError(f"a token for reading needs one for everything: {needed}")
         if self.read_token is not None and self.read_token == self.token:

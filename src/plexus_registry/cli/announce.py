@@ -25,7 +25,7 @@ from plexus_registry.cli.session import (
     keep_rule,
     pass_session,
 )
-from plexus_registry.settings import SECONDS
+from plexus_registry.rules.parameters import SECONDS
 
 if TYPE_CHECKING:
     from plexus_registry.rules.backend import Declaration

@@ -26,7 +26,7 @@ from plexus_registry.rules.errors import (
     UrlError,
 )
 from plexus_registry.rules.probe_results import Step
-from plexus_registry.settings import TOKEN_VARIABLE
+from plexus_registry.server.token_file import TOKEN_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

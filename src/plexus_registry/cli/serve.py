@@ -21,15 +21,13 @@ from plexus_registry.cli.session import keep_rule
 from plexus_registry.health.allowed_networks import parse_networks
 from plexus_registry.rules.errors import ConfigError, RegistryError, TokenError
 from plexus_registry.server.access_policy import origin_of, spelled_host
-from plexus_registry.server.token_file import read_token, token_in_environment
-from plexus_registry.settings import (
-    GENERAL,
+from plexus_registry.server.token_file import (
     READ_TOKEN_VARIABLE,
     TOKEN_VARIABLE,
-    Option,
-    Settings,
-    options,
+    read_token,
+    token_in_environment,
 )
+from plexus_registry.settings import GENERAL, Option, Settings, options
 
 if TYPE_CHECKING:
     from collections.abc import Callable

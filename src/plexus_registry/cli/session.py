@@ -11,7 +11,9 @@ import click
 from plexus_registry.cli.display import escaped
 from plexus_registry.client import DEFAULT_URL
 from plexus_registry.rules.backend import DECLARABLE, FIELDS, OPTIONAL
-from plexus_registry.settings import SECONDS, TOKEN_VARIABLE
+from plexus_registry.rules.errors import TokenError
+from plexus_registry.rules.parameters import SECONDS
+from plexus_registry.server.token_file import TOKEN_VARIABLE, read_token, token_in_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -56,9 +58,6 @@ class Session:
     @property
     def token(self) -> str | None:
         """The token; it never comes from the command line, which `ps` shows."""
-        from plexus_registry.rules.errors import TokenError
-        from plexus_registry.server.token_file import read_token, token_in_environment
-
         try:
             if self.token_file is None:
                 return token_in_environment(TOKEN_VARIABLE)

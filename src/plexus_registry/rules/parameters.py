@@ -94,6 +94,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
 MAX_HOST = 253
 MAX_TEXT_BYTES = 4096
 MAX_METADATA_BYTES = 16 * 1024
+MAX_SECONDS = 1e9
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?", re.ASCII)
@@ -194,6 +195,20 @@ def one_of(*words: str) -> Values:
     return Values(" or ".join(f'"{word}"' for word in words), lambda value: value in words, _STRING)
 
 
+def _is_between(value: object, least: float, most: float) -> bool:
+    return isinstance(value, (int, float)) and least <= value <= most
+
+
+def whole(least: int, most: int | None = None) -> Values:
+    """Make the rule that a value is a whole number within bounds, which belong to it."""
+    schema: dict[str, str | int] = {"type": "integer", "minimum": least}
+    if most is None:
+        rule = f"at least {least}"
+        return Values(rule, lambda value: _is_between(value, least, float("inf")), schema)
+    rule = f"from {least} to {most}"
+    return Values(rule, lambda value: _is_between(value, least, most), schema | {"maximum": most})
+
+
 NAME = Values(
     "a letter or digit, then up to 127 letters, digits, dots, underscores or hyphens",
     is_name,
@@ -221,6 +236,16 @@ REVISION = Values(
     "a revision: an integer from 0 up", _is_revision, {"type": "integer", "minimum": 0}
 )
 BOOLEAN = Values("true or false", _is_boolean, {"type": "boolean"})
+SECONDS = Values(
+    "a number of seconds above 0",
+    lambda value: value != 0 and _is_between(value, 0, MAX_SECONDS),
+    {"type": "number", "exclusiveMinimum": 0},
+)
+SECONDS_OR_NEVER = Values(
+    "a number of seconds, or 0 for never",
+    lambda value: _is_between(value, 0, MAX_SECONDS),
+    {"type": "number", "minimum": 0},
+)
 
 # An adopted database may hold names that nobody could register; a caller may ask for them.
 KNOWN_NAME = Parameter("name", ANY_STRING, "The backend's name.", required=True)

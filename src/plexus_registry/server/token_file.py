@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 _FOR_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 MIN_TOKEN, MAX_TOKEN = 16, 4096
+TOKEN_VARIABLE = "REGISTRY_TOKEN"  # noqa: S105 - its name, not the token
+READ_TOKEN_VARIABLE = "REGISTRY_READ_TOKEN"  # noqa: S105 - its name, not the token
 
 
 def read_token(path: Path) -> str:
