@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from plexus_registry.client.announcer import Announcement, Status
     from plexus_registry.client.connection import RegistryClient, connect
     from plexus_registry.client.discovery import Discovered, discover
-    from plexus_registry.client.events import WatchEvent
+    from plexus_registry.client.watch import WatchEvent
     from plexus_registry.registry import Registry
     from plexus_registry.rules.backend import Backend, Health, Register, Source, State, Update
     from plexus_registry.rules.errors import (
@@ -92,7 +92,7 @@ _HOMES = {
     "client.announce": ("announce",),
     "app": ("open_registry", "serve"),
     "client.connection": ("RegistryClient", "connect"),
-    "client.events": ("WatchEvent",),
+    "client.watch": ("WatchEvent",),
     "client.announcer": ("Announcement", "Status"),
     "rules.errors": (
         "ConfigError",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NOWHERE = "ws://127.0.0.1:1"
+NO_BACKENDS = '{"jsonrpc":"2.0","id":1,"result":{"type":"backends","revision":1,"backends":[]}}'
 ASKING = {
     "list": (),
     "get": ("n",),
@@ -74,7 +75,7 @@ async def test_a_server_that_answers_nothing_sensible_is_said_to_be_none() -> No
     async def talk_nonsense(request: WebSocketRequest) -> None:
         ws = await request.accept()
         await ws.get_message()
-        await ws.send_message('{"jsonrpc":"2.0","id":1,"result":{"backends":7}}')
+        await ws.send_message(NO_BACKENDS.replace("[]", "7"))
         await ws.aclose()
 
     async with server(talk_nonsense) as url:
@@ -101,7 +102,7 @@ async def test_a_token_comes_from_the_environment_or_a_file(tmp_path: Path) -> N
             return
         ws = await request.accept()
         await ws.get_message()
-        await ws.send_message('{"jsonrpc":"2.0","id":1,"result":{"backends":[]}}')
+        await ws.send_message(NO_BACKENDS)
         await ws.aclose()
 
     path = tmp_path / "token"
@@ -115,7 +116,7 @@ async def test_a_token_comes_from_the_environment_or_a_file(tmp_path: Path) -> N
             await succeed(url, "list", "--json", REGISTRY_TOKEN="s3cret-s3cret-s3cret"),  # noqa: S106
             await succeed(url, "list", "--json", f"--token-file={path}"),
         ):
-            assert done.document == {"backends": []}
+            assert done.document == {"type": "backends", "revision": 1, "backends": []}
 
 
 async def test_a_token_that_is_none_is_said_before_anybody_is_asked(tmp_path: Path) -> None:
@@ -151,7 +152,7 @@ async def test_the_answer_counts_even_if_the_goodbye_does_not_come() -> None:
     async def answer_and_freeze(request: WebSocketRequest) -> None:
         ws = await request.accept()
         await ws.get_message()
-        await ws.send_message('{"jsonrpc":"2.0","id":1,"result":{"backends":[]}}')
+        await ws.send_message(NO_BACKENDS)
         with trio.CancelScope(shield=True):
             await gone.wait()
 

@@ -37,6 +37,12 @@ BACKEND: dict[str, object] = {
     "created_at": 1,
     "updated_at": 1,
 }
+PINGED: dict[str, object] = {
+    "type": "ping",
+    "name": "hub",
+    "success": True,
+    "message": "Backend health check updated",
+}
 
 
 class ScriptedPeer:

@@ -13,11 +13,10 @@ from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 from wsproto.events import CloseConnection, Ping, Pong, TextMessage
 
 from plexus_registry import Backend, RegistryUnavailableError, UrlError, announce, connect
-from plexus_registry.client.connection import run_client
-from plexus_registry.client.replies import Backends
+from plexus_registry.client.connection import Backends, run_client
 from plexus_registry.client.socket import MAX_QUEUED_BYTES, parse_url, shake_hands, without_secrets
 from plexus_registry.rules import errors
-from tests.client.scripted import BACKEND, URL, ScriptedPeer, encode, response, scripted
+from tests.client.scripted import BACKEND, PINGED, URL, ScriptedPeer, encode, response, scripted
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -114,24 +113,31 @@ async def test_an_error_without_id_belongs_to_the_oldest_call() -> None:
         nursery.start_soon(client.get, "second")
         second = await peer.receive()
         await peer.refuse({**first, "id": None}, -32700)
-        await peer.answer(second, {"backend": None})
+        await peer.answer(second, {"type": "backend", "backend": None})
 
 
 STEP = {"step": "resolve", "ok": True, "ms": 0.5, "detail": "127.0.0.1", "later": 1}
+FOUND: dict[str, object] = {"type": "backend", "backend": BACKEND}
+LISTED = {"type": "backends", "revision": 5, "backends": [BACKEND]}
+REGISTERED = {"type": "backend_registered", "revision": 7, "backend": BACKEND}
+UPDATED = {**REGISTERED, "type": "backend_updated"}
+DELETED = {"type": "backend_deleted", "revision": 8, "name": "a"}
+DEREGISTERED = {"type": "backend_deregistered", "revision": 9, "name": "a"}
+RELOADED = {"type": "reloaded", "revision": 10, "count": 1}
 CALLS: dict[str, tuple[Callable[[RegistryClient], Awaitable[object]], object, object]] = {
-    "get": (lambda c: c.get("hub"), {"name": "hub"}, {"backend": BACKEND}),
-    "list": (lambda c: c.list(), {"active_only": True}, {"backends": [BACKEND]}),
-    "update": (lambda c: c.update("a", host=""), {"name": "a", "host": ""}, {"backend": BACKEND}),
-    "delete": (lambda c: c.delete("a"), {"name": "a"}, {}),
-    "deregister": (lambda c: c.deregister("a"), {"name": "a"}, {}),
-    "ping": (lambda c: c.ping("a"), {"name": "a"}, {"success": True}),
+    "get": (lambda c: c.get("hub"), {"name": "hub"}, FOUND),
+    "list": (lambda c: c.list(), {"active_only": True}, LISTED),
+    "update": (lambda c: c.update("a", host=""), {"name": "a", "host": ""}, UPDATED),
+    "delete": (lambda c: c.delete("a"), {"name": "a"}, DELETED),
+    "deregister": (lambda c: c.deregister("a"), {"name": "a"}, DEREGISTERED),
+    "ping": (lambda c: c.ping("a"), {"name": "a"}, PINGED),
     "check": (
         lambda c: c.check("a"),
         {"name": "a"},
         {"type": "checked", "name": "a", "url": "ws://h:1", "ok": True, "steps": [STEP]}
         | {"backend": BACKEND},
     ),
-    "reload": (lambda c: c.reload(), {}, {"type": "reloaded", "count": 1}),
+    "reload": (lambda c: c.reload(), {}, RELOADED),
     "register": (
         lambda c: c.register("a", "h", 1),
         {
@@ -142,7 +148,7 @@ CALLS: dict[str, tuple[Callable[[RegistryClient], Awaitable[object]], object, ob
             "source": "manual",
             "replace": False,
         },
-        {"backend": BACKEND},
+        REGISTERED,
     ),
 }
 
@@ -170,6 +176,9 @@ async def test_the_revision_of_answers_is_kept_the_highest_and_that_of_a_list_wi
     async with scripted() as (client, peer):
         lists: list[Backends] = []
 
+        def revision() -> int | None:
+            return client.revision
+
         async def ask(result: dict[str, object], call: Awaitable[object]) -> None:
             async with trio.open_nursery() as nursery:
 
@@ -181,24 +190,38 @@ async def test_the_revision_of_answers_is_kept_the_highest_and_that_of_a_list_wi
                 nursery.start_soon(settle)
                 await peer.answer(await peer.receive(), result)
 
-        await ask({"backends": []}, client.list())
-        assert (client.revision, lists[0].revision) == (None, None)
-        await ask({"backend": BACKEND, "revision": 7}, client.register("hub", "h", 1))
-        assert client.revision == 7
-        await ask({"backends": [BACKEND], "revision": 5}, client.list())
-        assert (client.revision, lists[1].revision) == (7, 5), "an answer may come late"
-        assert [backend.name for backend in lists[1]] == ["hub"]
-        await ask({"success": True}, client.ping("hub"))
-        await ask({"revision": 8}, client.delete("hub"))
-        await ask({"revision": 9}, client.deregister("hub"))
-        assert client.revision == 9
-        await ask({"count": 1, "revision": 10}, client.reload())
-        await ask({"revision": 11}, client.call("registry.new", {}))
+        await ask(FOUND, client.get("hub"))
+        assert revision() is None
+        await ask(REGISTERED, client.register("hub", "h", 1))
+        assert revision() == 7
+        await ask(LISTED, client.list())
+        assert (revision(), lists[0].revision) == (7, 5), "an answer may come late"
+        assert [backend.name for backend in lists[0]] == ["hub"]
+        await ask(PINGED, client.ping("hub"))
+        assert revision() == 7
+        await ask(DELETED, client.delete("hub"))
+        assert revision() == 8
+        await ask(DEREGISTERED, client.deregister("hub"))
+        assert revision() == 9
+        await ask(RELOADED, client.reload())
+        assert revision() == 10
+        await ask({**PINGED, "revision": 11}, client.ping("hub"))
+        assert revision() == 11
+        await ask({"revision": 12}, client.call("registry.new", {}))
         await ask({"revision": "x"}, client.call("registry.new", {}))
-        assert client.revision == 11
+        assert revision() == 12
 
 
-async def test_an_answer_that_makes_no_sense_is_no_answer() -> None:
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"type": "backend", "backend": {"name": 1}},
+        {"type": "backend"},
+        {"type": "backends", "revision": 1, "backends": []},
+        None,
+    ],
+)
+async def test_an_answer_that_makes_no_sense_is_no_answer(answer: object) -> None:
     async with scripted() as (client, peer), trio.open_nursery() as nursery:
 
         async def ask() -> None:
@@ -206,7 +229,7 @@ async def test_an_answer_that_makes_no_sense_is_no_answer() -> None:
                 await client.get("hub")
 
         nursery.start_soon(ask)
-        await peer.answer(await peer.receive(), {"backend": {"name": 1}})
+        await peer.answer(await peer.receive(), answer)
 
 
 async def test_parameters_that_are_no_json_are_refused_here() -> None:

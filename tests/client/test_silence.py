@@ -10,7 +10,7 @@ from wsproto.events import Ping
 
 from plexus_registry import RegistryUnavailableError
 from plexus_registry.client.socket import SILENCE_SECONDS
-from tests.client.scripted import response, scripted_for
+from tests.client.scripted import PINGED, response, scripted_for
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -42,7 +42,7 @@ async def test_a_registry_that_answers_pings_is_kept_however_little_happens(
                 await peer.send_event(event.response())
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.ping, "hub")
-            await peer.answer(await peer.receive(), {"success": True})
+            await peer.answer(await peer.receive(), PINGED)
 
 
 async def test_a_registry_that_talks_is_not_pinged(autojump_clock: MockClock) -> None:
@@ -51,4 +51,4 @@ async def test_a_registry_that_talks_is_not_pinged(autojump_clock: MockClock) ->
             await trio.sleep(SILENCE_SECONDS * 0.9)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(client.ping, "hub")
-                await peer.answer(await peer.receive(), {"success": True})
+                await peer.answer(await peer.receive(), PINGED)

@@ -13,7 +13,7 @@ from plexus_registry import RegistryUnavailableError, WatchEnded
 from plexus_registry.client.watch import BUFFERED_EVENTS
 from plexus_registry.rules import events
 from plexus_registry.rules.errors import MethodNotFoundError
-from tests.client.scripted import BACKEND, event_frame, response, scripted
+from tests.client.scripted import BACKEND, PINGED, event_frame, response, scripted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
     from plexus_registry.client.connection import RegistryClient
-    from plexus_registry.client.events import WatchEvent
+    from plexus_registry.client.watch import WatchEvent
     from tests.client.scripted import ScriptedPeer
 
 SNAPSHOT: dict[str, object] = {"type": "snapshot", "revision": 3, "backends": [BACKEND]}
@@ -109,7 +109,7 @@ async def test_two_watches_and_a_call_do_not_mix() -> None:
         assert [(await anext(one)).revision for _ in range(2)] == [1, 3]
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.ping, "hub")
-            await peer.answer(await peer.receive(), {"success": True})
+            await peer.answer(await peer.receive(), PINGED)
 
 
 async def test_a_watch_that_is_cut_off_says_where_to_resume() -> None:
@@ -157,7 +157,7 @@ async def test_a_reader_that_is_too_slow_is_cut_off_and_others_are_not() -> None
             assert caught.value.revision == BUFFERED_EVENTS
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.ping, "hub")
-            await peer.answer(await peer.receive(), {"success": True})
+            await peer.answer(await peer.receive(), PINGED)
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from tests import strategies as sts
 from tests.rpc.json_texts import ID_TEXTS
 
 if TYPE_CHECKING:
-    from plexus_registry.rules.errors import MethodError, ProtocolError
+    from plexus_registry.rules.errors import CallError
 
 ids_and_results = st.tuples(st.sampled_from(ID_TEXTS), sts.json_values().map(json.dumps))
 
@@ -31,7 +31,7 @@ def test_a_result_is_answered_in_the_order_of_the_protocol(case: tuple[str, str]
     assert answer["result"] == json.loads(result)
 
 
-ERRORS: list[st.SearchStrategy[ProtocolError | MethodError]] = [
+ERRORS: list[st.SearchStrategy[CallError]] = [
     st.builds(errors.ParseError, st.text(), reason=st.text()),
     st.builds(errors.InvalidParamsError, st.text(), param=st.text(), value=sts.json_values()),
     st.builds(errors.NotFound, st.text()),
@@ -41,9 +41,7 @@ ERRORS: list[st.SearchStrategy[ProtocolError | MethodError]] = [
 
 
 @given(st.sampled_from(ID_TEXTS), st.one_of(ERRORS))
-def test_an_error_is_answered_with_code_message_and_data(
-    request_id: str, error: ProtocolError | MethodError
-) -> None:
+def test_an_error_is_answered_with_code_message_and_data(request_id: str, error: CallError) -> None:
     text = error_response(request_id, error)
     assert text.startswith(f'{{"jsonrpc":"2.0","id":{request_id},"error":{{"code":{error.code},')
     answer = json.loads(text)

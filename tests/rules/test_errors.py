@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plexus_registry.rules import errors
-from plexus_registry.rules.errors import ConfigError, MethodError, ProtocolError, shown
+from plexus_registry.rules.errors import CallError, ConfigError, MethodError, ProtocolError, shown
 from tests import strategies as sts
 
 # Values that no JSON holds, but a Python caller or a TOML file may.
@@ -125,7 +125,7 @@ def test_codes_and_words() -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_data_begins_with_the_word(error: ProtocolError | MethodError) -> None:
+def test_data_begins_with_the_word(error: CallError) -> None:
     assert next(iter(error.data.items())) == ("code", error.word)
     assert str(error) == error.message
     msgspec.json.encode(error.data)

@@ -6,26 +6,26 @@ Importing it loads Trio: verbs do so when they run.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 import trio
 
+from plexus_registry.cli.display import echo_json
 from plexus_registry.cli.session import EXIT_NO_ANSWER, EXIT_USAGE, VerbError
 from plexus_registry.client.connection import connect
 from plexus_registry.client.socket import without_secrets
 from plexus_registry.rules.backend import Backend
 from plexus_registry.rules.errors import (
+    CallError,
     InvalidParamsError,
-    MethodError,
     MethodNotFoundError,
     NameTaken,
     NotFound,
-    ProtocolError,
     RegistryUnavailableError,
     UrlError,
 )
-from plexus_registry.rules.probe_results import Step
+from plexus_registry.rules.events import Event
 from plexus_registry.server.token_file import TOKEN_VARIABLE
 
 if TYPE_CHECKING:
@@ -34,51 +34,31 @@ if TYPE_CHECKING:
     from plexus_registry.cli.session import Session
 
 
-class CallResult(msgspec.Struct, kw_only=True):
-    """The members of an answer or event that are shown to people, whichever it is.
-
-    Attributes:
-        raw: The answer as it came, for programs.
-    """
-
-    raw: object = None
-    type: str = ""
-    revision: int | None = None
-    name: str | None = None
-    backend: Backend | None = None
-    backends: tuple[Backend, ...] = ()
-    success: bool = True
-    count: int = 0
-    added: tuple[str, ...] = ()
-    updated: tuple[str, ...] = ()
-    removed: tuple[str, ...] = ()
-    ok: bool = True
-    steps: tuple[Step, ...] = ()
+E = TypeVar("E", bound=Event)
 
 
-def call(session: Session, method: str, params: Mapping[str, object]) -> CallResult:
-    """Call a method of the registry; parameters that are None are not sent.
+def call(session: Session, method: str, kind: type[E], **params: object) -> E:
+    """Call a method of the registry, and print its answer if a program reads the output.
+
+    Args:
+        session: The values of the common options.
+        method: The method, without its namespace.
+        kind: The event that answers it.
+        params: The parameters; those that are None are not sent.
 
     Raises:
         VerbError: There is no connection, no answer, or the answer is no.
     """
     given = {name: value for name, value in params.items() if value is not None}
     with failures_explained(session):
-        return answer_from(trio.run(_answer, session, f"registry.{method}", given))
-
-
-def answer_from(raw: object) -> CallResult:
-    """Read what is shown to people from plain JSON values.
-
-    Raises:
-        RegistryUnavailableError: It is nothing that a registry answers.
-    """
-    try:
-        answer = msgspec.convert(raw, CallResult)
-    except msgspec.ValidationError as error:
-        raise RegistryUnavailableError(f"the answer makes no sense: {error}") from error
-    answer.raw = raw
-    return answer
+        answer = trio.run(_answer, session, f"registry.{method}", given)
+        try:
+            event = msgspec.convert(answer, kind)
+        except msgspec.ValidationError as error:
+            raise RegistryUnavailableError(f"the answer makes no sense: {error}") from error
+    if session.as_json:
+        echo_json(answer)  # with all members, also those of a newer registry
+    return event
 
 
 async def _answer(session: Session, method: str, params: Mapping[str, object]) -> object:
@@ -87,7 +67,7 @@ async def _answer(session: Session, method: str, params: Mapping[str, object]) -
     with trio.move_on_after(session.timeout):
         async with connect(session.url, token=token) as client:
             answers.append(await client.call(method, params))
-    # An answer that came in time counts, even if the goodbye took too long.
+    # An answer that came in time counts, even if closing the connection took too long.
     if not answers:
         raise trio.TooSlowError
     return answers[0]
@@ -113,7 +93,7 @@ def failures_explained(session: Session) -> Iterator[None]:
     except MethodNotFoundError as error:
         hint = "that registry is older than this command; update it"
         raise VerbError(f"{error.message}: {hint}") from error
-    except (MethodError, ProtocolError) as error:
+    except CallError as error:
         raise VerbError(_refusal(error)) from error
 
 
@@ -127,7 +107,7 @@ def _unreachable(session: Session, reason: str) -> str:
     return f"{reason}; start one with trio-registry, or name another with --url"
 
 
-def _refusal(error: MethodError | ProtocolError) -> str:
+def _refusal(error: CallError) -> str:
     match error:
         case NameTaken(data={"holder": Backend() as holder}):
             return (

@@ -74,8 +74,9 @@ def export(session: Session, *, db_path: Path | None, output: Path | None) -> No
 
 def _asked(session: Session) -> Iterable[Backend]:
     from plexus_registry.cli.calls import call
+    from plexus_registry.rules.events import Listed
 
-    return call(session, "list", {"active_only": False}).backends
+    return call(session, "list", Listed, active_only=False).backends
 
 
 def _read(db_path: Path) -> Iterable[Backend]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from plexus_registry.rules.backend import Backend
+    from plexus_registry.rules.events import Reloaded
     from plexus_registry.rules.probe_results import Step
 
 COLUMNS = ("NAME", "URL", "STATE", "SINCE", "LATENCY", "SEEN", "SOURCE", "DESCRIPTION")
@@ -199,6 +200,18 @@ def checked(steps: Iterable[Step]) -> str:
             )
             for step in steps
         ]
+    )
+
+
+def changed_names(reloaded: Reloaded) -> str:
+    """Write the names that a reading of the config file changed; empty if it changed none."""
+    changed = {
+        "added": reloaded.added,
+        "updated": reloaded.updated,
+        "removed": reloaded.removed,
+    }
+    return "; ".join(
+        f"{word} {', '.join(map(escaped, names))}" for word, names in changed.items() if names
     )
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from plexus_registry.cli.display import (
+    changed_names,
     checked,
     details,
     echo,
-    echo_json,
     escaped,
     table,
     terminal_columns,
@@ -25,21 +25,31 @@ from plexus_registry.cli.session import (
     detail_options,
     pass_session,
 )
+from plexus_registry.rules.events import (
+    BackendDeleted,
+    BackendDeregistered,
+    BackendRegistered,
+    BackendUpdated,
+    Checked,
+    Event,
+    Found,
+    Listed,
+    Pinged,
+    Reloaded,
+)
 
 if TYPE_CHECKING:
-    from plexus_registry.cli.calls import CallResult
+    from plexus_registry.rules.backend import Backend
+
+E = TypeVar("E", bound=Event)
 
 NAME = click.argument("name")
 
 
-def _ask(session: Session, method: str, **params: object) -> CallResult:
-    """Call a method, and print its answer where a program reads it."""
-    from plexus_registry.cli.calls import call
+def _ask(session: Session, method: str, kind: type[E], **params: object) -> E:
+    from plexus_registry.cli.calls import call  # it loads Trio
 
-    answer = call(session, method, params)
-    if session.as_json:
-        echo_json(answer.raw)
-    return answer
+    return call(session, method, kind, **params)
 
 
 def _say(session: Session, text: str) -> None:
@@ -58,7 +68,7 @@ def list_backends(session: Session, *, everything: bool) -> None:
     STATE is what the registry knows by pings and probes, SINCE when that has been so; LATENCY is
     how long the last probe took, SEEN the last sign of life.
     """
-    answer = _ask(session, "list", active_only=not everything)
+    answer = _ask(session, "list", Listed, active_only=not everything)
     if answer.backends:
         _say(session, table(answer.backends, columns=terminal_columns()))
     elif not session.as_json:
@@ -75,7 +85,7 @@ def get(session: Session, name: str) -> None:
 
     The exit status is 1 where there is none of that name.
     """
-    backend = _ask(session, "get", name=name).backend
+    backend = _ask(session, "get", Found, name=name).backend
     if backend is None:
         raise VerbError(
             f"there is no backend {name}; trio-registry list --all shows those that there are"
@@ -111,6 +121,7 @@ def register(
     answer = _ask(
         session,
         "register",
+        BackendRegistered,
         name=name,
         host=host,
         port=port,
@@ -119,7 +130,7 @@ def register(
         # Left out where it is not meant: the original knows no such parameter.
         replace=replace or None,
     )
-    _say(session, f"Registered {_where(answer, name)}")
+    _say(session, f"Registered {_where(answer.backend)}")
 
 
 @click.command(epilog="Example: trio-registry update hub2 --port 5002 --description ''")
@@ -135,8 +146,8 @@ def update(session: Session, /, *, name: str, **changes: str | int | None) -> No
     if all(value is None for value in changes.values()):
         options = ", ".join(f"--{option}" for option in changes)
         raise click.UsageError(f"Nothing to change: give at least one of {options}.")
-    answer = _ask(session, "update", name=name, **changes)
-    _say(session, f"Updated {_where(answer, name)}")
+    answer = _ask(session, "update", BackendUpdated, name=name, **changes)
+    _say(session, f"Updated {_where(answer.backend)}")
 
 
 @click.command(epilog="Example: trio-registry delete hub2")
@@ -148,7 +159,7 @@ def delete(session: Session, name: str) -> None:
 
     To take a backend out of the list and keep its entry, use `trio-registry deregister`.
     """
-    _ask(session, "delete", name=name)
+    _ask(session, "delete", BackendDeleted, name=name)
     _say(session, f"Deleted {escaped(name)}")
 
 
@@ -161,7 +172,7 @@ def deregister(session: Session, name: str) -> None:
 
     Its entry stays, inactive, until it registers or pings again.
     """
-    _ask(session, "deregister", name=name)
+    _ask(session, "deregister", BackendDeregistered, name=name)
     _say(session, f"Deregistered {escaped(name)}: its entry stays, inactive")
 
 
@@ -175,7 +186,7 @@ def ping(session: Session, name: str) -> None:
     Nothing connects to the backend: it tells the registry that the backend is there. From then
     on it must be pinged again and again, or it becomes inactive.
     """
-    if not _ask(session, "ping", name=name).success:
+    if not _ask(session, "ping", Pinged, name=name).success:
         raise VerbError(f"there is no backend {name}; register it first")
     _say(session, f"Pinged {escaped(name)}")
 
@@ -189,12 +200,13 @@ def check(session: Session, name: str) -> None:
 
     It is the registry that connects, not this command. The exit status is 1 where a step failed.
     """
-    answer = _ask(session, "check", name=name)
+    answer = _ask(session, "check", Checked, name=name)
     _say(session, checked(answer.steps))
     if not answer.ok:
         failed = answer.steps[-1]
         raise VerbError(f"{name} fails at {failed.step}: {failed.detail}")
-    _say(session, f"{_where(answer, name)} is there")
+    at = f" at {escaped(answer.backend.url)}" if answer.backend else ""
+    _say(session, f"{escaped(name)}{at} is there")
 
 
 @click.command(epilog="Example: trio-registry reload")
@@ -206,20 +218,12 @@ def reload(session: Session) -> None:
     It watches the file by itself; this tells at once what is wrong with it, and brings back what
     was deleted and the file still states.
     """
-    answer = _ask(session, "reload")
-    changes = [
-        f"{word} {', '.join(map(escaped, names))}"
-        for word, names in (
-            ("added", answer.added),
-            ("updated", answer.updated),
-            ("removed", answer.removed),
-        )
-        if names
-    ]
+    answer = _ask(session, "reload", Reloaded)
     backends = "1 backend" if answer.count == 1 else f"{answer.count} backends"
-    _say(session, f"The config file states {backends}: {'; '.join(changes) or 'nothing changed'}")
+    _say(
+        session, f"The config file states {backends}: {changed_names(answer) or 'nothing changed'}"
+    )
 
 
-def _where(answer: CallResult, name: str) -> str:
-    at = "" if answer.backend is None else f" at {escaped(answer.backend.url)}"
-    return f"{escaped(name)}{at}"
+def _where(backend: Backend) -> str:
+    return f"{escaped(backend.name)} at {escaped(backend.url)}"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from plexus_registry.cli.display import (
+    changed_names,
     echo,
     echo_json,
     escaped,
@@ -21,17 +22,27 @@ from plexus_registry.cli.session import (
     client_options,
     pass_session,
 )
+from plexus_registry.rules.events import (
+    BackendActive,
+    BackendDeleted,
+    BackendRegistered,
+    BackendStale,
+    BackendUpdated,
+    Compacted,
+    Reloaded,
+    Snapshot,
+)
 
 if TYPE_CHECKING:
-    from plexus_registry.cli.calls import CallResult
+    from plexus_registry.client.watch import WatchEvent
 
 WORDS = {
-    "backend_registered": "registered",
-    "backend_updated": "updated",
-    "backend_deleted": "deleted",
-    "backend_stale": "inactive",
-    "backend_active": "active",
-    "reloaded": "config read",
+    BackendRegistered: "registered",
+    BackendUpdated: "updated",
+    BackendDeleted: "deleted",
+    BackendStale: "inactive",
+    BackendActive: "active",
+    Reloaded: "config read",
 }
 _WIDTH = max(map(len, WORDS.values()))
 
@@ -91,10 +102,8 @@ class _Follower:
         Raises:
             RegistryUnavailableError: The connection ended, or the watch with it.
         """
-        import msgspec
         import trio
 
-        from plexus_registry.cli.calls import answer_from
         from plexus_registry.client.connection import connect
         from plexus_registry.rules.errors import RegistryUnavailableError, WatchEnded
 
@@ -107,42 +116,34 @@ class _Follower:
                     self.is_watching = True
                     try:
                         async for event in events:
-                            self._show(answer_from(msgspec.to_builtins(event)))
+                            self._show(event)
                     except (WatchEnded, RegistryUnavailableError) as error:
                         self.loss = str(error)
                         raise RegistryUnavailableError(self.loss) from error
 
-    def _show(self, event: CallResult) -> None:
+    def _show(self, event: WatchEvent) -> None:
         if self._session.as_json:
-            echo_json(event.raw)
+            echo_json(event)
         else:
             echo(in_words(event))
-        # Only what was printed was seen; what was compacted is in the snapshot after it.
-        if event.revision is not None and event.type != "compacted":
+        # Only printed changes were seen; those that `Compacted` leaves out are in the snapshot.
+        if not isinstance(event, Compacted):
             self.revision = event.revision
 
 
-def in_words(event: CallResult) -> str:
+def in_words(event: WatchEvent) -> str:
     """Write an event for people."""
-    if event.type == "snapshot":
-        shown = (
-            table(event.backends, columns=terminal_columns()) if event.backends else "No backends."
-        )
-        return f"{shown}\n\nThis is revision {event.revision}; the changes follow."
-    if event.type == "compacted":
-        return "Some changes are no longer known. What there is now:"
-    word = WORDS.get(event.type, escaped(event.type)).ljust(_WIDTH)
-    return f"{event.revision:>6}  {word}  {_subject(event)}".rstrip()
-
-
-def _subject(event: CallResult) -> str:
-    if event.backend is not None:
-        backend = event.backend
-        inactive = "" if backend.is_active else f"  {state(backend)}"
-        return f"{escaped(backend.name)}  {escaped(backend.url)}{inactive}"
-    if event.name is not None:
-        return escaped(event.name)
-    changed = {"added": event.added, "updated": event.updated, "removed": event.removed}
-    return "; ".join(
-        f"{word} {', '.join(map(escaped, names))}" for word, names in changed.items() if names
-    )
+    match event:
+        case Snapshot(backends=backends):
+            shown = table(backends, columns=terminal_columns()) if backends else "No backends."
+            return f"{shown}\n\nThis is revision {event.revision}; the changes follow."
+        case Compacted():
+            return "Some changes are no longer known. What there is now:"
+        case BackendDeleted(name=name):
+            subject = escaped(name)
+        case Reloaded():
+            subject = changed_names(event)
+        case _:
+            inactive = "" if event.backend.is_active else f"  {state(event.backend)}"
+            subject = f"{escaped(event.backend.name)}  {escaped(event.backend.url)}{inactive}"
+    return f"{event.revision:>6}  {WORDS[type(event)]:{_WIDTH}}  {subject}".rstrip()

@@ -19,12 +19,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from plexus_registry.client.connection import run_client
-from plexus_registry.rules.errors import (
-    MethodError,
-    NameTaken,
-    ProtocolError,
-    RegistryUnavailableError,
-)
+from plexus_registry.rules.errors import CallError, NameTaken, RegistryUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -44,8 +39,6 @@ LONGEST_PAUSE = 30.0
 STEADY_SECONDS = 5.0
 """A connection that lasted so long was a good one: the pauses begin anew."""
 PING_JITTER = 0.1
-
-Refusal = (MethodError, ProtocolError)
 
 
 class Status(StrEnum):
@@ -168,7 +161,7 @@ class Announcer:
                 pause = LONGEST_PAUSE
                 try:
                     await self._hold_connection()
-                except Refusal as error:
+                except CallError as error:
                     # What is refused now will be for a while: nothing here changes what is asked.
                     self._announcement.become(Status.REFUSED, error)
                 except RegistryUnavailableError as error:
@@ -191,7 +184,7 @@ class Announcer:
 
         Raises:
             RegistryUnavailableError: It cannot be had, or was lost, or there is no answer.
-            MethodError: The registry refuses; so it does with a ProtocolError.
+            CallError: The registry refuses.
         """
         deadline = trio.current_time() + ANSWER_SECONDS
         async with AsyncExitStack() as stack:
@@ -213,7 +206,7 @@ class Announcer:
         with _answered_by(deadline):
             try:
                 await self._register_on(client)
-            except Refusal:
+            except CallError:
                 self._may_be_registered = was_registered
                 raise
         self._announcement.become(Status.REGISTERED)
@@ -259,7 +252,7 @@ class Announcer:
             async with AsyncExitStack() as stack:
                 socket = await self._open_socket(stack)
                 await self._deregister(await stack.enter_async_context(run_client(socket)))
-        except (*Refusal, RegistryUnavailableError) as error:
+        except (CallError, RegistryUnavailableError) as error:
             known = self._announcement.status is Status.UNREACHABLE
             level = logging.DEBUG if known else logging.INFO
             log.log(level, "%s could not be deregistered: %s", self._name, error)
@@ -269,7 +262,7 @@ class Announcer:
 
         Raises:
             RegistryUnavailableError: The connection was lost.
-            MethodError: The registry refuses; so it does with a ProtocolError.
+            CallError: The registry refuses.
         """
         backend = await client.get(self._name)
         if backend is not None and backend.address == self._address:

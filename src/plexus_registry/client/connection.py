@@ -9,34 +9,53 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
+import trio
+
 from plexus_registry.client import DEFAULT_URL
-from plexus_registry.client.exchange import open_exchange
-from plexus_registry.client.replies import (
-    Backends,
+from plexus_registry.client.exchange import Exchange, decode
+from plexus_registry.client.socket import CLOSE_SECONDS, open_socket
+from plexus_registry.concurrency import lone_error
+from plexus_registry.rules.backend import AllDetails, Backend, Details
+from plexus_registry.rules.events import (
+    BackendDeleted,
+    BackendDeregistered,
+    BackendRegistered,
+    BackendUpdated,
+    Change,
     Checked,
+    Event,
     Found,
-    Held,
     Listed,
     Pinged,
     Reloaded,
-    Reply,
-    decode,
 )
-from plexus_registry.client.socket import open_socket
-from plexus_registry.rules.backend import AllDetails, Details
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
     from collections.abc import Set as AbstractSet
-    from typing import Unpack
+    from typing import Self, Unpack
 
-    from plexus_registry.client.events import WatchEvent
-    from plexus_registry.client.exchange import Exchange
     from plexus_registry.client.socket import ClientSocket
-    from plexus_registry.rules.backend import Backend
+    from plexus_registry.client.watch import WatchEvent
 
-T = TypeVar("T")
-R = TypeVar("R", bound=Reply)
+E = TypeVar("E", bound=Event)
+
+
+class Backends(tuple[Backend, ...]):
+    """Backends, newest first.
+
+    Attributes:
+        revision: The revision of the state that they show; `watch(since=...)` with it brings every
+            change after it.
+    """
+
+    revision: int
+
+    def __new__(cls, backends: tuple[Backend, ...], revision: int) -> Self:
+        """Join the backends and their revision."""
+        self = super().__new__(cls, backends)
+        self.revision = revision
+        return self
 
 
 @asynccontextmanager
@@ -63,9 +82,18 @@ async def connect(
 
 @asynccontextmanager
 async def run_client(socket: ClientSocket) -> AsyncIterator[RegistryClient]:
-    """Keep a client running on an open WebSocket, and say goodbye after."""
-    async with open_exchange(socket) as exchange:
-        yield RegistryClient(exchange)
+    """Run a client on an open WebSocket, and close that after the block."""
+    exchange = Exchange(socket)
+    with lone_error():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(socket.send_forever)
+            nursery.start_soon(socket.hang_up_if_silent)
+            nursery.start_soon(exchange.read_until_lost)
+            yield RegistryClient(exchange)
+            socket.close()
+            with trio.move_on_after(CLOSE_SECONDS):
+                await exchange.wait_lost()
+            nursery.cancel_scope.cancel()
 
 
 class RegistryClient:
@@ -83,7 +111,7 @@ class RegistryClient:
 
     async def get(self, name: str) -> Backend | None:
         """Find a backend by its name; None where there is none."""
-        return (await self._ask("registry.get", {"name": name}, Found)).backend
+        return (await self._ask("get", {"name": name}, Found)).backend
 
     async def list(self, *, active_only: bool = True) -> Backends:
         """List the backends, newest first; inactive ones only where they are asked for.
@@ -92,7 +120,7 @@ class RegistryClient:
             The backends as a tuple that has the `revision` of that state, too.
         """
         params = {"active_only": active_only}
-        listed = await self._ask("registry.list", params, Listed)
+        listed = await self._ask("list", params, Listed)
         return Backends(listed.backends, listed.revision)
 
     async def register(
@@ -133,7 +161,7 @@ class RegistryClient:
             replace=replace,
             **checked_details(details, AllDetails.__optional_keys__),
         )
-        return (await self._ask("registry.register", params, Held)).backend
+        return (await self._ask("register", params, BackendRegistered)).backend
 
     async def update(
         self,
@@ -159,7 +187,7 @@ class RegistryClient:
             protocol=protocol,
             **checked_details(details, Details.__optional_keys__),
         )
-        return (await self._ask("registry.update", params, Held)).backend
+        return (await self._ask("update", params, BackendUpdated)).backend
 
     async def delete(self, name: str) -> None:
         """Make a name not exist until it is registered again.
@@ -167,7 +195,7 @@ class RegistryClient:
         Raises:
             NotFound: No backend has the name.
         """
-        await self._ask("registry.delete", {"name": name}, Reply)
+        await self._ask("delete", {"name": name}, BackendDeleted)
 
     async def deregister(self, name: str) -> None:
         """Say goodbye for a backend: its entry stays, inactive.
@@ -175,11 +203,11 @@ class RegistryClient:
         Raises:
             NotFound: No backend has the name.
         """
-        await self._ask("registry.deregister", {"name": name}, Reply)
+        await self._ask("deregister", {"name": name}, BackendDeregistered)
 
     async def ping(self, name: str) -> bool:
         """Give a sign of life for a backend, and tell whether the registry knows it."""
-        return (await self._ask("registry.ping", {"name": name}, Pinged)).success
+        return (await self._ask("ping", {"name": name}, Pinged)).success
 
     async def check(self, name: str) -> Checked:
         """Have the registry probe a backend now, and tell step by step what came out.
@@ -187,7 +215,7 @@ class RegistryClient:
         Raises:
             NotFound: No backend has the name.
         """
-        return await self._ask("registry.check", {"name": name}, Checked)
+        return await self._ask("check", {"name": name}, Checked)
 
     async def reload(self) -> Reloaded:
         """Have the config file read now.
@@ -195,11 +223,11 @@ class RegistryClient:
         Raises:
             ConfigInvalid: It breaks a rule, and what it stated before still holds.
         """
-        return await self._ask("registry.reload", {}, Reloaded)
+        return await self._ask("reload", {}, Reloaded)
 
     async def call(self, method: str, params: Mapping[str, object]) -> object:
-        """Call any method, and give its result as plain JSON values."""
-        result = await self._result(method, params, object)
+        """Call any method, and return its result as plain JSON values."""
+        result = decode(await self._exchange.request(method, params), object, _answer_to(method))
         if isinstance(result, dict) and isinstance(result.get("revision"), int):
             self._note(result["revision"])
         return result
@@ -229,19 +257,20 @@ class RegistryClient:
         async with self._exchange.watch(params) as events:
             yield events
 
-    async def _ask(self, method: str, params: Mapping[str, object], kind: type[R]) -> R:
-        """Call a method, and read its result as a record."""
-        reply = await self._result(method, params, kind)
-        if reply.revision is not None:
-            self._note(reply.revision)
-        return reply
-
-    async def _result(self, method: str, params: Mapping[str, object], kind: type[T]) -> T:
-        result = await self._exchange.request(method, params)
-        return decode(result, kind, f"the answer to {method}")
+    async def _ask(self, verb: str, params: Mapping[str, object], kind: type[E]) -> E:
+        """Call a method of the registry, and decode the event that answers it."""
+        method = f"registry.{verb}"
+        event = decode(await self._exchange.request(method, params), kind, _answer_to(method))
+        if isinstance(event, (Change, Pinged)) and event.revision is not None:
+            self._note(event.revision)
+        return event
 
     def _note(self, revision: int) -> None:
         self.revision = revision if self.revision is None else max(self.revision, revision)
+
+
+def _answer_to(method: str) -> str:
+    return f"the answer to {method}"
 
 
 def checked_details(details: Mapping[str, object], known: AbstractSet[str]) -> Mapping[str, object]:

@@ -1,59 +1,120 @@
 """Calls and their answers over one WebSocket, and the events of its watches.
 
-Theory of operation. Calls are numbered and queued in the socket; one task reads all that comes
-and settles what waits for it. A call that is cancelled stays known until its answer came, which
-is then dropped: answers come in order, and an error without an id belongs to the oldest call.
-Once the connection is lost, whatever waits fails, and so does whatever is asked later.
+Theory of operation. Calls are numbered and queued in the socket; one task reads all messages and
+settles the calls that wait for them. A cancelled call stays known until its answer has come, which
+is then dropped: answers come in order, and an error without an id belongs to the oldest call. Once
+the connection is lost, all calls fail, those that wait and those that are made later.
+
+Members that are unknown here are ignored: a registry may be newer than its client.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 import trio
 
-from plexus_registry.client.events import decode_watch_event
-from plexus_registry.client.replies import Item, Message, decode, decode_message, senseless
-from plexus_registry.client.socket import CLOSE_SECONDS
-from plexus_registry.client.watch import EventStream
-from plexus_registry.concurrency import lone_error
-from plexus_registry.rules.errors import InvalidParamsError, RegistryUnavailableError, shown
+from plexus_registry.client.watch import EventStream, decode_watch_event
+from plexus_registry.rules.backend import Backend
+from plexus_registry.rules.errors import (
+    InvalidParamsError,
+    RegistryUnavailableError,
+    rebuilt,
+    shown,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     from plexus_registry.client.socket import ClientSocket
+    from plexus_registry.rules.errors import CallError
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 
-@asynccontextmanager
-async def open_exchange(socket: ClientSocket) -> AsyncIterator[Exchange]:
-    """Exchange messages on an open WebSocket, and say goodbye after."""
-    exchange = Exchange(socket)
-    with lone_error():
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(socket.send_forever)
-            nursery.start_soon(socket.hang_up_if_silent)
-            nursery.start_soon(exchange.read_until_lost)
-            yield exchange
-            socket.close()
-            with trio.move_on_after(CLOSE_SECONDS):
-                await exchange.wait_lost()
-            nursery.cancel_scope.cancel()
+
+class ErrorObject(msgspec.Struct, frozen=True):
+    """The error of a call. Source: JSON-RPC 2.0, section 5.1."""
+
+    code: int
+    message: str
+    data: object = None
+
+    def exception(self) -> CallError:
+        """Make the exception of its code."""
+        data = dict(self.data) if isinstance(self.data, dict) else {}
+        if "holder" in data:
+            with suppress(msgspec.ValidationError):  # it stays as it came
+                data["holder"] = msgspec.convert(data["holder"], Backend)
+        return rebuilt(self.code, self.message, data)
+
+
+class Message(msgspec.Struct, frozen=True):
+    """A message of the registry: an answer, or a notification, which has a method."""
+
+    id: object = None
+    method: str | None = None
+    params: msgspec.Raw = msgspec.Raw(b"null")
+    result: msgspec.Raw = msgspec.Raw(b"null")
+    error: ErrorObject | None = None
+
+
+class Item(msgspec.Struct, frozen=True):
+    """An event, and the number of its subscription."""
+
+    subscription: int
+    result: msgspec.Raw
+
+
+_decode_message = msgspec.json.Decoder(Message).decode
+
+
+def decode(text: msgspec.Raw, kind: type[T], what: str) -> T:
+    """Decode a text that the registry sent.
+
+    Args:
+        text: The text.
+        kind: The type that it must have.
+        what: What the text is, for the error.
+
+    Raises:
+        RegistryUnavailableError: It is something else, or nested too deep.
+    """
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise _senseless(what, error) from error
+
+
+def _senseless(what: str, error: Exception) -> RegistryUnavailableError:
+    """Make the error that a peer is no registry, because its messages make no sense."""
+    return RegistryUnavailableError(f"{what} makes no sense: {error}")
+
+
+class PendingCall:
+    """A request that has no answer yet, or whose answer was not fetched yet."""
+
+    __slots__ = ("answer", "done", "events", "is_abandoned")
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.answer: Message | None = None
+        self.events: EventStream | None = None
+        self.is_abandoned = False
 
 
 class Exchange:
-    """What is asked and answered on one connection; `read_until_lost` runs beside it."""
+    """The calls and watches of one connection; `read_until_lost` runs beside it."""
 
     def __init__(self, socket: ClientSocket) -> None:
         self._socket = socket
         self._ids = itertools.count(1)
-        self._waiting: dict[int, _PendingCall] = {}
+        self._waiting: dict[int, PendingCall] = {}
         self._event_streams: dict[int, EventStream] = {}
         self._over = trio.Event()
         self._loss = ""
@@ -62,7 +123,7 @@ class Exchange:
         """Call a method, and wait for its result.
 
         Raises:
-            InvalidParamsError: The parameters are no JSON, or the registry refuses them.
+            InvalidParamsError: The parameters are not JSON, or the registry refuses them.
             MethodError: The registry refuses.
             RegistryUnavailableError: The connection is lost.
         """
@@ -70,7 +131,7 @@ class Exchange:
 
     @asynccontextmanager
     async def watch(self, params: Mapping[str, object]) -> AsyncIterator[EventStream]:
-        """Begin a watch, and end it after the block; it raises what `request` raises."""
+        """Begin a watch, and end it after the block; the errors are those of `request`."""
         events = EventStream()
         call = self._post("registry.watch", params)
         call.events = events
@@ -86,14 +147,14 @@ class Exchange:
         await self._over.wait()
 
     async def read_until_lost(self) -> None:
-        """Settle what is answered, and hand events on, until the connection is over."""
+        """Settle calls and hand events to their readers until the connection is over."""
         try:
             while True:
                 self._take(await self._socket.receive())
         except RegistryUnavailableError as error:
             self._lose(str(error))
 
-    def _post(self, method: str, params: object) -> _PendingCall:
+    def _post(self, method: str, params: object) -> PendingCall:
         if self._over.is_set():
             raise RegistryUnavailableError(self._loss)
         number = next(self._ids)
@@ -105,10 +166,10 @@ class Exchange:
                 f"Parameters of {method} are no JSON: {error}", problem="malformed"
             ) from error
         self._socket.post(text)
-        self._waiting[number] = call = _PendingCall()
+        self._waiting[number] = call = PendingCall()
         return call
 
-    async def _settled(self, call: _PendingCall) -> msgspec.Raw:
+    async def _settled(self, call: PendingCall) -> msgspec.Raw:
         try:
             await call.done.wait()
         except trio.Cancelled:
@@ -136,9 +197,9 @@ class Exchange:
 
     def _take(self, text: str) -> None:
         try:
-            message = decode_message(text)
+            message = _decode_message(text)
         except (msgspec.DecodeError, RecursionError) as error:
-            raise senseless("what the peer sends", error) from error
+            raise _senseless("what the peer sends", error) from error
         if message.method is not None:
             if message.method == "registry.event":
                 self._take_event(message.params)
@@ -156,8 +217,8 @@ class Exchange:
         call.answer = message
         call.done.set()
 
-    def _begin(self, call: _PendingCall, events: EventStream, result: msgspec.Raw) -> None:
-        """Register an event stream before the next message is read: it may be its first event."""
+    def _begin(self, call: PendingCall, events: EventStream, result: msgspec.Raw) -> None:
+        """Register an event stream now: the next message may be its first event."""
         events.subscription = decode(result, int, "the answer to registry.watch")
         self._event_streams[events.subscription] = events
         if call.is_abandoned:
@@ -171,12 +232,12 @@ class Exchange:
         try:
             event = decode_watch_event(item.result)
         except (msgspec.DecodeError, RecursionError) as error:
-            raise senseless("an event", error) from error
+            raise _senseless("an event", error) from error
         if event is not None and not events.put(event):
             self._unwatch(events)
 
     def _unwatch(self, events: EventStream) -> None:
-        """End a subscription; what is still on its way is dropped."""
+        """End a subscription; events that are still on their way are dropped."""
         if (
             events.subscription is None
             or self._event_streams.pop(events.subscription, None) is None
@@ -186,15 +247,3 @@ class Exchange:
             self._post("registry.unwatch", [events.subscription]).is_abandoned = True
         except RegistryUnavailableError:
             log.debug("watch ended with its connection")
-
-
-class _PendingCall:
-    """A request that has no answer yet, or whose answer was not fetched yet."""
-
-    __slots__ = ("answer", "done", "events", "is_abandoned")
-
-    def __init__(self) -> None:
-        self.done = trio.Event()
-        self.answer: Message | None = None
-        self.events: EventStream | None = None
-        self.is_abandoned = False

@@ -1,35 +1,80 @@
-"""The events of one watch, on their way from the connection to one reader."""
+"""The events of a watch: decoded, and kept for its reader."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import get_args
 
+import msgspec
 import trio
 
 from plexus_registry.rules.errors import RegistryUnavailableError, WatchEnded
-from plexus_registry.rules.events import Compacted
+from plexus_registry.rules.events import (
+    BackendActive,
+    BackendDeleted,
+    BackendRegistered,
+    BackendStale,
+    BackendUpdated,
+    Compacted,
+    Ended,
+    Reloaded,
+    Snapshot,
+)
 
-if TYPE_CHECKING:
-    from plexus_registry.client.events import WatchEvent
+WatchEvent = (
+    Snapshot
+    | BackendRegistered
+    | BackendUpdated
+    | BackendStale
+    | BackendActive
+    | BackendDeleted
+    | Reloaded
+    | Compacted
+)
+_KINDS: dict[object, type[WatchEvent | Ended]] = {
+    kind.__struct_config__.tag: kind for kind in (*get_args(WatchEvent), Ended)
+}
 
 BUFFERED_EVENTS = 16_384
-"""How many events of one watch wait for its reader before it is cut off.
+"""How many events of one watch may wait for its reader; with more, the watch is cut off.
 
-All that a registry keeps may come at once, where a watch begins with `since`: that is 10,000
-changes, and is no reason to cut off a reader that takes them one by one.
+A watch that begins with `since` may get all changes that a registry keeps (10,000) at once. That
+is no reason to cut off a reader that takes them one by one.
 """
+
+
+class _Tagged(msgspec.Struct):
+    type: str
+
+
+def decode_watch_event(text: bytes | msgspec.Raw) -> WatchEvent | WatchEnded | None:
+    """Decode an event of a watch.
+
+    Returns:
+        The event, the end of the watch, or None for an unknown kind: a registry may be newer than
+        its client.
+
+    Raises:
+        msgspec.DecodeError: It is no event, or a member that its kind needs is missing.
+    """
+    kind = _KINDS.get(msgspec.json.decode(text, type=_Tagged).type)
+    if kind is None:
+        return None
+    event = msgspec.json.decode(text, type=kind)
+    if isinstance(event, Ended):
+        return WatchEnded(event.message, event.code, event.revision)
+    return event
 
 
 class EventStream:
     """The events of one watch, for one reader.
 
     Attributes:
-        subscription: Its number on the connection, once that is known.
+        subscription: The number of the watch on the connection; None until it is known.
     """
 
     def __init__(self) -> None:
         self.subscription: int | None = None
-        self._send, self._receive = trio.open_memory_channel["WatchEvent"](BUFFERED_EVENTS)
+        self._send, self._receive = trio.open_memory_channel[WatchEvent](BUFFERED_EVENTS)
         self._revision: int | None = None
         self._end: RegistryUnavailableError | WatchEnded = RegistryUnavailableError("not begun")
 
@@ -43,7 +88,7 @@ class EventStream:
             raise self._end from None
 
     def put(self, event: WatchEvent | WatchEnded) -> bool:
-        """Hand an event on, and tell whether more may come."""
+        """Hand an event to the reader; return whether more may come."""
         if isinstance(event, WatchEnded):
             self.end(event)
             return False
@@ -53,15 +98,15 @@ class EventStream:
             waiting = f"{BUFFERED_EVENTS} events wait to be read"
             self.end(WatchEnded(f"the watch is cut off: {waiting}", "too_slow", self._revision))
             return False
-        if not isinstance(event, Compacted):  # what it leaves out is in the snapshot after it
+        if not isinstance(event, Compacted):  # the missing changes are in the snapshot after it
             self._revision = event.revision
         return True
 
     def close(self) -> None:
-        """Let nobody wait for more."""
+        """Drop the events; a reader that waits gets `trio.ClosedResourceError`."""
         self._receive.close()
 
     def end(self, error: RegistryUnavailableError | WatchEnded) -> None:
-        """Let the reader have what is there, and then the error."""
+        """Raise an error for the reader once it has read all events."""
         self._end = error
         self._send.close()

@@ -29,6 +29,7 @@ from plexus_registry.rules.change_log import WatchCursor
 from plexus_registry.rules.errors import (
     AnswerLimitError,
     BatchTooLargeError,
+    CallError,
     InternalError,
     MethodError,
     NestingLimitError,
@@ -224,7 +225,7 @@ class Handler:
                 result = await self._begin(route, is_heard=request.id is not None)
             else:
                 result = await self._carry_out(route)
-        except (ProtocolError, MethodError) as refusal:
+        except CallError as refusal:
             return None if request.id is None else self._refuse(request.id, refusal)
         except Exception as bug:  # noqa: BLE001 - it is logged, and answered
             error = _bug(request, bug)
@@ -304,7 +305,7 @@ class Handler:
             return encode_event(await registry.pings.ping_in_time(command.name, peer.start_soon))
         return await carry_out(registry, command, self._caller, self._share)
 
-    def _refuse(self, request_id: str, error: ProtocolError | MethodError) -> str:
+    def _refuse(self, request_id: str, error: CallError) -> str:
         """Answer with an error; those of limits are counted."""
         limit = _LIMITS.get(type(error))
         if limit is not None:
@@ -320,7 +321,7 @@ class Handler:
         )
 
 
-_LIMITS: dict[type[ProtocolError | MethodError], str] = {
+_LIMITS: dict[type[CallError], str] = {
     BatchTooLargeError: "batch_requests",
     NestingLimitError: "nesting",
     SubscriptionLimitError: "subscriptions",

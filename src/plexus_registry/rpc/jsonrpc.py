@@ -22,8 +22,8 @@ import msgspec
 
 from plexus_registry.rules.errors import (
     BatchTooLargeError,
+    CallError,
     InvalidRequestError,
-    MethodError,
     NestingLimitError,
     ParseError,
     ProtocolError,
@@ -278,7 +278,7 @@ def result_response(request_id: str, result: str) -> str:
     return f'{{"jsonrpc":"2.0","id":{request_id},"result":{result}}}'
 
 
-def error_response(request_id: str, error: ProtocolError | MethodError) -> str:
+def error_response(request_id: str, error: CallError) -> str:
     """Answer a request with an error object: code, message, data."""
     detail = encode_value({"code": error.code, "message": error.message, "data": error.data})
     return f'{{"jsonrpc":"2.0","id":{request_id},"error":{detail}}}'

@@ -1,10 +1,10 @@
 """The exceptions of the registry, and the error codes that callers see.
 
-`MethodError` and its children are the refusals that a method answers with: each has a code
-and a word, and `data` with what the caller needs to act. `ProtocolError` is a frame or a
-parameter that breaks JSON-RPC. `ConfigError` is a declaration that breaks its rules. On a
-client's side a refusal is made again from its code (`rebuilt`), and `RegistryUnavailableError`
-says that there is no answer at all.
+A `CallError` is the answer to a call that failed. It has a code and a word, and `data` with what
+the caller needs to act. Its children are `ProtocolError`, for a frame or a parameter that breaks
+JSON-RPC, and `MethodError`, for the refusals of methods. `ConfigError` is a declaration that breaks
+its rules. A client makes the exception again from its code (`rebuilt`), and raises
+`RegistryUnavailableError` if there is no answer at all.
 """
 
 from __future__ import annotations
@@ -78,12 +78,12 @@ class ConfigError(RegistryError):
         super().__init__(f"{origin}{f', line {line}' if line else ''}: {reason}")
 
 
-class ProtocolError(RegistryError):
-    """A request that breaks JSON-RPC 2.0 or a method's parameter list.
+class CallError(RegistryError):
+    """A call that failed: the request is wrong, or the answer is no.
 
     Attributes:
-        code: JSON-RPC's own error code.
-        data: What the caller needs to mend the request; `code` in it is a word.
+        code: The error code on the wire. Source: manual/methods.md, "Errors".
+        data: What the caller needs to act; `code` in it is a word.
     """
 
     code: int
@@ -93,6 +93,10 @@ class ProtocolError(RegistryError):
         super().__init__(message)
         self.message = message
         self.data: Mapping[str, object] = {"code": self.word, **data}
+
+
+class ProtocolError(CallError):
+    """A request that breaks JSON-RPC 2.0 or a method's parameter list."""
 
 
 class ParseError(ProtocolError):
@@ -147,21 +151,8 @@ class SubscriptionLimitError(ProtocolError):
     code, word = -32006, "limit_exceeded"
 
 
-class MethodError(RegistryError):
-    """A method's refusal: the request was right, the answer is no.
-
-    Attributes:
-        code: The error code on the wire. Source: manual/methods.md, "Errors".
-        data: What the caller needs to act; `code` in it is a word.
-    """
-
-    code: int
-    word: str
-
-    def __init__(self, message: str, **data: object) -> None:
-        super().__init__(message)
-        self.message = message
-        self.data: Mapping[str, object] = {"code": self.word, **data}
+class MethodError(CallError):
+    """A method's refusal: the request was right, the answer is no."""
 
 
 class NotFound(MethodError):
@@ -270,7 +261,7 @@ class WatchEnded(RegistryError):
         self.revision = revision
 
 
-_BY_CODE: Mapping[int, type[ProtocolError | MethodError]] = {
+_BY_CODE: Mapping[int, type[CallError]] = {
     kind.code: kind
     for kind in (
         ParseError,
@@ -290,15 +281,13 @@ _BY_CODE: Mapping[int, type[ProtocolError | MethodError]] = {
 }
 
 
-def rebuilt(
-    code: int, message: str, data: Mapping[str, object] | None
-) -> ProtocolError | MethodError:
-    """Make the exception of an error object again, where it came over the wire.
+def rebuilt(code: int, message: str, data: Mapping[str, object] | None) -> CallError:
+    """Make the exception of an error object that came over the wire.
 
     Args:
         code: The JSON-RPC code; one that is not known here makes a plain `MethodError`.
         message: The message.
-        data: What came with it, where that was an object.
+        data: The data that came with it, if it was an object.
     """
     kind = _BY_CODE.get(code, MethodError)
     error = kind.__new__(kind, message)  # each kind's own __init__ makes a message of its own

@@ -125,6 +125,12 @@ class Failed(Event, frozen=True, tag="error"):
     code: str
 
 
+class Ended(Failed, frozen=True, tag="error"):
+    """A watch was cut off; `revision` is the last one that it reported."""
+
+    revision: int | None = None
+
+
 EVENTS: tuple[type[Event], ...] = (
     BackendRegistered,
     Listed,
@@ -164,14 +170,7 @@ def encode_failed(error: MethodError) -> str:
 
 def encode_ended(error: WatchEnded) -> str:
     """Encode the end of a watch as the event that reports it."""
-    return encode_value(
-        {
-            "type": "error",
-            "message": error.message,
-            "code": error.code,
-            "revision": error.revision,
-        }
-    )
+    return encode_event(Ended(message=error.message, code=error.code, revision=error.revision))
 
 
 def encode_value(value: object) -> str:
