@@ -38,24 +38,25 @@ ROOMS: dict[str, Room] = {
     "": Room("app client registry rules settings"),
     "app": Room("server tasks rpc registry health config storage settings concurrency rules"),
     "server": Room(
-        "rpc registry health config storage settings concurrency rules",
+        "rpc registry health config storage settings concurrency websocket_frames rules",
         pure="access_policy connection_limits http",
     ),
     "tasks": Room("registry health config storage concurrency rules"),
-    "client": Room("concurrency rules"),
+    "client": Room("concurrency websocket_frames rules"),
     "rpc": Room(
         "registry settings rules",
         pure="call_parameters json_schema jsonrpc limits plexus schema streams subscriptions",
     ),
     "registry": Room("health config storage concurrency rules"),
     "health": Room(
-        "config storage concurrency rules",
+        "config storage concurrency websocket_frames rules",
         pure="allowed_networks damping deadlines probe_history probe_protocol schedule"
         " self_preservation tracker",
     ),
     "config": Room("concurrency rules", pure="declarations export toml_lines"),
     "storage": Room("concurrency rules"),
     "concurrency": Room("rules"),
+    "websocket_frames": Room("rules", pure=ALL),
     "settings": Room("rules"),
     "rules": Room(pure=ALL),
 }
@@ -67,7 +68,15 @@ EXCEPTIONS: dict[str, set[str]] = {
 # Pure: it waits for nothing, reads no clock, draws no number, logs nothing, touches no file and
 # no socket.
 PURE_LIBRARIES = {
-    *("__future__", "binascii", "bisect", "collections", "collections.abc", "dataclasses"),
+    *(
+        "__future__",
+        "binascii",
+        "bisect",
+        "codecs",
+        "collections",
+        "collections.abc",
+        "dataclasses",
+    ),
     *("difflib", "enum", "functools", "hashlib", "heapq", "hmac", "http", "ipaddress"),
     *("itertools", "json", "math", "msgspec", "re", "tomllib", "typing", "urllib.parse"),
 }

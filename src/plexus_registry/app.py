@@ -176,9 +176,7 @@ async def serve(
         "storage repair": partial(repair_forever, registry),
     }
     if settings.probe_interval > 0:
-        tasks["prober"] = partial(
-            probe_forever, registry, registry.probe, interval=settings.probe_interval
-        )
+        tasks["prober"] = partial(probe_forever, registry, interval=settings.probe_interval)
     async with _open_port(settings) as listeners, trio.open_nursery() as nursery:
         server = build_server(
             registry,

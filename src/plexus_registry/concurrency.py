@@ -125,9 +125,16 @@ class LogThrottle:
         self._windows: dict[str, _Window] = {}
         self._addresses: dict[str, float] = {}
 
-    def say(self, kind: str, text: str, *, level: int = logging.WARNING) -> None:
-        """Log a refusal, or count it where its kind was said often enough."""
-        if self._may_say(kind, level):
+    def say(
+        self,
+        kind: str,
+        text: str,
+        *,
+        level: int = logging.WARNING,
+        lines: int = LINES_IN_WINDOW,
+    ) -> None:
+        """Log an event, or only count it if there were `lines` of its kind in this minute."""
+        if self._may_say(kind, level, lines):
             log.log(level, "%s", text)
 
     def say_of_address(self, kind: str, address: str, text: str) -> None:
@@ -148,17 +155,17 @@ class LogThrottle:
 
     def say_bug(self, text: str, bug: BaseException) -> None:
         """Log a bug with its trace, or count it: no peer may fill a disk with our bugs."""
-        if self._may_say("bug", logging.ERROR):
+        if self._may_say("bug", logging.ERROR, LINES_IN_WINDOW):
             log.error("%s", text, exc_info=bug)
 
-    def _may_say(self, kind: str, level: int) -> bool:
+    def _may_say(self, kind: str, level: int, lines: int) -> bool:
         now = trio.current_time()
         window = self._windows.get(kind)
         if window is None or now - window.began >= WINDOW_SECONDS:
             if window is not None and window.kept_back:
                 log.log(level, "%d more like the next were not logged", window.kept_back)
             window = self._windows[kind] = _Window(now)
-        if window.said >= LINES_IN_WINDOW:
+        if window.said >= lines:
             window.kept_back += 1
             return False
         window.said += 1

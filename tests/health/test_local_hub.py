@@ -40,9 +40,7 @@ async def running(
         async with opening as registry:
             async with trio.open_nursery() as tasks:
                 if probes:
-                    await tasks.start(
-                        partial(probe_forever, registry, registry.probe, interval=INTERVAL)
-                    )
+                    await tasks.start(partial(probe_forever, registry, interval=INTERVAL))
                 yield registry, network
                 tasks.cancel_scope.cancel()
         nursery.cancel_scope.cancel()

@@ -25,7 +25,6 @@ from wsproto.events import (
 from plexus_registry.health.probe_protocol import (
     MAX_BYTES,
     CredentialError,
-    Info,
     ProbeProtocol,
     ProbeProtocolError,
 )
@@ -40,11 +39,17 @@ HASH = "0f1e2d3c4b5a6978"
 INFO = {"backend": "hub2", "version": "1.2"}
 
 
-def item(kind: str, *, plexus_hash: object = HASH, **members: object) -> str:
+def item(
+    kind: str, *, subscription: object = 7, plexus_hash: object = HASH, **members: object
+) -> str:
     metadata = {"provenance": [], "plexus_hash": plexus_hash, "timestamp": 1}
     result = {"type": kind, "metadata": metadata, **members}
     return json.dumps(
-        {"jsonrpc": "2.0", "method": "result", "params": {"subscription": 7, "result": result}}
+        {
+            "jsonrpc": "2.0",
+            "method": "result",
+            "params": {"subscription": subscription, "result": result},
+        }
     )
 
 
@@ -104,7 +109,7 @@ def test_the_answer_is_understood_in_pieces_of_any_size(cuts: list[int]) -> None
     server.say(AcceptConnection(), cuts=cuts)
     frames = [TextMessage(ACKNOWLEDGED), Ping(b"?"), TextMessage(info())]
     server.send(b"".join(map(server.ws.send, frames)), cuts=cuts)
-    assert protocol.info == Info(name="hub2", version="1.2")
+    assert (protocol.name, protocol.version) == ("hub2", "1.2")
     assert protocol.schema_hash == HASH
     assert protocol.is_over
     assert any(isinstance(each, Pong) and each.payload == b"?" for each in server.heard)
@@ -117,7 +122,7 @@ def test_a_message_in_fragments_and_in_binary_frames_is_understood() -> None:
     text = info().encode()
     server.say(BytesMessage(text[:20], message_finished=False))
     server.say(BytesMessage(text[20:]))
-    assert protocol.info is not None
+    assert protocol.name is not None
 
 
 @pytest.mark.parametrize("plexus_hash", [None, "", "0F1E2D3C4B5A6978", 7])
@@ -125,8 +130,11 @@ def test_a_hash_that_is_not_in_the_metadata_is_asked_for(plexus_hash: object) ->
     protocol, server = opened()
     server.say(TextMessage(info(plexus_hash=plexus_hash)))
     assert not protocol.is_over
-    server.say(TextMessage(item("done")))
     assert server.texts()[-1]["method"] == "hub2.hash"
+    server.say(TextMessage(item("done")))
+    assert not protocol.is_over
+    server.say(TextMessage(item("data", subscription=8, content={"value": "a" * 16})))
+    assert (protocol.is_over, protocol.schema_hash) == (True, "a" * 16)
 
 
 @pytest.mark.parametrize(
@@ -135,6 +143,7 @@ def test_a_hash_that_is_not_in_the_metadata_is_asked_for(plexus_hash: object) ->
         (item("data", content={"event": "hash", "value": "aaaaaaaaaaaaaaaa"}), "a" * 16),
         (item("data", content={"event": "hash", "value": "zz"}), None),
         (item("error", message="no"), None),
+        (item("done", subscription=8), None),
         ('{"jsonrpc":"2.0","id":2,"error":{"code":-32601,"message":"Method not found"}}', None),
     ],
 )
@@ -143,7 +152,7 @@ def test_whatever_it_says_of_its_hash_it_is_there(answer: str, schema_hash: str 
     server.say(TextMessage(info(plexus_hash=None)))
     server.say(TextMessage(answer))
     assert protocol.is_over
-    assert protocol.info is not None
+    assert protocol.name is not None
     assert protocol.schema_hash == schema_hash
 
 
@@ -151,14 +160,14 @@ def test_whatever_it_says_of_its_hash_it_is_there(answer: str, schema_hash: str 
 def test_a_version_that_is_none_is_left_out(version: object) -> None:
     protocol, server = opened()
     server.say(TextMessage(info({"backend": "hub2", "version": version})))
-    assert protocol.info == Info(name="hub2")
+    assert (protocol.name, protocol.version) == ("hub2", None)
 
 
 @pytest.mark.parametrize(
     ("said", "reason"),
     [
-        ("hello", "no JSON-RPC message"),
-        ("[" * 100, "no JSON-RPC message"),
+        ("hello", "not a JSON-RPC message"),
+        ("[" * 100, "not a JSON-RPC message"),
         (info({}), "no name of its own"),
         (info([]), "no name of its own"),
         (info({"backend": 7}), "no name of its own"),
@@ -217,7 +226,7 @@ def test_who_wants_a_credential_says_so(status: int) -> None:
 @pytest.mark.parametrize("frame", [b"\xf1\x00", b"\x81\x80", b"\x83\x00"])
 def test_frames_that_no_server_sends_are_refused(frame: bytes) -> None:
     protocol, _ = opened()
-    with pytest.raises(ProbeProtocolError, match="it sends frames"):
+    with pytest.raises(ProbeProtocolError, match="it breaks the WebSocket protocol: a frame"):
         protocol.receive(frame)
 
 
@@ -252,4 +261,4 @@ def test_a_name_that_is_too_long_to_be_asked_about() -> None:
     protocol, server = opened()
     server.say(TextMessage(info({"backend": "h" * 300}, plexus_hash=None)))
     assert server.texts()[-1]["method"] == "h" * 300 + ".hash"
-    assert protocol.info is not None
+    assert protocol.name is not None

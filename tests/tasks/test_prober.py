@@ -90,9 +90,7 @@ async def running(
         async with opened(folder, disk, network=network, probe_interval=interval) as registry:
             async with trio.open_nursery() as tasks:
                 chance = random.Random(6).random  # noqa: S311 - the same in every run
-                probe = partial(
-                    probe_forever, registry, registry.probe, interval=interval, chance=chance
-                )
+                probe = partial(probe_forever, registry, interval=interval, chance=chance)
                 await tasks.start(probe)
                 await tasks.start(partial(sweep_forever, registry, every=5.0))
                 yield Ward(registry, network)

@@ -9,12 +9,12 @@ Source: manual/health.md, "What is shown".
 from __future__ import annotations
 
 import logging
-from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import trio
 
+from plexus_registry.concurrency import Wakeup
 from plexus_registry.health.tracker import HealthTracker, Policy
 from plexus_registry.rules import local_hub, operations
 from plexus_registry.rules.backend import State
@@ -25,15 +25,13 @@ from plexus_registry.rules.probe_results import Answered
 from plexus_registry.rules.states import differs
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from plexus_registry.rules.backend import Backend
     from plexus_registry.rules.catalog import Catalog
     from plexus_registry.rules.probe_results import Outcome
     from plexus_registry.rules.transaction import Transaction
     from plexus_registry.storage.group_commit import GroupCommit
-
-    Rest: TypeAlias = Callable[[], Awaitable[None]]
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +59,7 @@ class HealthMonitor:
         self._now = now
         self._tracker = HealthTracker(policy)
         self._unprobed: set[str] = set()
-        self._news = trio.Event()
+        self._wakeup = Wakeup()
         self._is_told = False
         # The other names by which the auto layer states the local hub, or did at the start.
         self._local_names = local_hub.stated_names(catalog)
@@ -83,30 +81,26 @@ class HealthMonitor:
     def follow(self, name: str, before: Backend | None, after: Backend | None) -> None:
         """Take note of what a name means now, after a commit."""
         if self._tracker.follow(name, before, after, moment=trio.current_time()):
-            self._unprobed.add(name)
-            self._news.set()
+            self._probe_at_once(name)
 
     def register(self, name: str) -> None:
         """Take note that somebody registered a backend, which is to be probed at once."""
         self._tracker.register(name, moment=trio.current_time())
         if self.probes:
-            self._unprobed.add(name)
-            self._news.set()
+            self._probe_at_once(name)
 
     def renew(self, name: str) -> None:
         """Take note of a ping."""
         self._tracker.renew(name, moment=trio.current_time())
 
-    async def wait_for_unprobed(self) -> None:
-        """Wait until somebody should be probed at once."""
-        await self._news.wait()
+    def _probe_at_once(self, name: str) -> None:
+        self._unprobed.add(name)
+        self._wakeup.set()
 
-    def take_unprobed(self) -> set[str]:
-        """Take over whoever should be probed at once."""
+    async def wait_for_unprobed(self) -> set[str]:
+        """Wait until backends should be probed at once, and return their names once."""
+        await self._wakeup.wait()
         unprobed, self._unprobed = self._unprobed, set()
-        # Whoever waits holds on to an event that is not set yet.
-        if self._news.is_set():
-            self._news = trio.Event()
         return unprobed
 
     # Evidence.
@@ -154,43 +148,22 @@ class HealthMonitor:
         Raises:
             StorageFailed: It makes a lasting difference, which could not be saved.
         """
-        rest = self.note_at_once(probed, outcome, began=began)
-        if rest is not None:
-            await rest()
-
-    def note_at_once(self, probed: Backend, outcome: Outcome, *, began: float) -> Rest | None:
-        """Do of `note_probe` what needs no wait, which is most often all.
-
-        Returns:
-            The rest, to be called next; it may raise `StorageFailed`.
-        """
-        if self._commits.is_settled(probed.name):
-            return self._weigh(probed, outcome, began=began)
-        return partial(self._note_once_settled, probed, outcome, began=began)
-
-    async def _note_once_settled(self, probed: Backend, outcome: Outcome, *, began: float) -> None:
         await self._commits.settled(probed.name)
-        rest = self._weigh(probed, outcome, began=began)
-        if rest is not None:
-            await rest()
-
-    def _weigh(self, probed: Backend, outcome: Outcome, *, began: float) -> Rest | None:
         backend = self._catalog.get(probed.name)
         # Most often it is the very same backend; to compare addresses takes longer.
         if backend is None or (backend is not probed and backend.address != probed.address):
-            return None
+            return
         moment = trio.current_time()
         answer = outcome
         if self.is_built_in(backend.name):
             outcome = local_hub.as_built_in(answer)
         wanted_credential = self._tracker.refusals(backend.name) > 0
         if not self._tracker.note_probe(backend, outcome, began=began, moment=moment):
-            return None
+            return
         if wanted_credential and isinstance(outcome, Answered):
-            # A check may have found it, long before its next turn.
-            self._unprobed.add(backend.name)
-            self._news.set()
-        self._tell_suspicion()
+            # A check may have found this long before the next probe is due.
+            self._probe_at_once(backend.name)
+        self._log_suspicion()
 
         def weighed(backend: Backend) -> Backend:
             return self._tracker.after_probe(backend, outcome, now=self._now(), moment=moment)
@@ -198,11 +171,10 @@ class HealthMonitor:
         after = weighed(backend)
         local_names = self._local_names_after(answer, after)
         if differs(backend, after) or local_names != self._local_names:
-            return partial(self._save, backend, weighed, local_names)
-        self._catalog.publish(
-            {after.name: operations.with_health(self._catalog.records(after.name), after)}
-        )
-        return None
+            await self._save(backend, weighed, local_names)
+        else:
+            records = self._catalog.records(after.name)
+            self._catalog.publish({after.name: operations.with_health(records, after)})
 
     def is_built_in(self, name: str) -> bool:
         """Whether a name means the built-in entry, where any hub is right."""
@@ -250,7 +222,7 @@ class HealthMonitor:
             reason = after.health and after.health.reason
             log.info("backend %s is %s: %s", shown(name), after.state, reason or "it answers")
 
-    def _tell_suspicion(self) -> None:
+    def _log_suspicion(self) -> None:
         if self.is_suspect is self._is_told:
             return
         self._is_told = self.is_suspect
@@ -266,8 +238,8 @@ class HealthMonitor:
         """Count how many times in a row a backend wanted a credential."""
         return self._tracker.refusals(name)
 
-    def is_doubted(self, name: str) -> bool:
-        """Whether a backend said goodbye and answered all the same, a moment ago."""
+    def needs_second_probe(self, name: str) -> bool:
+        """Whether a backend answered after a goodbye, and may be about to stop."""
         if not self._tracker.is_doubted(name):
             return False
         backend = self._catalog.get(name)

@@ -1,7 +1,7 @@
-"""One probe: ask the hub at a backend's address who it is, and report step by step.
+"""One probe: ask the hub at a backend's address who it is, and report each step.
 
-The address that is registered is resolved once and connected to; nothing else ever is. All steps
-together have one timeout, so that a hub that hangs costs no more than that.
+A probe resolves the registered address once and connects to nothing else. All steps together have
+one timeout, which limits what a hub that hangs can cost.
 """
 
 from __future__ import annotations
@@ -55,18 +55,19 @@ if TYPE_CHECKING:
 
 CACHED = 16 * 1024
 SHARE_OF_CHECKS = 1 / 8
-"""So much of the slots calls may use: a flood of them on a hub that hangs delays no round."""
+"""The share of the slots that calls may use: many checks of a hub that hangs delay no probe that is
+due."""
 
 _LOCALHOST = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 
 
 class Probe:
-    """Probes backends, each call one of them.
+    """Probes one backend with each call.
 
     Attributes:
-        slots: Whoever probes holds one of them, so that few sockets are open at once.
-        check_turns: Whoever probes because a call asks for it holds one of these besides, so that
-            calls leave most slots to the rounds.
+        slots: Every probe must hold one of them, which limits the number of open sockets.
+        check_turns: A probe for `registry.check` must hold one of these as well, so that most slots
+            are left to the prober.
         timeout_seconds: How long one probe may take.
     """
 
@@ -79,14 +80,14 @@ class Probe:
         certificate_authorities: Path | None = None,
         network: Network | None = None,
     ) -> None:
-        """Prepare it.
+        """Prepare to probe.
 
         Args:
             timeout_seconds: How long one probe may take.
-            concurrency: How many slots there are.
-            networks: Which addresses may be probed.
-            certificate_authorities: A file with more authorities that `wss` hubs may rely on.
-            network: How hubs are reached.
+            concurrency: The number of slots.
+            networks: Which addresses may be probed; by default all but link-local ones.
+            certificate_authorities: A file with more authorities to trust, for `wss` hubs.
+            network: How hubs are reached; by default over the network of this machine.
 
         Raises:
             StartError: The authorities cannot be read.
@@ -96,35 +97,17 @@ class Probe:
         self.timeout_seconds = timeout_seconds
         self._networks = networks or Networks()
         self._network = network or RealNetwork()
-        self._is_real = isinstance(self._network, RealNetwork)
         self._tls: ssl.SSLContext | None = None
         self._tls_lock = trio.Lock()
         if certificate_authorities is not None:
             self._tls = _tls_context(certificate_authorities)
 
-    def direct_address(self, backend: Backend) -> SocketAddress | None:
-        """Give the address of a backend that a bare socket of this machine reaches.
-
-        Returns:
-            None for a host name, for `wss`, and for whoever may not be asked: a call of the probe
-            knows what to do with them.
-        """
-        if backend.protocol != "ws" or "%" in backend.host or not self._is_real:
-            return None
-        try:
-            address = _numeric(backend.host, backend.port, backend.protocol)
-        except _Refusal:
-            return None
-        if address is None or self._networks.refusal(address.host) is not None:
-            return None
-        return address
-
     async def __call__(self, backend: Backend, *, any_name: bool = False) -> Report:
-        """Probe a backend; what goes wrong is in the report.
+        """Probe a backend. The report contains what goes wrong; nothing is raised.
 
         Args:
             backend: The backend.
-            any_name: Whether a hub of any name is right, as for the built-in entry.
+            any_name: Whether any name of the hub is right, as for the built-in entry.
         """
         attempt = _Attempt()
         failure = too_late(self.timeout_seconds)
@@ -132,7 +115,7 @@ class Probe:
         with trio.move_on_after(self.timeout_seconds) as patience:
             try:
                 await self._ask(backend, attempt)
-            except _Refusal as refusal:
+            except _NotAllowed as refusal:
                 attempt.end(ok=False, detail=str(refusal))
                 return attempt.report(Unchecked(reason=f"{attempt.step}: {refusal}"))
             except CredentialError as wanted:
@@ -140,14 +123,15 @@ class Probe:
                 reason = f"{attempt.step}: {wanted}"
                 return attempt.report(Unchecked(reason=reason, wants_credential=True))
             except (OSError, ValueError, RegistryError, trio.BrokenResourceError) as error:
-                # A ValueError is what a name gets that no name server or certificate takes.
+                # ValueError: a host name that cannot be sent to a name server, or be in a
+                # certificate.
                 failure = why(error)
                 outcome = Untried if is_shortage(error) else Unanswered
         if patience.cancelled_caught and attempt.is_queued:
-            # Names whose name server hangs must not speak against the others.
+            # That other look-ups hang says nothing about this backend.
             failure = f"{RESOLVERS} look-ups of other names hang"
             outcome = Untried
-        # Whatever goes wrong once the hub said who it is, it is there.
+        # A hub that has reported its name is there, whatever goes wrong after that.
         if attempt.answer is not None:
             return attempt.report(attempt.judge(backend, attempt.answer, any_name=any_name))
         attempt.end(ok=False, detail=failure)
@@ -159,7 +143,7 @@ class Probe:
         stream = await self._connect(backend, addresses)
         try:
             attempt.end(ok=True, detail=_connected(backend), then=UPGRADE)
-            await _converse(stream, backend, attempt)
+            await _talk(stream, backend, attempt)
         finally:
             if isinstance(stream, Connection):
                 stream.close()
@@ -172,7 +156,7 @@ class Probe:
         if numeric is not None:
             addresses = [numeric]
         elif host.lower().removesuffix(".") == "localhost":
-            # No name server is needed for it, nor has any a say in it. Source: RFC 6761, 6.3.
+            # It always means this machine, and no name server is asked. Source: RFC 6761, 6.3.
             addresses = [SocketAddress(family, each, port) for family, each in _LOCALHOST]
         else:
             attempt.is_queued = True
@@ -180,10 +164,10 @@ class Probe:
         refusals = [self._networks.refusal(address.host) for address in addresses]
         if None in refusals:
             return [each for each, why in zip(addresses, refusals, strict=True) if why is None]
-        raise _Refusal(next(filter(None, refusals), "the name has no address"))
+        raise _NotAllowed(next(filter(None, refusals), "the name has no address"))
 
     async def _connect(self, backend: Backend, addresses: list[SocketAddress]) -> trio.abc.Stream:
-        """Connect to the first address that answers; each gets its part of the time."""
+        """Connect to the first address that answers, with TLS for `wss`."""
         stream = await self._connect_to_one(addresses)
         if backend.protocol == "ws":
             return stream
@@ -201,13 +185,14 @@ class Probe:
         return secured
 
     async def _load_tls(self) -> ssl.SSLContext:
-        """Load what the system trusts, once; it takes as long as hundreds of calls."""
+        """Load the authorities that the system trusts, once: it takes as long as many probes."""
         async with self._tls_lock:
             if self._tls is None:
                 self._tls = await trio.to_thread.run_sync(_tls_context, None)
             return self._tls
 
     async def _connect_to_one(self, addresses: list[SocketAddress]) -> trio.abc.Stream:
+        """Try one address after the other; each may use its share of the remaining time."""
         *others, last = addresses
         for left, address in zip(range(len(addresses), 1, -1), others, strict=True):
             remaining = trio.current_effective_deadline() - trio.current_time()
@@ -216,17 +201,17 @@ class Probe:
         return await self._network.connect(last)
 
 
-class _Refusal(Exception):  # noqa: N818 - no error: the backend is not to be asked
-    """Why a backend is not asked."""
+class _NotAllowed(Exception):  # noqa: N818 - not an error: the backend must not be probed
+    """The address must not be probed; the message says why."""
 
 
 class _Attempt:
-    """The steps of one probe as they are made.
+    """The steps of one probe so far.
 
     Attributes:
-        step: The step in hand.
-        answer: What the hub answered, once it did.
-        is_queued: Whether its look-up waits for those of other names.
+        step: The current step.
+        answer: The hub's answer, when there is one.
+        is_queued: Whether the look-up of its name waits behind others.
     """
 
     def __init__(self) -> None:
@@ -238,29 +223,30 @@ class _Attempt:
         self._latency_ms = 0.0
 
     def leave_queue(self) -> None:
-        """Note that its look-up begins."""
+        """Note that the look-up of its name begins."""
         self.is_queued = False
 
     def end(self, *, ok: bool, detail: str, then: str = "") -> None:
-        """Note how the step in hand came out, and begin the one after it."""
+        """Note the result of the current step, and begin the next one."""
         moment = trio.current_time()
         self._steps.append((self.step, ok, moment - self._step_began, detail))
         self._step_began = moment
         self.step = then or self.step
 
-    def answered(self, protocol: ProbeProtocol) -> None:
-        """Note what the hub says of itself, as soon as it does."""
-        info = protocol.info
-        if info is None:
+    def note_progress(self, protocol: ProbeProtocol) -> None:
+        """Note the steps that the last bytes from the hub completed."""
+        if protocol.is_open and self.step == UPGRADE:
+            self.end(ok=True, detail="a WebSocket", then=INFO)
+        if protocol.name is None:
             return
         if self.answer is None:
-            version = "" if info.version is None else f", version {info.version}"
-            self.end(ok=True, detail=f"{info.name}{version}", then=NAME)
+            version = "" if protocol.version is None else f", version {protocol.version}"
+            self.end(ok=True, detail=f"{protocol.name}{version}", then=NAME)
             self._latency_ms = milliseconds(trio.current_time() - self._began)
         self.answer = protocol.answer(self._latency_ms)
 
     def judge(self, backend: Backend, answer: Answered, *, any_name: bool) -> Answered:
-        """Compare the name that the hub said, which is the last step."""
+        """Compare the name that the hub reported, which is the last step."""
         if is_answer_of(backend, answer):
             self.end(ok=True, detail=answer.name)
         elif any_name:
@@ -273,7 +259,7 @@ class _Attempt:
         return Report(outcome, self._steps)
 
 
-async def _converse(stream: trio.abc.Stream, backend: Backend, attempt: _Attempt) -> None:
+async def _talk(stream: trio.abc.Stream, backend: Backend, attempt: _Attempt) -> None:
     protocol = ProbeProtocol(backend.host, backend.port, os.urandom(16))
     await stream.send_all(protocol.request)
     while not protocol.is_over:
@@ -283,9 +269,7 @@ async def _converse(stream: trio.abc.Stream, backend: Backend, attempt: _Attempt
         try:
             reply = protocol.receive(bytes(data))
         finally:
-            if protocol.is_open and attempt.step == UPGRADE:
-                attempt.end(ok=True, detail="a WebSocket", then=INFO)
-            attempt.answered(protocol)
+            attempt.note_progress(protocol)
         if reply:
             await stream.send_all(reply)
     await stream.send_all(protocol.goodbye)
@@ -297,11 +281,11 @@ def _connected(backend: Backend) -> str:
 
 @lru_cache(maxsize=CACHED)
 def _numeric(host: str, port: int, protocol: str) -> SocketAddress | None:
-    """Check an address, and give it where it needs no look-up."""
+    """Check an address, and return it if it is numeric; None means that it needs a look-up."""
     for field, value in (("host", host), ("port", port), ("protocol", protocol)):
-        # A database of the original may hold what nobody could register.
+        # A database of the original may contain backends that nobody can register here.
         if not FIELDS[field].values.accepts(value):
-            raise _Refusal(f"the {field} must be {FIELDS[field].values.rule}")
+            raise _NotAllowed(f"the {field} must be {FIELDS[field].values.rule}")
     try:
         version = ip_address(host.partition("%")[0]).version
     except ValueError:

@@ -1,12 +1,12 @@
-"""What a probe says to a hub, and what it understands: bytes in, bytes out.
+"""The protocol of a probe, without input or output: bytes in, bytes out.
 
-Theory of operation. A probe opens a WebSocket, asks `_info`, and is over with the first
-`data` item of the answer, as a client's is. That item's metadata has the hash of the hub's schema;
-where it has none, `HUB.hash` is asked next. Nothing is taken from the hub beyond `MAX_BYTES`, and
-nothing that it says is followed. A general WebSocket library takes several times as long for this
-little, and thousands of backends are asked all the time.
+Theory of operation. A probe opens a WebSocket and asks `_info`. Like a client, it stops reading
+after the first `data` item of the answer. The metadata of that item contains the hash of the hub's
+schema; if it does not, the probe asks `HUB.hash`. It reads at most `MAX_BYTES`, and follows nothing
+that the hub sends. A general WebSocket library would take several times as long, and thousands of
+backends are probed all the time.
 
-Source: RFC 6455, sections 4 and 5; manual/health.md, "Probes".
+Source: RFC 6455, section 4; manual/health.md, "Probes".
 """
 
 from __future__ import annotations
@@ -14,18 +14,27 @@ from __future__ import annotations
 import hashlib
 import re
 from binascii import b2a_base64
-from enum import IntEnum
 
 import msgspec
 
 from plexus_registry.rules.errors import RegistryError, shown
 from plexus_registry.rules.parameters import is_text
 from plexus_registry.rules.probe_results import Answered
+from plexus_registry.websocket_frames import (
+    Close,
+    CloseCode,
+    FrameError,
+    FrameReader,
+    Opcode,
+    Ping,
+    Pong,
+    encode_close,
+    encode_frame,
+)
 
 MAX_BYTES = 64 * 1024
-"""So much is read of one hub, HTTP head and frames together."""
+"""The most that is read of one hub, HTTP head and frames together."""
 
-MAX_CONTROL_BYTES = 125
 _MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _HEAD_END = b"\r\n\r\n"
 _STATUS = re.compile(rb"HTTP/1\.[01] ([0-9]{3})(?: |\r\n)")
@@ -37,39 +46,12 @@ _CREDENTIAL_WANTED = (401, 403)
 _INFO_ID, _HASH_ID = 1, 2
 
 
-class Opcode(IntEnum):
-    """What a frame is. Source: RFC 6455, section 5.2."""
-
-    CONTINUATION = 0
-    TEXT = 1
-    BINARY = 2
-    CLOSE = 8
-    PING = 9
-    PONG = 10
-
-
-_OPCODES = {opcode.value: opcode for opcode in Opcode}
-_DATA_OPCODES = frozenset({Opcode.CONTINUATION, Opcode.TEXT, Opcode.BINARY})
-
-
 class ProbeProtocolError(RegistryError):
-    """The hub does not say what a hub says."""
+    """What answers does not behave like a hub."""
 
 
 class CredentialError(RegistryError):
-    """The hub answers, but wants to know who is asking."""
-
-
-class Info(msgspec.Struct, frozen=True, kw_only=True):
-    """What a hub says of itself.
-
-    Attributes:
-        name: What it is called.
-        version: Its version, where it says one.
-    """
-
-    name: str
-    version: str | None = None
+    """The hub answers, but wants a credential first."""
 
 
 class _Item(msgspec.Struct):
@@ -107,27 +89,28 @@ _ASK_INFO = _request(_INFO_ID, "_info", None)
 
 
 def _authority(host: str, port: int) -> str:
-    """Give a host and port as they stand in a URL, without the zone of an address."""
+    """Write a host and port as in a URL, without the zone of an address."""
     host = host.partition("%")[0]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class ProbeProtocol:
-    """What one probe says and hears.
+    """One probe: what it sends, and what it learns.
 
     Attributes:
-        request: What to send first.
+        request: The bytes to send first.
         is_open: Whether the WebSocket is open.
-        info: What the hub says of itself, once it said so.
-        schema_hash: The hash of its schema, once it said one.
+        name: The hub's own name, when it is known.
+        version: The hub's version, if it reports one.
+        schema_hash: The hash of the hub's schema, if it reports one.
         is_over: Whether there is nothing more to learn.
     """
 
     def __init__(self, host: str, port: int, key: bytes) -> None:
-        """Prepare it.
+        """Prepare a probe.
 
         Args:
-            host: Whose hub is asked: a name, or an address without brackets.
+            host: The host of the hub: a name, or an address without brackets.
             port: Its port.
             key: 16 random bytes.
         """
@@ -142,63 +125,65 @@ class ProbeProtocol:
             % (_authority(host, port).encode("ascii"), nonce)
         )
         self.is_open = False
-        self.info: Info | None = None
+        self.name: str | None = None
+        self.version: str | None = None
         self.schema_hash: str | None = None
         self.is_over = False
-        self._buffer = b""
-        self._read = 0
+        self._head = b""
         self._left = MAX_BYTES
-        self._parts: list[bytes] = []
+        self._info_subscription: object = None
+        self._frames = FrameReader(is_peer_client=False)
 
     def receive(self, data: bytes) -> bytes:
-        """Take in what the hub sent, in pieces of any size.
+        """Read what the hub sent, in pieces of any size.
 
         Returns:
-            What to send next; often nothing.
+            What to send next, often nothing.
 
         Raises:
-            ProbeProtocolError: It is nothing that a hub says, or too much.
+            ProbeProtocolError: The hub sends something else than a hub does, or too much.
             CredentialError: The hub answers with HTTP status 401 or 403.
         """
         self._left -= len(data)
         if self._left < 0:
-            raise ProbeProtocolError(f"it says more than {MAX_BYTES} bytes")
-        self._buffer += data
-        replies = []
+            raise ProbeProtocolError(f"it sends more than {MAX_BYTES} bytes")
+        reply = b""
         if not self.is_open:
-            head, end, rest = self._buffer.partition(_HEAD_END)
+            head, end, data = (self._head + data).partition(_HEAD_END)
             if not end:
+                self._head = head
                 return b""
             self._read_head(head + b"\r\n")
-            self._buffer = rest
             self.is_open = True
-            replies.append(self._frame(Opcode.TEXT, _ASK_INFO))
-        while not self.is_over and (frame := self._next_frame()) is not None:
-            replies.append(self._take(*frame))
-        self._buffer = self._buffer[self._read :]
-        self._read = 0
-        return b"".join(replies)
+            reply = self._encode(Opcode.TEXT, _ASK_INFO)
+        self._frames.feed(data)
+        try:
+            while not self.is_over and (frame := self._frames.read()) is not None:
+                reply += self._read_frame(frame)
+        except FrameError as error:
+            raise ProbeProtocolError(f"it breaks the WebSocket protocol: {error}") from None
+        return reply
 
     def answer(self, latency_ms: float) -> Answered | None:
-        """Give what the hub said so far; None where it did not say who it is."""
-        if self.info is None:
+        """Return what the hub reported so far; None until its name is known."""
+        if self.name is None:
             return None
         return Answered(
-            name=self.info.name,
-            version=self.info.version,
+            name=self.name,
+            version=self.version,
             latency_ms=latency_ms,
             schema_hash=self.schema_hash,
         )
 
     @property
     def goodbye(self) -> bytes:
-        """What to send last: the close frame of a WebSocket that is open."""
-        return self._frame(Opcode.CLOSE, b"\x03\xe8") if self.is_open else b""
+        """The bytes to send last: a close frame if the WebSocket is open."""
+        return encode_close(CloseCode.NORMAL, mask=self._mask) if self.is_open else b""
 
     def _read_head(self, head: bytes) -> None:
         status = _STATUS.match(head)
         if status is None:
-            # Whoever asks for a probe must not read what services say that are no hubs.
+            # The text itself is not shown: a probe must not be a way to read other services.
             raise ProbeProtocolError("it answers, but does not speak HTTP")
         code = int(status[1])
         if code in _CREDENTIAL_WANTED:
@@ -210,104 +195,67 @@ class ProbeProtocol:
         if accept is None or accept[1] != self._accept:
             raise ProbeProtocolError("it answers the upgrade with a wrong key")
 
-    def _next_frame(self) -> tuple[Opcode, bool, bytes] | None:
-        """Take the next whole frame off the buffer."""
-        buffer, start = self._buffer, self._read + 2
-        if len(buffer) < start:
-            return None
-        first, length = buffer[start - 2], buffer[start - 1]
-        if first & 0x70 or length & 0x80:
-            raise ProbeProtocolError("it sends frames that break RFC 6455")
-        if length > MAX_CONTROL_BYTES:
-            start, size = start + (2 if length == 126 else 8), start
-            length = int.from_bytes(buffer[size:start], "big")
-        if len(buffer) < start + length:
-            return None
-        opcode = _OPCODES.get(first & 0x0F)
-        if opcode is None:
-            raise ProbeProtocolError(f"it sends frames of type {first & 0x0F}")
-        self._read = start + length
-        return opcode, bool(first & 0x80), buffer[start : start + length]
+    def _read_frame(self, frame: str | bytes | Ping | Pong | Close) -> bytes:
+        match frame:
+            case Ping():
+                return self._encode(Opcode.PONG, frame.payload)
+            case Pong():
+                return b""
+            case Close():
+                raise ProbeProtocolError(f"it closes the connection with code {frame.code}")
+        return self._read_message(frame)
 
-    def _take(self, opcode: Opcode, is_last: bool, payload: bytes) -> bytes:
-        if opcode in _DATA_OPCODES:
-            return self._take_part(payload, is_last=is_last)
-        match opcode:
-            case Opcode.PING:
-                return self._frame(Opcode.PONG, payload[:MAX_CONTROL_BYTES])
-            case Opcode.CLOSE:
-                code = int.from_bytes(payload[:2], "big")
-                raise ProbeProtocolError(f"it closes the connection with code {code}")
-        return b""
-
-    def _take_part(self, payload: bytes, *, is_last: bool) -> bytes:
-        if is_last and not self._parts:
-            return self._understand(payload)
-        self._parts.append(payload)
-        if not is_last:
-            return b""
-        text = b"".join(self._parts)
-        self._parts.clear()
-        return self._understand(text)
-
-    def _understand(self, text: bytes) -> bytes:
+    def _read_message(self, text: str | bytes) -> bytes:
         try:
             message = _decode(text)
         except (msgspec.DecodeError, RecursionError):
-            raise ProbeProtocolError("it says something that is no JSON-RPC message") from None
+            raise ProbeProtocolError("it sends something that is not a JSON-RPC message") from None
         if message.error is not None and message.id is not None:
-            return self._refused(message.error.message)
+            return self._read_refusal(message.error.message)
         if message.params is None:
             return b""
-        item = message.params.result
+        item, subscription = message.params.result, message.params.subscription
         if item is None:
-            return self._refused(message.params.error)
+            return self._read_refusal(message.params.error)
         match item.type:
-            case "data" if self.info is None:
-                return self._introduced(item)
+            case "data" if self.name is None:
+                self._info_subscription = subscription
+                return self._read_info(item)
             case "data":
-                self._note_hash(item.content, "value")
+                self._read_hash(item.content, "value")
                 self.is_over = True
             case "error":
-                return self._refused(item.message)
-            case "done":
-                return self._refused("the stream ends without data")
+                return self._read_refusal(item.message)
+            # The stream of `_info` ends while the answer to `HUB.hash` is still awaited.
+            case "done" if self.name is None or subscription != self._info_subscription:
+                return self._read_refusal("the stream ends without data")
         return b""
 
-    def _introduced(self, item: _Item) -> bytes:
-        """Take the content of `_info`; where its metadata has no hash, ask for one."""
+    def _read_info(self, item: _Item) -> bytes:
+        """Read the answer to `_info`; if its metadata has no hash, ask for the hash."""
         content = item.content if isinstance(item.content, dict) else {}
         name, version = content.get("backend"), content.get("version")
         if not isinstance(name, str) or not name:
-            raise ProbeProtocolError("it says no name of its own")
-        is_version = isinstance(version, str) and version and is_text(version)
-        self.info = Info(name=name, version=version if is_version else None)
-        self._note_hash(item.metadata, "plexus_hash")
+            raise ProbeProtocolError("it reports no name of its own")
+        self.name = name
+        if isinstance(version, str) and version and is_text(version):
+            self.version = version
+        self._read_hash(item.metadata, "plexus_hash")
         if self.schema_hash is not None:
             self.is_over = True
             return b""
-        return self._frame(Opcode.TEXT, _request(_HASH_ID, f"{name}.hash", {}))
+        return self._encode(Opcode.TEXT, _request(_HASH_ID, f"{name}.hash", {}))
 
-    def _note_hash(self, value: object, member: str) -> None:
+    def _read_hash(self, value: object, member: str) -> None:
         found = value.get(member) if isinstance(value, dict) else None
         if isinstance(found, str) and _HASH.fullmatch(found):
             self.schema_hash = found
 
-    def _refused(self, why: object) -> bytes:
-        if self.info is None:
-            raise ProbeProtocolError(f"it refuses _info: {shown(why)}")
-        self.is_over = True  # it has no hash to tell
+    def _read_refusal(self, reason: object) -> bytes:
+        if self.name is None:
+            raise ProbeProtocolError(f"it refuses _info: {shown(reason)}")
+        self.is_over = True  # a hub without a hash
         return b""
 
-    def _frame(self, opcode: Opcode, payload: bytes) -> bytes:
-        """Make a masked frame, as clients must."""
-        length = len(payload)
-        if length <= MAX_CONTROL_BYTES:
-            size = bytes([0x80 | length])
-        elif length < 2**16:
-            size = b"\xfe" + length.to_bytes(2, "big")
-        else:
-            raise ProbeProtocolError("its name is too long to be asked about")
-        mask = (self._mask * (length // 4 + 1))[:length]
-        masked = int.from_bytes(payload, "big") ^ int.from_bytes(mask, "big")
-        return b"%c%b%b%b" % (0x80 | opcode, size, self._mask, masked.to_bytes(length, "big"))
+    def _encode(self, opcode: Opcode, payload: bytes) -> bytes:
+        return encode_frame(opcode, payload, mask=self._mask)

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import trio
 from trio_websocket import ConnectionClosed
 
+from plexus_registry.websocket_frames import CloseCode
+
 if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Callable
@@ -31,8 +33,6 @@ LEAST_FRAGMENTS = 16 * 1024
 BYTES_PER_FRAGMENT = 64
 """A message may come in as many fragments of this size as its size allows, and in
 `LEAST_FRAGMENTS` whatever their size: empty ones have no size to limit."""
-POLICY_VIOLATION, NO_PONG = 1008, 1011
-"""Close codes. Source: RFC 6455, section 7.4.1."""
 
 
 class Watched:
@@ -126,7 +126,7 @@ class Heartbeat:
         for watched in [*self._watched]:
             if watched.websocket.fragments > self._most_fragments:
                 reason = f"a message may come in {self._most_fragments} fragments"
-                self._close(watched, "fragments", nursery, POLICY_VIOLATION, reason)
+                self._close(watched, "fragments", nursery, CloseCode.POLICY_VIOLATION, reason)
                 continue
             sending = watched.websocket.sending
             if sending is not None and sending == watched.sending:
@@ -181,7 +181,9 @@ class Heartbeat:
             nursery.start_soon(self._ping, watched)
         else:
             silence = f"it answered no ping for {MISSED_PONGS * self._ping_interval:g} s"
-            self._close(watched, "pings", nursery, NO_PONG, "no answer to a ping", silence)
+            self._close(
+                watched, "pings", nursery, CloseCode.INTERNAL_ERROR, "no answer to a ping", silence
+            )
 
     def _refuse(self, word: str, text: str) -> None:
         self._refused[word] += 1

@@ -12,6 +12,7 @@ from trio_websocket import CloseReason, ConnectionClosed, WebSocketConnection, w
 
 from plexus_registry.rpc.fairness import Fairness, Share
 from plexus_registry.rpc.limits import Caller
+from plexus_registry.websocket_frames import CloseCode, Opcode, encode_close, encode_header
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -121,7 +122,9 @@ class WebSocket:
     def was_too_large(self) -> bool:
         """Whether the connection ended because of a message that is too large."""
         closed = self._ws.closed
-        return closed is not None and closed.code == _TOO_LARGE and bool(closed.reason)
+        return (
+            closed is not None and closed.code == CloseCode.MESSAGE_TOO_BIG and bool(closed.reason)
+        )
 
 
 async def accept_websocket(
@@ -314,43 +317,28 @@ class HandshakeStream(trio.abc.Stream):
             return
         self._said_goodbye = self._is_over = True
         with trio.move_on_after(1, shield=True), suppress(*_GONE):
-            await self._stream.send_all(_close_frame(reason))
+            await self._stream.send_all(encode_close(reason.code, reason.reason or ""))
 
 
 # Busy: the peer reads nothing, and an answer to it is still on its way.
 _GONE = (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError)
-_CLOSE = b"\x88"
-_TOO_LARGE = 1009
+_CLOSE = encode_close(CloseCode.NORMAL)[:1]
 PIECE_BYTES = 64 * 1024
 """What is longer is sent so that it shows whether the peer takes any of it."""
-_OUR_COMPLAINTS = (1002, 1007)
-"""Protocol error, and text that is not UTF-8."""
+_OUR_COMPLAINTS = (CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_DATA)
 
 
 RECEIVE_BYTES = 4096
 _ESTABLISHED = 1
 """Source: Linux, include/net/tcp_states.h."""
-_TEXT = 0x1
-_CONTINUATION = 0x0
-_LAST = 0x80
 _ENCODED_AT_ONCE = 256 * 1024
 
 
 def _frame(text: str, *, is_first: bool, is_last: bool) -> Iterator[bytes]:
-    """Make a frame as servers send it, piece by piece. Source: RFC 6455, section 5.2."""
+    """Encode a frame piece by piece."""
     length = len(text) if text.isascii() else len(text.encode())
-    if length < 126:
-        size = bytes([length])
-    elif length < 1 << 16:
-        size = b"\x7e" + length.to_bytes(2, "big")
-    else:
-        size = b"\x7f" + length.to_bytes(8, "big")
-    head = bytes([(_TEXT if is_first else _CONTINUATION) | (_LAST if is_last else 0)]) + size
+    opcode = Opcode.TEXT if is_first else Opcode.CONTINUATION
+    head = encode_header(opcode, length, is_last=is_last)
     yield head + text[:_ENCODED_AT_ONCE].encode()
     for start in range(_ENCODED_AT_ONCE, len(text), _ENCODED_AT_ONCE):
         yield text[start : start + _ENCODED_AT_ONCE].encode()
-
-
-def _close_frame(reason: CloseReason) -> bytes:
-    text = (reason.reason or "").encode()[:120]
-    return _CLOSE + bytes([2 + len(text)]) + reason.code.to_bytes(2, "big") + text

@@ -1,0 +1,296 @@
+"""WebSocket frames: encode them, and read messages from the bytes of either peer.
+
+Theory of operation. A message is one data frame, or several that are joined. Control frames may
+come between the parts of a message. `FrameReader` takes bytes in pieces of any size, checks each
+frame against RFC 6455, and returns messages and control frames in their order. After a close frame
+it returns nothing more. Extensions are not supported, so the reserved bits must be zero. Clients
+mask their frames, and servers do not.
+
+Source: RFC 6455, sections 5 and 7.4.
+"""
+
+from __future__ import annotations
+
+from codecs import getincrementaldecoder
+from enum import IntEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+from plexus_registry.rules.errors import RegistryError
+
+if TYPE_CHECKING:
+    from codecs import IncrementalDecoder
+
+MAX_CONTROL_BYTES = 125
+"""The longest payload of a control frame; also the longest that one byte of length describes."""
+
+_MAX_SHORT_LENGTH = 2**16 - 1
+_TWO_BYTES, _EIGHT_BYTES = 126, 127
+_LAST, _RESERVED, _CONTROL, _MASKED = 0x80, 0x70, 0x08, 0x80
+_Utf8Decoder = getincrementaldecoder("utf-8")
+
+
+class Opcode(IntEnum):
+    """The kind of a frame. Source: RFC 6455, section 5.2."""
+
+    CONTINUATION = 0
+    TEXT = 1
+    BINARY = 2
+    CLOSE = 8
+    PING = 9
+    PONG = 10
+
+
+_OPCODES = frozenset(Opcode)
+
+
+class CloseCode(IntEnum):
+    """Why a connection is closed. Source: RFC 6455, section 7.4.1, and its registry at IANA."""
+
+    NORMAL = 1000
+    GOING_AWAY = 1001
+    PROTOCOL_ERROR = 1002
+    UNSUPPORTED_DATA = 1003
+    NO_STATUS = 1005
+    INVALID_DATA = 1007
+    POLICY_VIOLATION = 1008
+    MESSAGE_TOO_BIG = 1009
+    MANDATORY_EXTENSION = 1010
+    INTERNAL_ERROR = 1011
+    SERVICE_RESTART = 1012
+    TRY_AGAIN_LATER = 1013
+
+
+_SENDABLE_CODES = frozenset(CloseCode) - {CloseCode.NO_STATUS}
+_APPLICATION_CODES = range(3000, 5000)
+
+
+class FrameError(RegistryError):
+    """A peer sends what RFC 6455 forbids, or too much.
+
+    Attributes:
+        code: The close code that tells the peer so.
+    """
+
+    def __init__(self, reason: str, code: CloseCode = CloseCode.PROTOCOL_ERROR) -> None:
+        self.code = code
+        super().__init__(reason)
+
+
+class Ping(NamedTuple):
+    """A ping frame."""
+
+    payload: bytes
+
+
+class Pong(NamedTuple):
+    """A pong frame."""
+
+    payload: bytes
+
+
+class Close(NamedTuple):
+    """A close frame; without a code in it, the code is `CloseCode.NO_STATUS`."""
+
+    code: int
+    reason: str
+
+
+def encode_frame(
+    opcode: Opcode, payload: bytes, *, is_last: bool = True, mask: bytes | None = None
+) -> bytes:
+    """Encode a frame.
+
+    Args:
+        opcode: Its kind.
+        payload: What it carries; at most `MAX_CONTROL_BYTES` in a control frame.
+        is_last: Whether its message ends with it.
+        mask: Four random bytes if a client sends it, None if a server does.
+    """
+    header = encode_header(opcode, len(payload), is_last=is_last, is_masked=mask is not None)
+    return header + payload if mask is None else header + mask + apply_mask(payload, mask)
+
+
+def encode_header(
+    opcode: Opcode, length: int, *, is_last: bool = True, is_masked: bool = False
+) -> bytes:
+    """Encode what precedes the mask and the payload of a frame; `length` is the payload's."""
+    first = opcode | _LAST if is_last else opcode
+    masked = _MASKED if is_masked else 0
+    if length <= MAX_CONTROL_BYTES:
+        return bytes((first, masked | length))
+    if length <= _MAX_SHORT_LENGTH:
+        return bytes((first, masked | _TWO_BYTES)) + length.to_bytes(2, "big")
+    return bytes((first, masked | _EIGHT_BYTES)) + length.to_bytes(8, "big")
+
+
+def encode_close(code: int, reason: str = "", *, mask: bytes | None = None) -> bytes:
+    """Encode a close frame; a reason that is too long is cut between two characters."""
+    text = reason.encode()[: MAX_CONTROL_BYTES - 2].decode(errors="ignore")
+    return encode_frame(Opcode.CLOSE, code.to_bytes(2, "big") + text.encode(), mask=mask)
+
+
+def apply_mask(payload: bytes | bytearray, mask: bytes | bytearray) -> bytes:
+    """Mask a payload, or unmask one; `mask` has four bytes. Source: RFC 6455, section 5.3."""
+    length = len(payload)
+    # One operation on long numbers is faster than many on bytes.
+    repeated = (mask * (length // 4 + 1))[:length]
+    masked = int.from_bytes(payload, "big") ^ int.from_bytes(repeated, "big")
+    return masked.to_bytes(length, "big")
+
+
+class FrameReader:
+    """Reads messages and control frames from the bytes of one peer."""
+
+    def __init__(self, *, is_peer_client: bool, max_message_bytes: int | None = None) -> None:
+        """Create a reader for a new connection.
+
+        Args:
+            is_peer_client: Whether the peer is a client, which has to mask its frames.
+            max_message_bytes: The size above which a message is refused, before it is stored.
+        """
+        self._is_masked = is_peer_client
+        self._max_message_bytes = max_message_bytes
+        self._buffer = bytearray()
+        self._needed = 2
+        # Of a message that is not complete: the kind, the parts and their size.
+        self._kind: Opcode | None = None
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._utf8: IncrementalDecoder | None = None
+        self._is_closed = False
+
+    @property
+    def fragments(self) -> int:
+        """The number of frames of a message that is not complete yet."""
+        return len(self._parts)
+
+    def feed(self, data: bytes | bytearray) -> None:
+        """Store bytes that the peer sent."""
+        self._buffer += data
+
+    def read(self) -> str | bytes | Ping | Pong | Close | None:
+        """Take the next message or control frame out of the stored bytes.
+
+        Returns:
+            A text message as `str`, a binary one as `bytes`; None until more is fed.
+
+        Raises:
+            FrameError: The peer broke RFC 6455, or its message is too large. Do not read on.
+        """
+        while not self._is_closed and len(self._buffer) >= self._needed:
+            frame = self._take_frame()
+            if frame is None:
+                return None
+            opcode, is_last, payload = frame
+            if opcode & _CONTROL:
+                return self._take_control(opcode, payload)
+            message = self._take_part(opcode, payload, is_last=is_last)
+            if message is not None:
+                return message
+        return None
+
+    def _take_frame(self) -> tuple[int, bool, bytes] | None:
+        """Take a frame: its opcode, whether it is the last of its message, and the payload."""
+        buffer = self._buffer
+        first, second = buffer[0], buffer[1]
+        opcode, is_last, length, start = first & 0x0F, first >= _LAST, second & 0x7F, 2
+        if opcode not in _OPCODES:
+            raise FrameError(f"a frame has the unknown type {opcode}")
+        if opcode & _CONTROL and (not is_last or length > MAX_CONTROL_BYTES):
+            raise FrameError("a control frame is fragmented or too long")
+        if length > MAX_CONTROL_BYTES:
+            start = 4 if length == _TWO_BYTES else 10
+            if not self._has(start):
+                return None
+            length = _long_length(buffer[2:start])
+        if first & _RESERVED:
+            raise FrameError("a frame has a reserved bit")
+        if (second >= _MASKED) is not self._is_masked:
+            raise FrameError("a frame is not masked" if self._is_masked else "a frame is masked")
+        if not opcode & _CONTROL:
+            self._check_size(length)
+        if self._is_masked:
+            start += 4
+        end = start + length
+        if not self._has(end):
+            return None
+        payload = bytes(buffer[start:end])
+        if self._is_masked:
+            payload = apply_mask(payload, buffer[start - 4 : start])
+        del buffer[:end]
+        self._needed = 2
+        return opcode, is_last, payload
+
+    def _has(self, size: int) -> bool:
+        """Return whether so many bytes are stored; if not, reading goes on when they are."""
+        if len(self._buffer) >= size:
+            return True
+        self._needed = size
+        return False
+
+    def _check_size(self, length: int) -> None:
+        """Refuse a message as soon as a header announces too much."""
+        if self._max_message_bytes is not None and self._size + length > self._max_message_bytes:
+            raise FrameError(
+                f"a message has more than {self._max_message_bytes} bytes",
+                CloseCode.MESSAGE_TOO_BIG,
+            )
+
+    def _take_control(self, opcode: int, payload: bytes) -> Ping | Pong | Close:
+        if opcode == Opcode.CLOSE:
+            self._is_closed = True
+            return _decode_close(payload)
+        return Ping(payload) if opcode == Opcode.PING else Pong(payload)
+
+    def _take_part(self, opcode: int, payload: bytes, *, is_last: bool) -> str | bytes | None:
+        """Add a data frame to its message; return the message when it is complete."""
+        if (opcode == Opcode.CONTINUATION) is (self._kind is None):
+            expected = "continuation" if self._kind is not None else "new message"
+            raise FrameError(f"a frame of type {opcode} came instead of a {expected}")
+        if self._kind is None:
+            if is_last:
+                return _decode_text(payload) if opcode == Opcode.TEXT else payload
+            self._kind = Opcode(opcode)
+            self._utf8 = _Utf8Decoder() if opcode == Opcode.TEXT else None
+        self._parts.append(payload)
+        self._size += len(payload)
+        if self._utf8 is not None:
+            _check_utf8(self._utf8, payload, is_last=is_last)
+        if not is_last:
+            return None
+        whole = b"".join(self._parts)
+        message = whole if self._utf8 is None else whole.decode()
+        self._kind, self._parts, self._size, self._utf8 = None, [], 0, None
+        return message
+
+
+def _long_length(encoded: bytearray) -> int:
+    """Decode a length of two or eight bytes, which must be the shortest form."""
+    length = int.from_bytes(encoded, "big")
+    shorter = MAX_CONTROL_BYTES if len(encoded) == 2 else _MAX_SHORT_LENGTH
+    if length <= shorter or length >> 63:
+        raise FrameError("the length of a frame is not in its shortest form, or is too large")
+    return length
+
+
+def _decode_text(payload: bytes) -> str:
+    try:
+        return payload.decode()
+    except UnicodeDecodeError:
+        raise FrameError("a text is not UTF-8", CloseCode.INVALID_DATA) from None
+
+
+def _check_utf8(decoder: IncrementalDecoder, payload: bytes, *, is_last: bool) -> None:
+    try:
+        decoder.decode(payload, is_last)
+    except UnicodeDecodeError:
+        raise FrameError("a text is not UTF-8", CloseCode.INVALID_DATA) from None
+
+
+def _decode_close(payload: bytes) -> Close:
+    if not payload:
+        return Close(CloseCode.NO_STATUS, "")
+    code = int.from_bytes(payload[:2], "big")
+    if code not in _SENDABLE_CODES and code not in _APPLICATION_CODES:
+        raise FrameError("a close frame has no valid code")
+    return Close(code, _decode_text(payload[2:]))
