@@ -13,6 +13,7 @@ from plexus_registry.rules.errors import ConfigError
 from plexus_registry.rules.local_hub import LOCAL_HUB
 from plexus_registry.rules.reconciliation import declared_record, reconcile
 from tests import strategies as sts
+from tests.fields import IN_FILE, OPTIONAL
 
 NOW = 2000
 
@@ -125,20 +126,18 @@ def test_any_text_parses_or_is_a_config_error(text: str) -> None:
 @given(sts.declarations(), sts.sources())
 def test_a_new_declaration_makes_a_new_backend(declaration: Declaration, source: Source) -> None:
     backend = reconcile(declaration, None, source=source, now=NOW, new_id=lambda: "id-new")
-    assert backend == Backend(
-        id="id-new",
-        name=declaration.name,
-        host=declaration.host,
-        port=declaration.port,
-        protocol=declaration.protocol,
-        description=declaration.description,
-        namespace=declaration.namespace,
-        source=source,
-        is_active=True,
-        registered_at=NOW,
-        created_at=NOW,
-        updated_at=NOW,
-    )
+    assert msgspec.structs.asdict(backend) == {
+        **dict.fromkeys(OPTIONAL),
+        **{name: getattr(declaration, name) for name in IN_FILE},
+        "id": "id-new",
+        "source": source,
+        "is_active": True,
+        "registered_at": NOW,
+        "last_seen": None,
+        "created_at": NOW,
+        "updated_at": NOW,
+        "health": None,
+    }
 
 
 @given(sts.backends(name="a", source=Source.FILE), sts.declarations(name="a"))

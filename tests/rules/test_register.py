@@ -8,11 +8,12 @@ import msgspec
 import pytest
 from hypothesis import given
 
-from plexus_registry.rules.backend import MANUAL_LAYERS, Backend, Layer, Record, Source
+from plexus_registry.rules.backend import MANUAL_LAYERS, Layer, Record
 from plexus_registry.rules.errors import MethodError, NameTaken
 from plexus_registry.rules.merge import holder
 from plexus_registry.rules.operations import Decision, Records
 from tests import strategies as sts
+from tests.fields import CLEARED, NAMES
 from tests.rules.operation_cases import (
     AUTO,
     BARE,
@@ -78,24 +79,22 @@ def test_a_claim_to_a_name_without_manual_backend_makes_a_new_one(
 ) -> None:
     lower = tuple(r for r in records if r.layer not in MANUAL_LAYERS or r.is_tombstone)
     backend = accepted(carry_out(lower, claim)).backend
-    assert backend == Backend(
-        id="id-new",
-        name="a",
-        host=claim.host,
-        port=claim.port,
-        protocol=claim.protocol,
-        description=claim.description or None,
-        namespace=claim.namespace or None,
-        version=claim.version,
-        metadata={None: None, 0: "{}", 1: '{"pid":1}'}[
-            None if claim.metadata is None else len(claim.metadata)
-        ],
-        source=Source(claim.source),
-        is_active=True,
-        registered_at=NOW,
-        created_at=NOW,
-        updated_at=NOW,
-    )
+    values = {name: getattr(claim, name) for name in NAMES}
+    metadata = {None: None, 0: "{}", 1: '{"pid":1}'}[
+        None if claim.metadata is None else len(claim.metadata)
+    ]
+    assert msgspec.structs.asdict(backend) == {
+        **values,
+        **{name: values[name] or None for name in CLEARED},
+        "metadata": metadata,
+        "id": "id-new",
+        "is_active": True,
+        "registered_at": NOW,
+        "last_seen": None,
+        "created_at": NOW,
+        "updated_at": NOW,
+        "health": None,
+    }
 
 
 CASES = [
