@@ -1,11 +1,13 @@
-"""The fields that can be stated of a backend: the only list of the tests.
+"""The fields that can be stated of a backend, and the layers: the only lists of the tests.
 
-It is written without the product's table, which is compared with it.
+They are written without the product's tables, which are compared with them.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
+
+from plexus_registry.rules.backend import Layer
 
 
 class Stated(NamedTuple):
@@ -46,3 +48,9 @@ CLEARED = fields("update", "optional")
 UNSTATED = ("is_active", "registered_at", "last_seen", "created_at", "updated_at")
 MEMBERS = ("id", *NAMES, *UNSTATED)
 """The members on the wire, in order, of a backend without health."""
+
+# Source: manual/config.md, "Which source wins". `adopted` stands in for the file until that was
+# first read.
+HIGHEST_FIRST = tuple(map(Layer, ("runtime", "database", "env", "file", "adopted", "auto")))
+LOWER = HIGHEST_FIRST[2:]
+"""The layers that some origin declares."""

@@ -17,6 +17,7 @@ from plexus_registry.rules.catalog import Catalog
 from plexus_registry.rules.reconciliation import declare
 from plexus_registry.rules.transaction import Transaction
 from tests import strategies as sts
+from tests.fields import HIGHEST_FIRST, LOWER
 from tests.rpc.message_shapes import BARE, BARE_TEXT, FULL, FULL_TEXT, decoded, fresh
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def assert_agrees(catalog: Catalog, model: Model) -> None:
         }
         assert [*listed] == ["type", "revision", "backends"]
     assert len(catalog) == len(model.list(active_only=False))
-    for layer in (Layer.ENV, Layer.FILE, Layer.ADOPTED, Layer.AUTO):
+    for layer in LOWER:
         assert catalog.names(layer) == {
             name
             for name, records in model.stated.items()
@@ -75,8 +76,9 @@ class CatalogMachine(RuleBasedStateMachine):
         self.model = Model()
         for name in {record.name for record in records}:
             stated = [record for record in records if record.name == name]
-            rank = ["runtime", "database", "env", "file", "adopted", "auto"]
-            self.model.stated[name] = tuple(sorted(stated, key=lambda each: rank.index(each.layer)))
+            self.model.stated[name] = tuple(
+                sorted(stated, key=lambda each: HIGHEST_FIRST.index(each.layer))
+            )
 
     def publish(self, changes: dict[str, Records]) -> None:
         self.catalog.publish(changes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,15 +12,11 @@ from hypothesis import strategies as st
 from plexus_registry.rules.backend import Backend, Layer, Record, Source
 from plexus_registry.rules.merge import effective, holder, merge
 from tests import strategies as sts
+from tests.fields import HIGHEST_FIRST
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# Source: manual/config.md, "Which source wins"; highest first.
-HIGHEST_FIRST = (
-    *(Layer.RUNTIME, Layer.DATABASE),
-    *(Layer.ENV, Layer.FILE, Layer.ADOPTED, Layer.AUTO),
-)
 MANUAL = (Layer.RUNTIME, Layer.DATABASE)
 
 
@@ -144,19 +141,9 @@ def stated_by(layer: Layer, *, deleted: bool = False) -> Record:
     return Record(name="a", layer=layer, backend=None if deleted else backend)
 
 
-@pytest.mark.parametrize(
-    ("higher", "lower"),
-    [
-        ("runtime", "database"),
-        ("runtime", "auto"),
-        ("database", "env"),
-        ("env", "file"),
-        ("file", "adopted"),
-        ("adopted", "auto"),
-    ],
-)
-def test_each_layer_outranks_the_next(higher: str, lower: str) -> None:
-    records = [stated_by(Layer(lower)), stated_by(Layer(higher))]
+@pytest.mark.parametrize(("higher", "lower"), [*combinations(HIGHEST_FIRST, 2)])
+def test_each_layer_outranks_the_lower_ones(higher: Layer, lower: Layer) -> None:
+    records = [stated_by(lower), stated_by(higher)]
     assert [each.host for each in merge(records).values()] == [higher]
 
 

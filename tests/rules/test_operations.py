@@ -25,7 +25,7 @@ from plexus_registry.rules.merge import effective, holder
 from plexus_registry.rules.operations import Decision, Records
 from plexus_registry.rules.states import Sign, after_sign
 from tests import strategies as sts
-from tests.fields import fields
+from tests.fields import LOWER, fields
 
 if TYPE_CHECKING:
     from plexus_registry.rules.backend import Update
@@ -34,7 +34,6 @@ NAME = "a"
 NOW = 2000
 NEW_ID = "id-new"
 CLAIM = Register(name=NAME, host="h", port=1)
-LOWER = (Layer.ENV, Layer.FILE, Layer.ADOPTED, Layer.AUTO)
 
 Call = Callable[[Records], Decision | MethodError]
 

@@ -9,6 +9,7 @@ import pytest
 from plexus_registry.rules import operations
 from plexus_registry.rules.backend import RANK, Layer, Record, Source
 from plexus_registry.rules.errors import NotFound
+from tests.fields import HIGHEST_FIRST
 from tests.rules.operation_cases import (
     ADOPTED,
     AUTO,
@@ -154,5 +155,4 @@ def test_an_adopted_record_never_displaces_what_a_call_wrote(manual: Record) -> 
 
 
 def test_layers_rank_as_the_design_says() -> None:
-    # `adopted` is not a source: it stands in for the file until that was first read.
-    assert [*RANK] == ["runtime", "database", "env", "file", "adopted", "auto"]
+    assert tuple(RANK) == HIGHEST_FIRST
