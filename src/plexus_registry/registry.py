@@ -86,7 +86,7 @@ class Registry:
         self.probe = probe
         self.commits = GroupCommit(store, self.catalog, self._publish, self._end_commit, now)
         self.health = HealthMonitor(self.catalog, self.commits, policy, now)
-        self.pings = Pings(self.catalog, self.commits, self.health.renew, now)
+        self.pings = Pings(self.catalog, self.commits, self.health.note_ping, now)
         self._wakeups: set[Wakeup] = set()
 
     # Reads: from memory, at once.
@@ -275,11 +275,11 @@ class Registry:
         self.catalog.publish(changes, transaction.revision)
         self.change_log.append(transaction.entries)
         for name in changes:
-            self.health.follow(name, before[name], self.catalog.get(name))
+            self.health.note_change(name, before[name], self.catalog.get(name))
         for name in transaction.registered:
-            self.health.register(name)
+            self.health.note_registration(name)
         for name in transaction.signs_of_life:
-            self.health.renew(name)
+            self.health.note_ping(name)
         self.pings.forget_written(changes, saved_again)
         if transaction.entries:
             for wakeup in self._wakeups:
@@ -287,5 +287,5 @@ class Registry:
 
     def _end_commit(self, began: float) -> None:
         """Handle what waited for a commit; it began at a moment of Trio's clock."""
-        self.health.excuse(began)
+        self.health.note_commit(began)
         self.pings.repeat()

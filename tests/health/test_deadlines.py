@@ -34,10 +34,10 @@ def test_who_never_pinged_never_goes_stale(
     deadlines = Deadlines(stale_after=TERM)
     before = None
     for backend, moment in history:
-        deadlines.follow("a", before, backend, moment=moment)
+        deadlines.note_change("a", before, backend, moment=moment)
         before = backend
-    assert not deadlines.is_over("a", moment=later + 10**9)
-    assert list(deadlines.over(moment=later + 10**9)) == []
+    assert not deadlines.has_passed("a", moment=later + 10**9)
+    assert list(deadlines.passed(moment=later + 10**9)) == []
 
 
 @given(moments, st.lists(moments))
@@ -45,8 +45,8 @@ def test_a_sign_of_life_gives_a_full_term(moment: float, earlier: list[float]) -
     deadlines = Deadlines(stale_after=TERM)
     for each in (*sorted(earlier), moment):
         deadlines.renew("a", moment=each)
-    assert not deadlines.is_over("a", moment=moment + TERM - 0.5)
-    assert deadlines.is_over("a", moment=moment + TERM)
+    assert not deadlines.has_passed("a", moment=moment + TERM - 0.5)
+    assert deadlines.has_passed("a", moment=moment + TERM)
 
 
 @given(sts.backends(name="a", pings=True, is_active=True), moments, pauses)
@@ -54,10 +54,10 @@ def test_news_of_the_same_backend_give_no_new_term(
     backend: Backend, moment: float, passed: float
 ) -> None:
     deadlines = Deadlines(stale_after=TERM)
-    deadlines.follow("a", None, backend, moment=moment)
+    deadlines.note_change("a", None, backend, moment=moment)
     renamed = msgspec.structs.replace(backend, description="new", updated_at=9999)
-    deadlines.follow("a", backend, renamed, moment=moment + passed)
-    assert deadlines.is_over("a", moment=moment + TERM)
+    deadlines.note_change("a", backend, renamed, moment=moment + passed)
+    assert deadlines.has_passed("a", moment=moment + TERM)
 
 
 @pytest.mark.parametrize("change", [{"host": "elsewhere"}, {"port": 2}, {"protocol": "other"}])
@@ -66,11 +66,11 @@ def test_a_backend_at_a_new_address_gets_a_full_term(
     change: dict[str, object], backend: Backend, moment: float, passed: float
 ) -> None:
     deadlines = Deadlines(stale_after=TERM)
-    deadlines.follow("a", None, backend, moment=moment)
+    deadlines.note_change("a", None, backend, moment=moment)
     moved = msgspec.structs.replace(backend, **change)
-    deadlines.follow("a", backend, moved, moment=moment + passed)
-    assert not deadlines.is_over("a", moment=moment + passed + TERM - 0.5)
-    assert deadlines.is_over("a", moment=moment + passed + TERM)
+    deadlines.note_change("a", backend, moved, moment=moment + passed)
+    assert not deadlines.has_passed("a", moment=moment + passed + TERM - 0.5)
+    assert deadlines.has_passed("a", moment=moment + passed + TERM)
 
 
 @given(sts.backends(name="a", pings=True, is_active=True), moments)
@@ -78,12 +78,12 @@ def test_whoever_is_gone_or_inactive_is_watched_no_more(backend: Backend, moment
     inactive = msgspec.structs.replace(backend, is_active=False)
     for after in (None, inactive):
         deadlines = Deadlines(stale_after=TERM)
-        deadlines.follow("a", None, backend, moment=moment)
-        deadlines.follow("a", backend, after, moment=moment)
-        assert not deadlines.is_over("a", moment=moment + 10**9)
-        deadlines.follow("a", after, backend, moment=moment + 30)
-        assert not deadlines.is_over("a", moment=moment + 30 + TERM - 0.5)
-        assert deadlines.is_over("a", moment=moment + 30 + TERM)
+        deadlines.note_change("a", None, backend, moment=moment)
+        deadlines.note_change("a", backend, after, moment=moment)
+        assert not deadlines.has_passed("a", moment=moment + 10**9)
+        deadlines.note_change("a", after, backend, moment=moment + 30)
+        assert not deadlines.has_passed("a", moment=moment + 30 + TERM - 0.5)
+        assert deadlines.has_passed("a", moment=moment + 30 + TERM)
 
 
 @given(moments, pauses, pauses)
@@ -96,8 +96,8 @@ def test_a_pause_never_shortens_a_term_nor_makes_it_longer_than_a_full_one(
     deadlines.postpone(pause, moment=now)
     expected = min(moment + TERM + pause, now + TERM)
     assert expected >= moment + TERM
-    assert not deadlines.is_over("a", moment=expected - 0.5)
-    assert deadlines.is_over("a", moment=expected)
+    assert not deadlines.has_passed("a", moment=expected - 0.5)
+    assert deadlines.has_passed("a", moment=expected)
 
 
 @dataclass
@@ -115,16 +115,16 @@ def test_whose_term_ends_in_a_long_commit_gets_a_moment_more_but_once(
     deadlines = Deadlines(stale_after=TERM)
     deadlines.renew("a", moment=0)
     ended = began + seconds
-    deadlines.excuse(began, moment=ended)
-    is_excused = seconds > LONG_COMMIT and began <= TERM <= ended + GRACE
-    assert deadlines.is_over("a", moment=TERM) is not (is_excused and ended + GRACE > TERM)
-    assert deadlines.is_over("a", moment=max(TERM, ended + GRACE))
-    if is_excused:
-        deadlines.excuse(ended, moment=ended + 10)
-        assert deadlines.is_over("a", moment=ended + GRACE)
+    deadlines.extend(began, moment=ended)
+    is_extended = seconds > LONG_COMMIT and began <= TERM <= ended + GRACE
+    assert deadlines.has_passed("a", moment=TERM) is not (is_extended and ended + GRACE > TERM)
+    assert deadlines.has_passed("a", moment=max(TERM, ended + GRACE))
+    if is_extended:
+        deadlines.extend(ended, moment=ended + 10)
+        assert deadlines.has_passed("a", moment=ended + GRACE)
     deadlines.renew("a", moment=ended)
-    deadlines.excuse(ended, moment=ended + TERM)
-    assert not deadlines.is_over("a", moment=ended + TERM)
+    deadlines.extend(ended, moment=ended + TERM)
+    assert not deadlines.has_passed("a", moment=ended + TERM)
 
 
 class DeadlinesMachine(RuleBasedStateMachine):
@@ -153,7 +153,7 @@ class DeadlinesMachine(RuleBasedStateMachine):
     def publish(self, backend: Backend) -> None:
         name = backend.name
         before = self.meant.get(name)
-        self.deadlines.follow(name, before, backend, moment=self.now)
+        self.deadlines.note_change(name, before, backend, moment=self.now)
         self.meant[name] = backend
         if not backend.is_active or backend.last_seen is None:
             self.heard.pop(name, None)
@@ -162,7 +162,7 @@ class DeadlinesMachine(RuleBasedStateMachine):
 
     @rule(name=sts.names())
     def remove(self, name: str) -> None:
-        self.deadlines.follow(name, self.meant.pop(name, None), None, moment=self.now)
+        self.deadlines.note_change(name, self.meant.pop(name, None), None, moment=self.now)
         self.heard.pop(name, None)
 
     @rule(name=sts.names())
@@ -181,8 +181,8 @@ class DeadlinesMachine(RuleBasedStateMachine):
                 for name, heard in self.heard.items()
                 if self.now + later - heard.moment - heard.paused >= TERM
             }
-            assert set(self.deadlines.over(moment=self.now + later)) == silent
-            over = {n for n in sts.NAMES if self.deadlines.is_over(n, moment=self.now + later)}
+            assert set(self.deadlines.passed(moment=self.now + later)) == silent
+            over = {n for n in sts.NAMES if self.deadlines.has_passed(n, moment=self.now + later)}
             assert over == silent
 
 

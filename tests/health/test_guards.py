@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from plexus_registry.health import damping
+from plexus_registry.health import probe_history
 from plexus_registry.health.self_preservation import SelfPreservation
 from plexus_registry.health.tracker import HealthTracker, Policy
 from plexus_registry.rules.backend import State
@@ -44,7 +44,7 @@ def test_a_backend_that_comes_and_goes_all_day(
     is_guarded: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not is_guarded:
-        monkeypatch.setattr(damping, "FREE_FALLS", 10**6)
+        monkeypatch.setattr(probe_history, "FREE_FALLS", 10**6)
     ward = up(Ward("a"))
     seen = []
     for _ in range(500):
@@ -60,12 +60,12 @@ def test_a_process_that_was_stopped_hears_no_pings(
     is_guarded: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not is_guarded:
-        monkeypatch.setattr(HealthTracker, "forgive", lambda *_, **__: None)
+        monkeypatch.setattr(HealthTracker, "note_pause", lambda *_, **__: None)
     ward = Ward(*NAMES, policy=Policy(stale_after=STALE_AFTER))
     for name in NAMES:
         ward.ping(name)
     ward.moment += STALE_AFTER + 1
-    ward.tracker.forgive(STALE_AFTER, moment=ward.moment)
+    ward.tracker.note_pause(STALE_AFTER, moment=ward.moment)
     ward.sweep()
     assert states(ward) == ({State.UP} if is_guarded else {State.STALE})
 
@@ -76,11 +76,11 @@ def test_a_probe_that_a_pause_overlaps_is_void(
 ) -> None:
     """Its failure may be due to the pause; those before it were not."""
     if not is_guarded:
-        monkeypatch.setattr(HealthTracker, "forgive", lambda *_, **__: None)
+        monkeypatch.setattr(HealthTracker, "note_pause", lambda *_, **__: None)
     ward = up(Ward("a", "b"))
     ward.rounds([REFUSED] * 2, "a", "b")
     ward.moment += 1
-    ward.tracker.forgive(1, moment=ward.moment)
+    ward.tracker.note_pause(1, moment=ward.moment)
     for name in "ab":
         ward.probe(name, REFUSED, seconds=1)
     assert states(ward) == ({State.UP} if is_guarded else {State.DOWN})

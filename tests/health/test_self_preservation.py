@@ -25,14 +25,14 @@ def test_it_takes_more_than_half_and_three(up: int, data: st.DataObject) -> None
     failing = data.draw(st.integers(0, up))
     expected = failing >= LEAST and failing > up / 2
     self_preservation = suspicion_of(up, failing)
-    assert self_preservation.is_raised == expected
+    assert self_preservation.suspects_network == expected
     assert self_preservation.may_mark("0", moment=0) != expected
 
 
 def test_it_ends_when_half_of_them_answer() -> None:
     self_preservation = suspicion_of(10, 6)
     self_preservation.count("0", is_up=True, fails=False, moment=1)
-    assert not self_preservation.is_raised
+    assert not self_preservation.suspects_network
     assert self_preservation.may_mark("1", moment=1)
 
 
@@ -47,7 +47,7 @@ def test_nobody_is_marked_for_five_rounds_and_then_a_share_in_each() -> None:
         left = [name for name in left if name not in marked]
         marked_in.append(len(marked))
     assert marked_in == [0] * ROUNDS + [10, 10, 10, 10]
-    assert not self_preservation.is_raised
+    assert not self_preservation.suspects_network
 
 
 def test_who_may_be_marked_may_be_so_until_it_is() -> None:
@@ -66,7 +66,7 @@ def test_a_pause_is_no_round_and_a_long_one_starts_the_suspicion_over(
     self_preservation = suspicion_of(5, 5)
     moment = 2 * ROUND + pause
     self_preservation.postpone(pause, moment=moment)
-    assert self_preservation.is_raised
+    assert self_preservation.suspects_network
     marks_at = marks_at or moment + ROUNDS * ROUND
     assert not self_preservation.may_mark("0", moment=marks_at - 1)
     assert self_preservation.may_mark("0", moment=marks_at)
@@ -77,4 +77,4 @@ def test_who_was_not_up_counts_for_nothing(failing: int) -> None:
     self_preservation = suspicion_of(4, failing)
     for index in range(10):
         self_preservation.count(f"down{index}", is_up=False, fails=True, moment=0)
-    assert not self_preservation.is_raised
+    assert not self_preservation.suspects_network

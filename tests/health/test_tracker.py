@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from plexus_registry.health.damping import FIRST
+from plexus_registry.health.probe_history import FIRST_HOLD
 from plexus_registry.health.self_preservation import ROUNDS
 from plexus_registry.health.tracker import HealthTracker, Policy
 from plexus_registry.rules.backend import Backend, Source, State
@@ -71,7 +71,7 @@ class Ward:
         before = self.backends.pop(name, None)
         if after is not None:
             self.backends[name] = after
-        return self.tracker.follow(name, before, after, moment=self.moment)
+        return self.tracker.note_change(name, before, after, moment=self.moment)
 
     def state(self, name: str = "a") -> State:
         return self.backends[name].state
@@ -95,13 +95,13 @@ class Ward:
     def ping(self, name: str = "a") -> None:
         pinged = after_sign(self.backends[name], Sign.PING, now=self.now)
         self.publish(name, msgspec.structs.replace(pinged, last_seen=self.now))
-        self.tracker.renew(name, moment=self.moment)
+        self.tracker.note_ping(name, moment=self.moment)
 
     def goodbye(self, name: str = "a") -> bool:
         return self.publish(name, after_sign(self.backends[name], Sign.GOODBYE, now=self.now))
 
     def sweep(self) -> None:
-        for name in list(self.tracker.silent(moment=self.moment)):
+        for name in list(self.tracker.silent_names(moment=self.moment)):
             after = self.tracker.after_silence(
                 self.backends[name], now=self.now, moment=self.moment
             )
@@ -225,7 +225,7 @@ def test_a_goodbye_is_checked_at_once_and_a_hub_that_answers_comes_back() -> Non
     assert not ward.goodbye(), "nothing new"
     ward.probe("a", answer("a"))
     assert ward.state() is State.UP
-    assert ward.tracker.is_doubted("a")
+    assert ward.tracker.is_leaving("a")
 
 
 def test_a_hub_that_answers_while_it_stops_is_gone_at_the_next_failure() -> None:
@@ -261,7 +261,7 @@ def test_what_a_probe_found_that_began_before_the_news_says_nothing(news: str) -
     elif news == "registration":
         ward.publish("a", backend_of("a"))
     else:
-        ward.tracker.forgive(1, moment=ward.moment)
+        ward.tracker.note_pause(1, moment=ward.moment)
     before = ward.backends["a"]
     ward.probe("a", answer("a") if news == "goodbye" else REFUSED, seconds=1)
     assert ward.backends["a"] == before
@@ -294,7 +294,7 @@ def test_a_pause_voids_the_probe_that_it_overlaps_and_no_failure_before_it() -> 
     ward = Ward("a")
     ward.probe("a", answer("a"))
     ward.rounds([REFUSED] * 2)
-    ward.tracker.forgive(100, moment=ward.moment)
+    ward.tracker.note_pause(100, moment=ward.moment)
     ward.probe("a", REFUSED, seconds=1)
     assert ward.state() is State.UP
     ward.moment += 1
@@ -309,7 +309,7 @@ def test_a_pause_is_given_back_to_the_suspicion() -> None:
         ward.probe(name, answer(name))
     ward.rounds([REFUSED] * 3, *names)
     ward.moment += 10 * INTERVAL
-    ward.tracker.forgive(10 * INTERVAL, moment=ward.moment)
+    ward.tracker.note_pause(10 * INTERVAL, moment=ward.moment)
     ward.rounds([REFUSED], *names)
     assert {ward.state(name) for name in names} == {State.UP}
 
@@ -325,9 +325,9 @@ def test_a_backend_that_comes_and_goes_is_held_down_longer_and_longer() -> None:
     ward.probe("a", answer("a"))
     assert ward.state() is State.DOWN
     assert ward.reason() == (
-        "it answers again, but fell 3 times lately: it is held down for 15 s more"
+        "it answers again, but went down 3 times lately: it is held down for 15 s more"
     )
-    ward.moment += FIRST
+    ward.moment += FIRST_HOLD
     ward.probe("a", answer("a"))
     assert ward.state() is State.UP
 
@@ -339,13 +339,13 @@ def test_when_most_fail_at_once_nobody_is_marked_for_five_rounds() -> None:
         ward.probe(name, answer(name))
     ward.moment += INTERVAL
     ward.rounds([REFUSED] * ROUNDS, *names)
-    assert ward.tracker.is_suspicious
+    assert ward.tracker.suspects_network
     assert {ward.state(name) for name in names} == {State.UP}
     ward.rounds([REFUSED], *names)
     assert [ward.state(name) for name in names].count(State.DOWN) == 3
     ward.rounds([REFUSED] * 3, *names)
     assert {ward.state(name) for name in names} == {State.DOWN}
-    assert not ward.tracker.is_suspicious
+    assert not ward.tracker.suspects_network
 
 
 def test_who_was_not_even_asked_is_as_before() -> None:
@@ -367,7 +367,7 @@ def test_when_the_network_is_back_nobody_was_ever_away() -> None:
     ward.rounds([REFUSED] * 4, *names)
     for name in names:
         ward.probe(name, answer(name))
-    assert not ward.tracker.is_suspicious
+    assert not ward.tracker.suspects_network
     assert {ward.state(name) for name in names} == {State.UP}
 
 
@@ -377,7 +377,7 @@ def test_who_is_under_no_check_is_active_for_ever(history: list[str]) -> None:
     for step in history:
         ward.moment += 0 if step == "sweep" else 1000
         if step == "pause":
-            ward.tracker.forgive(1000, moment=ward.moment)
+            ward.tracker.note_pause(1000, moment=ward.moment)
         ward.sweep()
         assert ward.backends["a"].is_active
 
@@ -411,7 +411,7 @@ def test_what_an_earlier_backend_of_the_address_answered_says_nothing() -> None:
 def test_a_registration_voids_the_failures_before_it() -> None:
     ward = Ward("a")
     ward.rounds([answer("a"), REFUSED, REFUSED])
-    ward.tracker.register("a", moment=ward.moment)
+    ward.tracker.note_registration("a", moment=ward.moment)
     ward.probe("a", REFUSED, seconds=1.0)
     ward.rounds([REFUSED, REFUSED])
     assert ward.state() is State.UP
@@ -425,10 +425,10 @@ def test_who_answers_now_and_then_after_a_goodbye_is_held_down() -> None:
         assert ward.goodbye()  # to be probed at once
         ward.rounds([answer("a")])
         assert ward.state() is State.UP
-        assert ward.tracker.is_doubted("a")
+        assert ward.tracker.is_leaving("a")
         ward.rounds([REFUSED])
         assert ward.state() is State.DEREGISTERED
-        assert not ward.tracker.is_doubted("a")
+        assert not ward.tracker.is_leaving("a")
         ward.ping()
     ward.goodbye()
     ward.probe("a", answer("a"))

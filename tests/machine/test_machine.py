@@ -202,7 +202,7 @@ class RegistryMachine(RuleBasedStateMachine):
         self.model.forgive(seconds)
 
         async def forgive() -> None:
-            self.registry.health.forgive(seconds)
+            self.registry.health.note_pause(seconds)
 
         self.loop.run(forgive)
 

@@ -261,14 +261,14 @@ async def test_a_bug_while_publishing_is_raised_once_and_loses_nothing(
 ) -> None:
     disk = WatchedDisk()
     async with opened(tmp_path, disk) as registry:
-        real = registry.health.follow
+        real = registry.health.note_change
 
-        def follow(name: str, *backends: object) -> None:
+        def note_change(name: str, *backends: object) -> None:
             real(name, *backends)  # type: ignore[arg-type] # passed through
             if name == "leader":
                 raise ZeroDivisionError
 
-        monkeypatch.setattr(registry.health, "follow", follow)
+        monkeypatch.setattr(registry.health, "note_change", note_change)
         heard = await commit_together(registry, disk)
         assert isinstance(heard.pop("leader"), ZeroDivisionError)
         # Theirs are on the disk, and so is that of the leader.

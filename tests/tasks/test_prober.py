@@ -57,7 +57,7 @@ class Ward:
         return port
 
     def is_suspect(self) -> bool:
-        return self.registry.health.is_suspect
+        return self.registry.health.suspects_network
 
     def report(self) -> dict[str, object]:
         report = reporter(

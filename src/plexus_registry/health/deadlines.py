@@ -1,10 +1,10 @@
-"""Who is silent for too long.
+"""Deadlines for the next ping of each backend that pings.
 
-A backend can go stale once it has pinged; each sign of life gives it a full term again.
-Moments are seconds of a monotonic clock that the caller reads: a jump of the wall clock makes
-nobody stale, and neither does a pause of the whole process, which `postpone` gives back. A request
-that waits for the disk holds up the pings behind it on its connection: whose term ends during a
-long commit gets a moment longer, so that what waits unread is heard before anyone is judged.
+A backend can become stale only after it has pinged. Each ping renews its deadline. Moments are
+seconds of a monotonic clock that the caller reads, so a change of the wall clock makes none stale.
+`postpone` gives back a pause of the whole process. A request that waits for the disk also delays
+the pings behind it on its connection. A deadline that passes during a long commit is therefore
+extended a little, so that these pings are read before any backend is judged.
 
 Source: manual/health.md, "Silence".
 """
@@ -20,51 +20,51 @@ if TYPE_CHECKING:
 
 
 LONG_COMMIT = 0.25
-"""Seconds: a commit that takes longer may have held up a ping."""
+"""Seconds: a commit that takes longer may have delayed a ping."""
 
 GRACE = 1.0
-"""Seconds after a long commit in which what waited unread is heard."""
+"""Seconds after a long commit in which delayed pings can be read."""
 
 
 class Deadlines:
-    """Until when each pinging backend must give its next sign of life."""
+    """The moment by which each pinging backend must ping again."""
 
     def __init__(self, *, stale_after: float) -> None:
         self._stale_after = stale_after
         self._deadlines: dict[str, float] = {}
-        # Once between two pings is enough, or a slow disk would keep the dead alive.
-        self._excused: set[str] = set()
+        # Once between two pings is enough, or a slow disk would keep dead backends active.
+        self._extended: set[str] = set()
 
     def renew(self, name: str, *, moment: float) -> None:
-        """Give a backend a full term from a moment on."""
+        """Set the deadline of a backend to the full time after a moment."""
         self._deadlines[name] = moment + self._stale_after
-        self._excused.discard(name)
+        self._extended.discard(name)
 
-    def follow(
+    def note_change(
         self, name: str, before: Backend | None, after: Backend | None, *, moment: float
     ) -> None:
-        """Take note of what a name means now; a backend that is new to the name gets a full term.
+        """Start or end a deadline when a name changes its meaning.
 
         Args:
             name: The name.
-            before: The effective backend that it meant so far, if any.
-            after: The effective backend that it means now, if any.
+            before: The effective backend until now, if any.
+            after: The effective backend from now on, if any.
             moment: Now.
         """
         if after is None or not after.is_active or not after.pings:
             self._deadlines.pop(name, None)
-            self._excused.discard(name)
+            self._extended.discard(name)
         elif name not in self._deadlines or before is None or before.address != after.address:
             self.renew(name, moment=moment)
 
     def postpone(self, seconds: float, *, moment: float) -> None:
-        """Give back a pause in which nobody could be heard; no term gets longer than a full one."""
+        """Postpone all deadlines by a pause, but not beyond the full time after `moment`."""
         latest = moment + self._stale_after
         for name, deadline in self._deadlines.items():
             self._deadlines[name] = min(deadline + seconds, latest)
 
-    def excuse(self, began: float, *, moment: float) -> None:
-        """Prolong the terms that ended during a long commit, each once between two pings.
+    def extend(self, began: float, *, moment: float) -> None:
+        """Extend the deadlines that passed during a long commit, each once between two pings.
 
         Args:
             began: When the commit began.
@@ -73,20 +73,20 @@ class Deadlines:
         if moment - began <= LONG_COMMIT:
             return
         for name, deadline in self._deadlines.items():
-            if began <= deadline <= moment + GRACE and name not in self._excused:
+            if began <= deadline <= moment + GRACE and name not in self._extended:
                 self._deadlines[name] = moment + GRACE
-                self._excused.add(name)
+                self._extended.add(name)
 
-    def is_over(self, name: str, *, moment: float) -> bool:
-        """Whether a backend's term is over."""
+    def has_passed(self, name: str, *, moment: float) -> bool:
+        """Whether a backend has a deadline, and it has passed."""
         deadline = self._deadlines.get(name)
         return deadline is not None and deadline <= moment
 
-    def holds(self, name: str, *, moment: float) -> bool:
-        """Whether a backend pings and its term is not over."""
+    def is_ahead(self, name: str, *, moment: float) -> bool:
+        """Whether a backend has a deadline, and it has not passed."""
         deadline = self._deadlines.get(name)
         return deadline is not None and deadline > moment
 
-    def over(self, *, moment: float) -> Iterator[str]:
-        """Name the backends whose term is over."""
+    def passed(self, *, moment: float) -> Iterator[str]:
+        """Iterate over the names whose deadline has passed."""
         return (name for name, deadline in self._deadlines.items() if deadline <= moment)

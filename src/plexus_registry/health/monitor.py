@@ -1,7 +1,7 @@
-"""Keeps the health of all backends: what shows at once, what is committed, who is to be probed.
+"""The health of all backends: shown at once, saved if it lasts, and used to schedule probes.
 
-What a probe brings shows at once and stays in memory; only a change that lasts (another state, a
-new version, a new schema) is committed, and told to whoever watches.
+The outcome of a probe is shown at once and stays in memory. Only a lasting change (another state, a
+new version, a new schema) is committed and reported to those who watch.
 
 Source: manual/health.md, "What is shown".
 """
@@ -46,12 +46,12 @@ class HealthMonitor:
         policy: Policy,
         now: Callable[[], int],
     ) -> None:
-        """Start with what the catalog holds; everyone has a full term to give a sign of life.
+        """Start with the backends of the catalog, each with the full time until its next ping.
 
         Args:
-            catalog: What is committed.
-            commits: How changes are committed.
-            policy: When evidence lapses.
+            catalog: The committed backends.
+            commits: Saves lasting changes.
+            policy: How long evidence lasts.
             now: The clock whose times are stored.
         """
         self._catalog = catalog
@@ -60,64 +60,76 @@ class HealthMonitor:
         self._tracker = HealthTracker(policy)
         self._unprobed: set[str] = set()
         self._wakeup = Wakeup()
-        self._is_told = False
-        # The other names by which the auto layer states the local hub, or did at the start.
+        self._has_logged_suspicion = False
+        # The other names under which the auto layer lists the local hub, or did at the start.
         self._local_names = local_hub.stated_names(catalog)
         for backend in catalog.list(active_only=False):
-            self.follow(backend.name, None, backend)
+            self.note_change(backend.name, None, backend)
 
     @property
-    def is_suspect(self) -> bool:
+    def suspects_network(self) -> bool:
         """Whether so many backends fail at once that the registry suspects its own network."""
-        return self._tracker.is_suspicious
+        return self._tracker.suspects_network
 
     @property
     def probes(self) -> bool:
         """Whether backends are probed at all."""
         return self._tracker.policy.probes
 
-    # What happens to names.
+    # Changes and pings.
 
-    def follow(self, name: str, before: Backend | None, after: Backend | None) -> None:
-        """Take note of what a name means now, after a commit."""
-        if self._tracker.follow(name, before, after, moment=trio.current_time()):
+    def note_change(self, name: str, before: Backend | None, after: Backend | None) -> None:
+        """Note which backend a name means before and after a commit."""
+        if self._tracker.note_change(name, before, after, moment=trio.current_time()):
             self._probe_at_once(name)
 
-    def register(self, name: str) -> None:
-        """Take note that somebody registered a backend, which is to be probed at once."""
-        self._tracker.register(name, moment=trio.current_time())
+    def note_registration(self, name: str) -> None:
+        """Note that a backend was registered, and probe it at once."""
+        self._tracker.note_registration(name, moment=trio.current_time())
         if self.probes:
             self._probe_at_once(name)
 
-    def renew(self, name: str) -> None:
-        """Take note of a ping."""
-        self._tracker.renew(name, moment=trio.current_time())
+    def note_ping(self, name: str) -> None:
+        """Note a ping."""
+        self._tracker.note_ping(name, moment=trio.current_time())
+
+    def note_commit(self, began: float) -> None:
+        """Note that a commit ended: after a long one, pings that it delayed get more time.
+
+        Args:
+            began: When the commit began, in seconds of Trio's clock.
+        """
+        self._tracker.note_commit(began, moment=trio.current_time())
+
+    def note_pause(self, pause: float) -> None:
+        """Note that this process did not run for some seconds; they count against no backend."""
+        self._tracker.note_pause(pause, moment=trio.current_time())
 
     def _probe_at_once(self, name: str) -> None:
         self._unprobed.add(name)
         self._wakeup.set()
 
     async def wait_for_unprobed(self) -> set[str]:
-        """Wait until backends should be probed at once, and return their names once."""
+        """Wait until backends must be probed at once, and return their names."""
         await self._wakeup.wait()
         unprobed, self._unprobed = self._unprobed, set()
         return unprobed
 
-    # Evidence.
+    # Silence and probes.
 
     async def mark_silent(self, *, moment: float) -> tuple[str, ...]:
-        """Make the backends inactive that were silent too long, and that no probe speaks for.
+        """Make backends inactive that were silent too long, and for which no probe speaks.
 
         Args:
-            moment: Up to when silence counts, in seconds of Trio's clock.
+            moment: The end of the silence, in seconds of Trio's clock.
 
         Returns:
             Their names.
 
         Raises:
-            StorageFailed: The change could not be saved; nobody was marked.
+            StorageFailed: The change could not be saved, and no backend was changed.
         """
-        silent = tuple(self._tracker.silent(moment=moment))
+        silent = tuple(self._tracker.silent_names(moment=moment))
         if not silent:
             return ()
 
@@ -138,19 +150,19 @@ class HealthMonitor:
         return marked
 
     async def note_probe(self, probed: Backend, outcome: Outcome, *, began: float) -> None:
-        """Take note of what a probe found.
+        """Note the outcome of a probe, and save the change if it lasts.
 
         Args:
             probed: The backend as it was when the probe began.
-            outcome: What was found.
-            began: When that was, in seconds of Trio's clock.
+            outcome: The outcome.
+            began: When the probe began, in seconds of Trio's clock.
 
         Raises:
-            StorageFailed: It makes a lasting difference, which could not be saved.
+            StorageFailed: A lasting change could not be saved.
         """
         await self._commits.settled(probed.name)
         backend = self._catalog.get(probed.name)
-        # Most often it is the very same backend; to compare addresses takes longer.
+        # Usually it is the same object, and comparing addresses takes longer.
         if backend is None or (backend is not probed and backend.address != probed.address):
             return
         moment = trio.current_time()
@@ -177,7 +189,7 @@ class HealthMonitor:
             self._catalog.publish({after.name: operations.with_health(records, after)})
 
     def is_built_in(self, name: str) -> bool:
-        """Whether a name means the built-in entry, where any hub is right."""
+        """Whether a name means the built-in entry, for which a hub of any name is right."""
         return local_hub.is_built_in(name, self._catalog.records(name))
 
     def _local_names_after(self, outcome: Outcome, after: Backend) -> local_hub.Names:
@@ -199,7 +211,7 @@ class HealthMonitor:
         def change(transaction: Transaction) -> Backend | None:
             records = transaction.records(name)
             backend = effective(records)
-            # What a call said of it in the meantime counts for more than a probe of before.
+            # A call that changed the backend in the meantime is newer than the probe.
             if backend is None or name in transaction.registered or not _is_same(backend, before):
                 return None
             if local_names != former_names:
@@ -223,43 +235,31 @@ class HealthMonitor:
             log.info("backend %s is %s: %s", shown(name), after.state, reason or "it answers")
 
     def _log_suspicion(self) -> None:
-        if self.is_suspect is self._is_told:
+        if self.suspects_network is self._has_logged_suspicion:
             return
-        self._is_told = self.is_suspect
-        if self._is_told:
+        self._has_logged_suspicion = self.suspects_network
+        if self.suspects_network:
             log.warning(
                 "most backends fail at once: the registry suspects its own network,"
-                " and marks nobody as down for a while"
+                " and marks none as down for a while"
             )
         else:
             log.info("the registry does not suspect its own network any more")
 
     def refusals(self, name: str) -> int:
-        """Count how many times in a row a backend wanted a credential."""
+        """Return how many times in a row a backend wanted a credential."""
         return self._tracker.refusals(name)
 
     def needs_second_probe(self, name: str) -> bool:
         """Whether a backend answered after a goodbye, and may be about to stop."""
-        if not self._tracker.is_doubted(name):
+        if not self._tracker.is_leaving(name):
             return False
         backend = self._catalog.get(name)
         return backend is not None and backend.state is State.UP
 
-    def excuse(self, began: float) -> None:
-        """Give those whose term ended while the disk held up their requests time to be heard.
-
-        Args:
-            began: When the commit that ends now began, in seconds of Trio's clock.
-        """
-        self._tracker.excuse(began, moment=trio.current_time())
-
-    def forgive(self, pause: float) -> None:
-        """Give every backend back the seconds in which this process heard nobody."""
-        self._tracker.forgive(pause, moment=trio.current_time())
-
 
 def _is_same(backend: Backend, before: Backend) -> bool:
-    """Tell whether a backend is where it was, and how it was."""
+    """Whether a backend has the same address and state as before."""
     return (
         backend.address == before.address
         and backend.state is before.state

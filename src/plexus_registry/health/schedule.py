@@ -1,10 +1,10 @@
-"""Who is to be probed next.
+"""The order in which backends are probed.
 
-Theory of operation. Names stand in a heap by the moment at which each is due. A new moment makes
-the former one void, and what is void is passed over when it comes up. Rounds are spread: a name
-is first due soon, for the second time after its own part of the interval, and from then on once
-in every interval, a little early each time by chance, so that names do not march in step and none
-waits longer than the interval.
+Theory of operation. Names are in a heap, ordered by the moment when each is due. When a name gets a
+new moment, its older entry in the heap becomes void and is skipped later. Probes are spread over
+the interval: a name is due for the first time soon, for the second time after a part of the
+interval that is its own, and from then on once in every interval. Chance makes each probe a little
+earlier, so that the names do not stay in step and none waits longer than the interval.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from __future__ import annotations
 from heapq import heappop, heappush
 
 JITTER = 0.02
-"""Which part of the interval chance may take off."""
+"""The largest part of the interval by which chance makes a probe earlier."""
 
 _GOLDEN = 0.6180339887498949
-"""Its multiples are spread evenly between whole numbers, however many there are."""
+"""The fractional parts of its multiples are spread evenly, however many there are."""
 
 
 class Schedule:
-    """When each name is due."""
+    """The moment when each name is due."""
 
     def __init__(self, *, interval: float) -> None:
         self._interval = interval
@@ -29,7 +29,7 @@ class Schedule:
         self._added = 0
 
     def add(self, name: str, due: float) -> None:
-        """Have a name be due for the first time, or before its time."""
+        """Add a name, or make it due earlier."""
         known = self._due.get(name)
         if known is not None and known <= due:
             return
@@ -38,7 +38,7 @@ class Schedule:
         self._put(name, due)
 
     def next_due(self) -> float | None:
-        """Give the moment at which the next name is due; None where there is no name."""
+        """Return the moment when the next name is due; None if there are no names."""
         heap = self._heap
         while heap:
             due, name = heap[0]
@@ -48,13 +48,13 @@ class Schedule:
         return None
 
     def take(self, moment: float) -> tuple[str, float] | None:
-        """Take the name that is due next; it has no place until it is put back or added.
+        """Remove the name that is due next, until it is put back or added again.
 
         Args:
             moment: Now.
 
         Returns:
-            The name, and when it was due; None where none is due yet.
+            The name, and when it was due; None if no name is due yet.
         """
         due = self.next_due()
         if due is None or due > moment:
@@ -64,27 +64,27 @@ class Schedule:
         return name, due
 
     def forget(self, name: str) -> None:
-        """Forget a name that was taken and is not put back."""
+        """Forget a name that was taken and will not be put back."""
         self._first_parts.pop(name, None)
 
     def put_back(
-        self, name: str, turn: float, *, due: float, chance: float, factor: float = 1.0
+        self, name: str, taken: float, *, due: float, chance: float, factor: float = 1.0
     ) -> None:
-        """Have a name be due again, an interval after the last time.
+        """Make a name due again, one interval after it was taken.
 
         Args:
-            name: The name; where it was added meanwhile, that holds.
-            turn: When it had its turn.
-            due: When it should have had it. If that was long ago, the process was stopped, and
-                everyone had a turn at once: they are spread again.
-            chance: From 0 to 1.
-            factor: How many intervals the name waits instead of one.
+            name: The name; if it was added again in the meantime, nothing changes.
+            taken: When it was taken.
+            due: When it was due. If that was long before, the process was stopped and all names
+                were taken at once: they are spread over the interval again.
+            chance: A random number from 0 to 1.
+            factor: How many intervals to wait instead of one.
         """
-        if turn - due > self._interval / 2:
+        if taken - due > self._interval / 2:
             self._spread(name)
         part = self._first_parts.pop(name, 1.0)
         if name not in self._due:
-            self._put(name, turn + self._interval * part * factor * (1 - JITTER * chance))
+            self._put(name, taken + self._interval * part * factor * (1 - JITTER * chance))
 
     def _spread(self, name: str) -> None:
         self._added += 1

@@ -1,26 +1,26 @@
-"""Whether so many fail at once that the registry had better suspect its own network.
+"""Self-preservation: if most backends fail at once, the registry suspects its own network.
 
-Theory of operation. Of each backend that was up it is known whether its latest probe failed.
-Where that is so for more than half of them, and for three at least, the fault is more likely
-here than there: nobody is marked down for `ROUNDS` rounds. Should it still be so after that, the
-backends are gone indeed, and marking goes on, but only `SHARE` of them in a round. It ends when
-no more than half fail; once marking goes on, when fewer than three do.
+Theory of operation. For each backend that was up, the registry knows whether its latest probe
+failed. If more than half of them fail, and at least three, the cause is probably on this side: no
+backend is marked as down for `ROUNDS` rounds. If they still fail after that, they are really gone.
+Marking then goes on, but only for a `SHARE` of the backends in each round. The suspicion ends when
+half of them or fewer fail; after marking has gone on, when fewer than three do.
 """
 
 from __future__ import annotations
 
 LEAST = 3
-"""So many must fail; two that run on one machine may well die together."""
+"""The least number of failing backends: two on one machine may well stop together."""
 
 ROUNDS = 5
-"""For how many rounds nobody is marked down."""
+"""The number of rounds in which no backend is marked as down."""
 
 SHARE = 0.25
-"""Which part of those that were up may be marked down in a round, `LEAST` at any rate."""
+"""The share of backends that may be marked in each round after that; at least `LEAST` of them."""
 
 
 class SelfPreservation:
-    """Counts who was up and fails now, and says whether anybody may be marked down."""
+    """Counts the backends that fail, and decides whether one may be marked as down."""
 
     def __init__(self, *, round_seconds: float) -> None:
         self._round_seconds = round_seconds
@@ -32,16 +32,16 @@ class SelfPreservation:
         self._marked: set[str] = set()
 
     @property
-    def is_raised(self) -> bool:
-        """Whether the registry suspects its own network."""
+    def suspects_network(self) -> bool:
+        """Whether so many backends fail that the registry suspects its own network."""
         return self._since is not None
 
     def count(self, name: str, *, is_up: bool, fails: bool, moment: float) -> None:
-        """Take note of how a backend is.
+        """Count a backend as it is now.
 
         Args:
             name: Its name.
-            is_up: Whether it is up as far as its probes tell.
+            is_up: Whether it is up as far as its probes show.
             fails: Whether its latest probe failed.
             moment: Now, in seconds of a monotonic clock.
         """
@@ -59,14 +59,15 @@ class SelfPreservation:
     def _has_cause(self, moment: float) -> bool:
         if len(self._failing) < LEAST:
             return False
-        # Once marking goes on, those that are marked are no reason to mark the rest in one go.
+        # Backends that are marked are not up any more. Were half of the rest the limit, the
+        # suspicion would end after a few rounds, and all others would be marked at once.
         return self._marks_again(moment) or 2 * len(self._failing) > len(self._up)
 
     def _marks_again(self, moment: float) -> bool:
         return self._since is not None and moment >= self._since + ROUNDS * self._round_seconds
 
     def may_mark(self, name: str, *, moment: float) -> bool:
-        """Whether a backend may be marked down now; who may counts for this round."""
+        """Whether a backend may be marked as down now; if so, it counts for this round."""
         if self._since is None:
             return True
         if not self._marks_again(moment):
@@ -79,10 +80,10 @@ class SelfPreservation:
         return name in self._marked
 
     def postpone(self, pause: float, *, moment: float) -> None:
-        """Give back a pause of this process; after one of a round or more, rounds count anew.
+        """Do not count a pause of this process; after a pause of a round or more, start again.
 
         Args:
-            pause: How many seconds this process did not run.
+            pause: The seconds in which this process did not run.
             moment: When the pause ended.
         """
         if self._since is not None:

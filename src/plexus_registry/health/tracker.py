@@ -1,10 +1,10 @@
-"""All that is remembered of the backends' lives, and what new evidence makes of them.
+"""The health of all backends in this run of the registry, and what new evidence changes.
 
-Theory of operation. What outlives the process is in the backend's `health`; here is the rest: until
-when pings speak for a backend, what its last probes showed, how often it fell. A result of a
-probe is weighed against that and becomes a sign, and the sign changes the state (`health`).
-Weighing is level-triggered: a sign that could not be saved is given again at the next probe.
-Moments are seconds of a monotonic clock, `now` is in Unix seconds.
+Theory of operation. What survives a restart is in the backend's `health`. The tracker keeps the
+rest: the deadlines of pings, what the last probes showed, and how often a backend went down. It
+weighs the outcome of a probe against that and turns it into a sign, which changes the state
+(`rules/states`). A sign that could not be saved comes again with the next probe. Moments are
+seconds of a monotonic clock, and `now` is in Unix seconds.
 
 Source: manual/health.md, "States" and "False alarms".
 """
@@ -32,18 +32,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 OVERTIME = 0.25
-"""A probe that took so many seconds more than it may shows that this process did not run."""
+"""Seconds: a probe that exceeds its timeout by more shows that this process did not run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """When evidence lapses.
+    """How long evidence for a backend lasts.
 
     Attributes:
-        stale_after: Seconds of silence after which pings speak for a backend no more.
-        probe_interval: Seconds between two probes of one backend; 0 where none is probed.
-        probe_failures: How many probes in a row must fail until probes speak for it no more.
-        probe_timeout: Seconds that a probe may take.
+        stale_after: The seconds of silence after which pings do not speak for a backend any more.
+        probe_interval: The seconds between two probes of one backend; 0 turns probing off.
+        probe_failures: How many probes in a row must fail until probes do not speak for it any
+            more.
+        probe_timeout: The seconds that a probe may take.
     """
 
     stale_after: float = 60.0
@@ -58,7 +59,7 @@ class Policy:
 
 
 class HealthTracker:
-    """The memory of everybody's health, in one run of the registry."""
+    """Weighs pings, probes and goodbyes of all backends."""
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
@@ -67,9 +68,9 @@ class HealthTracker:
         self._probes: dict[str, ProbeHistory] = {}
 
     @property
-    def is_suspicious(self) -> bool:
-        """Whether so many fail that the registry suspects its own network."""
-        return self._self_preservation.is_raised
+    def suspects_network(self) -> bool:
+        """Whether so many backends fail that the registry suspects its own network."""
+        return self._self_preservation.suspects_network
 
     def _probes_of(self, name: str) -> ProbeHistory:
         probes = self._probes.get(name)
@@ -77,17 +78,17 @@ class HealthTracker:
             probes = self._probes[name] = ProbeHistory()
         return probes
 
-    # What names mean.
+    # Changes.
 
-    def follow(
+    def note_change(
         self, name: str, before: Backend | None, after: Backend | None, *, moment: float
     ) -> bool:
-        """Take note of what a name means now, after a commit.
+        """Note which backend a name means before and after a commit.
 
         Returns:
-            Whether it should be probed at once: it is new, elsewhere, revived, or said goodbye.
+            Whether to probe it at once, because it is new, moved, came back or said goodbye.
         """
-        self._deadlines.follow(name, before, after, moment=moment)
+        self._deadlines.note_change(name, before, after, moment=moment)
         if not self.policy.probes:
             return False
         if after is None or before is None or before.address != after.address:
@@ -98,33 +99,33 @@ class HealthTracker:
             return after is not None
         probes = self._probes_of(name)
         is_gone = after.state is State.DEREGISTERED is not before.state
-        stopped, probes.is_stopping = is_gone and probes.is_stopping, False
+        stopped, probes.has_stopped = is_gone and probes.has_stopped, False
         said_goodbye = is_gone and not stopped
         if after.health is None:
             probes.start_over(moment)
         if said_goodbye:
             probes.valid_from = moment
         if is_gone:
-            probes.is_doubted = said_goodbye
+            probes.is_leaving = said_goodbye
         if stopped:
-            probes.damping.fell(moment)
+            probes.damping.note_down(moment)
         if after.state is State.UP:
-            probes.damping.rose(moment)
+            probes.damping.note_up(moment)
         elif after.state in SHAKEN and before.state is State.UP:
-            probes.damping.fell(moment)
+            probes.damping.note_down(moment)
         self._count(after, probes, moment=moment)
         return after.health is None or said_goodbye
 
-    def register(self, name: str, *, moment: float) -> None:
-        """Take note that somebody registered a backend: whatever failed before says nothing."""
+    def note_registration(self, name: str, *, moment: float) -> None:
+        """Note that a backend was registered: earlier failures count no more."""
         probes = self._probes.get(name)
         if probes is not None:
             probes.start_over(moment)
 
-    def forgive(self, pause: float, *, moment: float) -> None:
-        """Give everyone back the seconds in which this process did not run.
+    def note_pause(self, pause: float, *, moment: float) -> None:
+        """Note that this process did not run for some seconds, and postpone all deadlines.
 
-        What probes find that were under way is void; failures that were counted before stay.
+        The outcomes of probes that were running are void. Failures that were counted before stay.
         """
         self._deadlines.postpone(pause, moment=moment)
         self._self_preservation.postpone(pause, moment=moment)
@@ -139,25 +140,25 @@ class HealthTracker:
 
     # Pings.
 
-    def renew(self, name: str, *, moment: float) -> None:
-        """Take note of a ping."""
+    def note_ping(self, name: str, *, moment: float) -> None:
+        """Note a ping."""
         self._deadlines.renew(name, moment=moment)
         probes = self._probes.get(name)
         if probes is not None:
-            probes.is_doubted = False
+            probes.is_leaving = False
 
-    def excuse(self, began: float, *, moment: float) -> None:
-        """Give those whose term ended since a commit began, until now, time to be heard."""
-        self._deadlines.excuse(began, moment=moment)
+    def note_commit(self, began: float, *, moment: float) -> None:
+        """Note that a commit ended; if it took long, pings that it delayed get more time."""
+        self._deadlines.extend(began, moment=moment)
 
-    def silent(self, *, moment: float) -> Iterator[str]:
-        """Name the backends that no ping speaks for any more, and no probe either."""
-        return (name for name in self._deadlines.over(moment=moment) if not self._answers(name))
+    def silent_names(self, *, moment: float) -> Iterator[str]:
+        """Iterate over the backends whose pings stopped, and for which no probe speaks."""
+        return (name for name in self._deadlines.passed(moment=moment) if not self._answers(name))
 
     def after_silence(self, backend: Backend, *, now: int, moment: float) -> Backend:
-        """Say how a backend is that may be silent too long; a ping may have come meanwhile."""
+        """Return a backend as silence leaves it; a ping in the meantime leaves it as it is."""
         name = backend.name
-        if not self._deadlines.is_over(name, moment=moment) or self._answers(name):
+        if not self._deadlines.has_passed(name, moment=moment) or self._answers(name):
             return backend
         probes = self._probes.get(name)
         reason = f"no ping for {self.policy.stale_after:g} s"
@@ -169,7 +170,7 @@ class HealthTracker:
         return backend if after.state is backend.state else after
 
     def _answers(self, name: str) -> bool:
-        """Whether probes speak for a backend: they do until enough of them failed."""
+        """Whether probes speak for a backend: they do until enough of them have failed."""
         probes = self._probes.get(name)
         if probes is None:
             return self.policy.probes
@@ -178,24 +179,24 @@ class HealthTracker:
     # Probes.
 
     def refusals(self, name: str) -> int:
-        """Count how many times in a row a backend wanted a credential."""
+        """Return how many times in a row a backend wanted a credential."""
         probes = self._probes.get(name)
         return 0 if probes is None else probes.refusals
 
-    def is_doubted(self, name: str) -> bool:
-        """Whether a backend said goodbye and answered all the same, a moment ago."""
+    def is_leaving(self, name: str) -> bool:
+        """Whether a backend said goodbye a moment ago, and may go on answering until it stops."""
         probes = self._probes.get(name)
-        return probes is not None and probes.is_doubted
+        return probes is not None and probes.is_leaving
 
     def note_probe(
         self, backend: Backend, outcome: Outcome, *, began: float, moment: float
     ) -> bool:
-        """Take note of what a probe found; `after_probe` says what follows from it.
+        """Note the outcome of a probe; `after_probe` returns what follows from it.
 
         Returns:
-            Whether it says anything: not where the hub was not even asked, the backend said
-            goodbye, registered or was given a pause back since the probe began, nor where another
-            one failed meanwhile, or this process did not run.
+            Whether the outcome counts. It does not if the hub was not reached at all for a cause
+            on this machine, if the backend said goodbye or was registered since the probe began,
+            if another failure was noted since then, or if this process did not run meanwhile.
         """
         name = backend.name
         probes = self._probes_of(name)
@@ -203,7 +204,7 @@ class HealthTracker:
             return False
         if isinstance(outcome, Unanswered):
             is_late = moment - began > self.policy.probe_timeout + OVERTIME
-            # Failures in a row are one after the other.
+            # Two probes that ran at the same time are one failure.
             if is_late or began < probes.failed_at:
                 return False
             probes.failed_at = moment
@@ -219,34 +220,34 @@ class HealthTracker:
             probes.failures = 0
             probes.has_lapsed = False
         if isinstance(outcome, Answered) and is_answer_of(backend, outcome):
-            probes.damping.answered(moment)
+            probes.damping.note_answer(moment)
             # The first answer after a goodbye may come from a hub that is about to stop.
-            probes.is_doubted = probes.is_doubted and backend.state is not State.UP
+            probes.is_leaving = probes.is_leaving and backend.state is not State.UP
         else:
-            probes.damping.missed()
+            probes.damping.note_miss()
         self._count(backend, probes, moment=moment)
         return True
 
     def after_probe(
         self, backend: Backend, outcome: Outcome, *, now: int, moment: float
     ) -> Backend:
-        """Say how a backend is after a probe that was noted.
+        """Return a backend as a probe leaves it that was noted before.
 
         Args:
-            backend: As it was so far.
-            outcome: What the probe found.
+            backend: The backend before the probe.
+            outcome: The outcome of the probe.
             now: Unix seconds.
             moment: Seconds of the monotonic clock.
         """
         probes = self._probes.get(backend.name)
-        if probes is None:  # it moved since
+        if probes is None:  # it moved in the meantime
             return backend
         match outcome:
             case Answered():
                 return after_answer(probes, backend, outcome, now=now, moment=moment)
             case Unanswered():
-                # A ping to the address of another hub speaks for nobody.
-                pings = backend.is_active and self._deadlines.holds(backend.name, moment=moment)
+                # While another hub answers at the address, pings do not count.
+                pings = backend.is_active and self._deadlines.is_ahead(backend.name, moment=moment)
                 return after_failure(probes, backend, outcome, now=now, pings=pings)
             case Unchecked(reason=reason):
                 return after_sign(

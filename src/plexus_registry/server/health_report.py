@@ -44,7 +44,7 @@ def reporter(
                 "inactive": len(known) - active,
                 "states": {state.value: states[state] for state in State},
             },
-            "network": "suspect" if registry.health.is_suspect else "trusted",
+            "network": "suspect" if registry.health.suspects_network else "trusted",
             "database": db_path.name,
             "storage": _storage(registry.commits.failure),
             "config": _config(registry.config),

@@ -53,7 +53,7 @@ async def sweep_forever(
         wake += every
         pause = await _sleep_until(wake)
         if pause > 0:
-            registry.health.forgive(pause)
+            registry.health.note_pause(pause)
             wake += pause
         with failure_log:
             await sweep_once(registry)
