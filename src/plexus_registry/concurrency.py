@@ -1,4 +1,4 @@
-"""The few Trio helpers that every room shares: threads, wake-ups, lone errors, quiet logs."""
+"""Helpers for Trio that all rooms share: threads, wake-ups, lone errors, and logs with a limit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class RunSync(Protocol):
     """Runs a blocking function without blocking the other tasks."""
 
     def __call__(self, sync_fn: Callable[[], T], /) -> Awaitable[T]:
-        """Run it and return its result; cancellation does not abandon it."""
+        """Run a function to its end, even if cancelled, and return its result."""
         ...
 
 
@@ -33,13 +33,13 @@ async def run_in_thread(sync_fn: Callable[[], T], /) -> T:
 
 
 class Wakeup:
-    """Wakes one task, once for any number of calls of `set` since it last waited."""
+    """Wakes one task, once for all calls of `set` since it last waited."""
 
     def __init__(self) -> None:
         self._event = trio.Event()
 
     def set(self) -> None:
-        """Wake the task that waits, or the next one that does."""
+        """Wake the waiting task, or let its next wait return at once."""
         self._event.set()
 
     async def wait(self) -> None:
@@ -61,14 +61,14 @@ def lone_error() -> Iterator[None]:
         _, errors = group.split(trio.Cancelled)
         if errors is not None and len(errors.exceptions) > 1:
             raise errors from None
-        lone = _first_leaf(group) if errors is None else errors.exceptions[0]
+        lone = first_error(group) if errors is None else errors.exceptions[0]
     else:
         return
     raise lone
 
 
-def _first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    error: BaseException = group
+def first_error(error: BaseException) -> BaseException:
+    """Return the first error that is not a group: of a group, the first one inside."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
@@ -81,7 +81,7 @@ class FailureLog:
     """
 
     def __init__(self, failing: str, recovered: str) -> None:
-        """Set what is logged.
+        """Set the log lines.
 
         Args:
             failing: Logged at the first failure, with `%s` for the reason.
@@ -108,24 +108,24 @@ class FailureLog:
 WINDOW_SECONDS = 60.0
 LINES_IN_WINDOW = 10
 MOST_ADDRESSES = 1_000
-"""So many addresses are remembered of each minute; who comes after them is counted, not logged."""
+"""The number of addresses that are remembered in a minute; others are not logged."""
 
 
 @dataclass(slots=True)
 class _Window:
     began: float
-    said: int = 0
-    kept_back: int = 0
+    logged: int = 0
+    dropped: int = 0
 
 
 class LogThrottle:
-    """Logs refusals, of each kind only so many in a minute."""
+    """Logs events that peers can cause, of each kind only a few lines in a minute."""
 
     def __init__(self) -> None:
         self._windows: dict[str, _Window] = {}
         self._addresses: dict[str, float] = {}
 
-    def say(
+    def log(
         self,
         kind: str,
         text: str,
@@ -133,12 +133,12 @@ class LogThrottle:
         level: int = logging.WARNING,
         lines: int = LINES_IN_WINDOW,
     ) -> None:
-        """Log an event, or only count it if there were `lines` of its kind in this minute."""
-        if self._may_say(kind, level, lines):
+        """Log an event, or only count it after `lines` events of its kind in this minute."""
+        if self._may_log(kind, level, lines):
             log.log(level, "%s", text)
 
-    def say_of_address(self, kind: str, address: str, text: str) -> None:
-        """Log a refusal once a minute for an address, and of each kind only so many in a minute."""
+    def log_address(self, kind: str, address: str, text: str) -> None:
+        """Log an event once in a minute for each address, within the limit of its kind."""
         now = trio.current_time()
         logged = self._addresses.get(address)
         if logged is not None and now - logged < WINDOW_SECONDS:
@@ -151,22 +151,22 @@ class LogThrottle:
             }
         if len(self._addresses) < MOST_ADDRESSES:
             self._addresses[address] = now
-            self.say(kind, text)
+            self.log(kind, text)
 
-    def say_bug(self, text: str, bug: BaseException) -> None:
-        """Log a bug with its trace, or count it: no peer may fill a disk with our bugs."""
-        if self._may_say("bug", logging.ERROR, LINES_IN_WINDOW):
+    def log_bug(self, text: str, bug: BaseException) -> None:
+        """Log a bug with its traceback. The limit keeps a peer from filling the disk with it."""
+        if self._may_log("bug", logging.ERROR, LINES_IN_WINDOW):
             log.error("%s", text, exc_info=bug)
 
-    def _may_say(self, kind: str, level: int, lines: int) -> bool:
+    def _may_log(self, kind: str, level: int, lines: int) -> bool:
         now = trio.current_time()
         window = self._windows.get(kind)
         if window is None or now - window.began >= WINDOW_SECONDS:
-            if window is not None and window.kept_back:
-                log.log(level, "%d more like the next were not logged", window.kept_back)
+            if window is not None and window.dropped:
+                log.log(level, "%d more like the next were not logged", window.dropped)
             window = self._windows[kind] = _Window(now)
-        if window.said >= lines:
-            window.kept_back += 1
+        if window.logged >= lines:
+            window.dropped += 1
             return False
-        window.said += 1
+        window.logged += 1
         return True

@@ -68,11 +68,11 @@ async def test_complaints_are_bounded_by_kind_and_minute(
 ) -> None:
     log_throttle = LogThrottle()
     for number in range(LINES_IN_WINDOW + 5):
-        log_throttle.say("a", f"a{number}")
-    log_throttle.say("b", "b0")
+        log_throttle.log("a", str(number))
+    log_throttle.log("b", "b0")
     assert len(caplog.messages) == LINES_IN_WINDOW + 1
     await trio.sleep(WINDOW_SECONDS)
-    log_throttle.say("a", "again")
+    log_throttle.log("a", "again")
     assert caplog.messages[-2:] == ["5 more like the next were not logged", "again"]
 
 
@@ -81,15 +81,15 @@ async def test_an_address_is_logged_once_a_minute_and_only_so_many_are_known(
 ) -> None:
     log_throttle = LogThrottle()
     for _ in range(3):
-        log_throttle.say_of_address("kind", "10.0.0.1", "one")
-        log_throttle.say_of_address("kind", "10.0.0.2", "two")
+        log_throttle.log_address("kind", "10.0.0.1", "one")
+        log_throttle.log_address("kind", "10.0.0.2", "two")
     assert caplog.messages == ["one", "two"]
     for number in range(3 * MOST_ADDRESSES):
-        log_throttle.say_of_address("kind", f"address {number}", "flood")
+        log_throttle.log_address("kind", f"address {number}", "flood")
     assert len(log_throttle._addresses) == MOST_ADDRESSES
     assert len(caplog.messages) == LINES_IN_WINDOW
     await trio.sleep(WINDOW_SECONDS)
-    log_throttle.say_of_address("kind", "10.0.0.1", "one again")
+    log_throttle.log_address("kind", "10.0.0.1", "one again")
     assert caplog.messages[-1] == "one again"
-    log_throttle.say_of_address("kind", "10.0.0.3", "three")
+    log_throttle.log_address("kind", "10.0.0.3", "three")
     assert caplog.messages[-1] == "three"

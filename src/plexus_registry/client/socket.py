@@ -27,6 +27,7 @@ from wsproto.events import (
 from wsproto.utilities import ProtocolError
 
 from plexus_registry.client import DEFAULT_URL
+from plexus_registry.concurrency import Wakeup, first_error
 from plexus_registry.rules.errors import RegistryUnavailableError, UrlError, shown
 
 if TYPE_CHECKING:
@@ -143,9 +144,7 @@ async def _open_stream(url: str, address: RegistryUrl) -> trio.abc.Stream:
 
 def _reason(error: BaseException) -> str:
     """Say why in the system's words, whatever is wrapped around them."""
-    cause: BaseException = error.__cause__ or error
-    while isinstance(cause, BaseExceptionGroup):
-        cause = cause.exceptions[0]
+    cause = first_error(error.__cause__ or error)
     if isinstance(cause, OSError) and cause.errno:
         # Trio writes the address into `strerror`; the numbers of TLS and of name servers, whose
         # exceptions are their own, are not the system's.
@@ -198,7 +197,7 @@ class ClientSocket:
         self._stream = stream
         self._ws = ws
         self._queue = bytearray()
-        self._wake = trio.Event()
+        self._wakeup = Wakeup()
         self._heard_at = trio.current_time()
         self._is_silent = False
 
@@ -221,14 +220,13 @@ class ClientSocket:
 
     def _post(self, event: Event) -> None:
         self._queue += self._ws.send(event)
-        self._wake.set()
+        self._wakeup.set()
 
     async def send_forever(self) -> None:
         """Send what is queued; a connection that is lost shows in `receive`."""
         try:
             while True:
-                await self._wake.wait()
-                self._wake = trio.Event()
+                await self._wakeup.wait()
                 data, self._queue = self._queue, bytearray()
                 await self._stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):

@@ -78,13 +78,13 @@ class Server:
     def report_fault(self, word: str, text: str) -> None:
         """Count and log a fault that no peer gets an answer about."""
         self.refused[word] += 1
-        self.log_throttle.say(word, text)
+        self.log_throttle.log(word, text)
 
     def refuse(self, refusal: Refusal) -> HttpResponse:
         """Count and log a refusal, and give the answer that says it."""
         self.refused[refusal.word] += 1
         if refusal.log:
-            self.log_throttle.say(refusal.word, refusal.log)
+            self.log_throttle.log(refusal.word, refusal.log)
         return response_to(refusal)
 
 
@@ -199,7 +199,7 @@ def _decide(server: Server, request: HttpRequest, ends: Ends) -> HttpResponse | 
         return bad_request("The target of the request must be a path, such as /.")
     grant = server.access_policy.grant(head)
     if grant is Grant.NOTHING and server.access_policy.shows_token(head):
-        server.log_throttle.say_of_address(
+        server.log_throttle.log_address(
             "wrong token",
             ends.address,
             f"refused {ends.address}: its token is wrong; give it the one of --token-file or"

@@ -187,7 +187,7 @@ class Heartbeat:
 
     def _refuse(self, word: str, text: str) -> None:
         self._refused[word] += 1
-        self._log_throttle.say(word, text, level=logging.INFO)
+        self._log_throttle.log(word, text, level=logging.INFO)
 
     async def _ping(self, watched: Watched) -> None:
         # Where the connection ends first, nothing would end the wait for the pong.

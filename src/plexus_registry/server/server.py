@@ -118,7 +118,7 @@ async def _see_through(
     except* (ConnectionClosed, trio.BrokenResourceError, trio.ClosedResourceError):
         log.debug("connection lost")
     except* Exception as bug:  # noqa: BLE001 - it is logged, and ends this connection only
-        log_throttle.say_bug("a connection failed", bug)
+        log_throttle.log_bug("a connection failed", bug)
     finally:
         leave()
         await trio.aclose_forcefully(stream)

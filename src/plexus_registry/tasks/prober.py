@@ -127,7 +127,7 @@ class _Prober:
             if isinstance(outcome, Untried):
                 name = shown(backend.name)
                 text = f"backends cannot be probed, and are not judged: {name}: {outcome.reason}"
-                self._log_throttle.say("untried", text, lines=1)
+                self._log_throttle.log("untried", text, lines=1)
             with self._failure_log:
                 await self._health.note_probe(backend, outcome, began=began)
         finally:
