@@ -13,13 +13,13 @@ from wsproto.frame_protocol import Opcode as TheirOpcode
 
 from plexus_registry.websocket_frames import (
     MAX_CONTROL_BYTES,
-    Close,
     CloseCode,
+    CloseFrame,
     FrameError,
     FrameReader,
     Opcode,
-    Ping,
-    Pong,
+    PingFrame,
+    PongFrame,
     apply_mask,
     encode_close,
     encode_frame,
@@ -29,7 +29,7 @@ from plexus_registry.websocket_frames import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    Event: TypeAlias = str | bytes | Ping | Pong | Close
+    Event: TypeAlias = str | bytes | PingFrame | PongFrame | CloseFrame
 
 MASK = b"\x01\x80\xff\x00"
 LENGTHS = (0, 1, 3, 4, 125, 126, 127, 65_535, 65_536, 70_001)
@@ -62,11 +62,11 @@ def read_by_them(pieces: list[bytes], *, from_client: bool) -> tuple[list[Event]
                 payload = frame.payload
                 match frame.opcode:
                     case TheirOpcode.PING:
-                        events.append(Ping(bytes(payload)))  # type: ignore[arg-type]  # bytes
+                        events.append(PingFrame(bytes(payload)))  # type: ignore[arg-type]  # bytes
                     case TheirOpcode.PONG:
-                        events.append(Pong(bytes(payload)))  # type: ignore[arg-type]  # bytes
+                        events.append(PongFrame(bytes(payload)))  # type: ignore[arg-type]  # bytes
                     case TheirOpcode.CLOSE:
-                        events.append(Close(*payload))
+                        events.append(CloseFrame(*payload))
                     case _:
                         parts.append(payload)  # type: ignore[arg-type]  # text or bytes
                         if frame.message_finished:
@@ -153,7 +153,7 @@ def test_what_we_encode_is_read_alike(
     pieces = pieces_of(data, cuts)
     events, code = read_by_us(pieces, from_client=from_client)
     assert code is None
-    assert events[-1] == Close(CloseCode.GOING_AWAY, "bye")
+    assert events[-1] == CloseFrame(CloseCode.GOING_AWAY, "bye")
     assert (events, code) == read_by_them(pieces, from_client=from_client)
 
 
@@ -174,7 +174,7 @@ def test_what_wsproto_encodes_is_read(
     events, code = read_by_us(pieces_of(bytes(data), cuts), from_client=from_client)
     assert code is None
     assert [each for each in events if isinstance(each, str | bytes)] == [*messages, "x" * size]
-    assert events[-3:] == [Ping(b"?"), Pong(b"!"), Close(1000, "done")]
+    assert events[-3:] == [PingFrame(b"?"), PongFrame(b"!"), CloseFrame(1000, "done")]
 
 
 @SENDERS
@@ -223,7 +223,7 @@ def test_the_close_codes_are_those_of_wsproto() -> None:
 def test_a_long_reason_is_cut_between_two_characters(reason: str) -> None:
     ((close,), code) = read_by_us([encode_close(1008, reason)], from_client=False)
     assert code is None
-    assert isinstance(close, Close)
+    assert isinstance(close, CloseFrame)
     assert reason.startswith(close.reason)
     assert len(close.reason.encode()) > 119 or close.reason == reason
     assert encode_close(1008, reason) == FrameProtocol(client=False, extensions=[]).close(
@@ -263,4 +263,4 @@ def test_the_fragments_of_a_message_are_counted_until_it_is_complete() -> None:
 
 def test_nothing_is_read_after_a_close_frame() -> None:
     data = encode_close(1000) + encode_frame(Opcode.TEXT, b"late")
-    assert read_by_us([data], from_client=False) == ([Close(1000, "")], None)
+    assert read_by_us([data], from_client=False) == ([CloseFrame(1000, "")], None)

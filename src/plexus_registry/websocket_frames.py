@@ -76,19 +76,19 @@ class FrameError(RegistryError):
         super().__init__(reason)
 
 
-class Ping(NamedTuple):
+class PingFrame(NamedTuple):
     """A ping frame."""
 
     payload: bytes
 
 
-class Pong(NamedTuple):
+class PongFrame(NamedTuple):
     """A pong frame."""
 
     payload: bytes
 
 
-class Close(NamedTuple):
+class CloseFrame(NamedTuple):
     """A close frame; without a code in it, the code is `CloseCode.NO_STATUS`."""
 
     code: int
@@ -102,7 +102,7 @@ def encode_frame(
 
     Args:
         opcode: Its kind.
-        payload: What it carries; at most `MAX_CONTROL_BYTES` in a control frame.
+        payload: Its content; at most `MAX_CONTROL_BYTES` in a control frame.
         is_last: Whether its message ends with it.
         mask: Four random bytes if a client sends it, None if a server does.
     """
@@ -168,8 +168,8 @@ class FrameReader:
         """Store bytes that the peer sent."""
         self._buffer += data
 
-    def read(self) -> str | bytes | Ping | Pong | Close | None:
-        """Take the next message or control frame out of the stored bytes.
+    def read(self) -> str | bytes | PingFrame | PongFrame | CloseFrame | None:
+        """Return the next message or control frame in the stored bytes.
 
         Returns:
             A text message as `str`, a binary one as `bytes`; None until more is fed.
@@ -190,7 +190,7 @@ class FrameReader:
         return None
 
     def _take_frame(self) -> tuple[int, bool, bytes] | None:
-        """Take a frame: its opcode, whether it is the last of its message, and the payload."""
+        """Remove a whole frame from the buffer; return its opcode, `is_last` and payload."""
         buffer = self._buffer
         first, second = buffer[0], buffer[1]
         opcode, is_last, length, start = first & 0x0F, first >= _LAST, second & 0x7F, 2
@@ -236,11 +236,11 @@ class FrameReader:
                 CloseCode.MESSAGE_TOO_BIG,
             )
 
-    def _take_control(self, opcode: int, payload: bytes) -> Ping | Pong | Close:
+    def _take_control(self, opcode: int, payload: bytes) -> PingFrame | PongFrame | CloseFrame:
         if opcode == Opcode.CLOSE:
             self._is_closed = True
             return _decode_close(payload)
-        return Ping(payload) if opcode == Opcode.PING else Pong(payload)
+        return PingFrame(payload) if opcode == Opcode.PING else PongFrame(payload)
 
     def _take_part(self, opcode: int, payload: bytes, *, is_last: bool) -> str | bytes | None:
         """Add a data frame to its message; return the message when it is complete."""
@@ -287,10 +287,10 @@ def _check_utf8(decoder: IncrementalDecoder, payload: bytes, *, is_last: bool) -
         raise FrameError("a text is not UTF-8", CloseCode.INVALID_DATA) from None
 
 
-def _decode_close(payload: bytes) -> Close:
+def _decode_close(payload: bytes) -> CloseFrame:
     if not payload:
-        return Close(CloseCode.NO_STATUS, "")
+        return CloseFrame(CloseCode.NO_STATUS, "")
     code = int.from_bytes(payload[:2], "big")
     if code not in _SENDABLE_CODES and code not in _APPLICATION_CODES:
         raise FrameError("a close frame has no valid code")
-    return Close(code, _decode_text(payload[2:]))
+    return CloseFrame(code, _decode_text(payload[2:]))

@@ -1,1 +1,1 @@
-"""Who is alive: deadlines, probes and what follows from them."""
+"""Health of backends: deadlines, probes and what follows from them."""

@@ -18,8 +18,8 @@ from plexus_registry.rules.errors import ConfigError, shown
 _LINK_LOCAL = (ip_network("169.254.0.0/16"), ip_network("fe80::/10"))
 _MAPPED = IPv6Network("::ffff:0:0/96")
 
-# The IPv6 networks whose addresses embed an IPv4 address, and the bits to the right of it. A
-# gateway or the system itself passes what is sent there on to the IPv4 address.
+# The IPv6 networks whose addresses contain an IPv4 address, and the number of bits after it. The
+# system or a gateway forwards packets for such an address to the IPv4 address.
 _EMBEDDING = (
     (_MAPPED, 0),  # RFC 4291, section 2.5.5.2
     (IPv6Network("::/96"), 0),  # RFC 4291, section 2.5.5.1
@@ -32,16 +32,16 @@ _EMBEDDING = (
 
 @dataclass(frozen=True, slots=True)
 class Networks:
-    """The networks whose addresses are probed; all of them where none is named.
+    """The networks that may be probed; an empty tuple allows all of them.
 
-    Link-local addresses never are, nor are IPv6 addresses that embed one: what listens there (a
-    cloud's own services, above all) is nothing that a registry should be made to talk to.
+    Link-local addresses are never probed, nor are IPv6 addresses that contain one. Above all, a
+    cloud provider's own services listen there, and no caller may make the registry talk to them.
     """
 
     allowed: tuple[IPv4Network | IPv6Network, ...] = ()
 
     def refusal(self, address: str) -> str | None:
-        """Say why a numeric address is not probed; None where it is."""
+        """Return why a numeric address must not be probed; None if it may."""
         return _refusal(self.allowed, address)
 
 
@@ -67,10 +67,10 @@ def _is_link_local(address: IPv4Address | IPv6Address) -> bool:
 
 
 def parse_networks(text: str) -> Networks:
-    """Read networks as `10.0.0.0/8,fd00::/8`, parted by commas; an empty text means all.
+    """Parse networks such as `10.0.0.0/8,fd00::/8`, separated by commas; an empty text means all.
 
     Raises:
-        ConfigError: One of them is no network.
+        ConfigError: A part of the text is not a network.
     """
     networks = []
     for part in filter(None, (each.strip() for each in text.split(","))):

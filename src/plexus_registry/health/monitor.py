@@ -79,22 +79,22 @@ class HealthMonitor:
     # Changes and pings.
 
     def note_change(self, name: str, before: Backend | None, after: Backend | None) -> None:
-        """Note which backend a name means before and after a commit."""
+        """Record which backend a name means before and after a commit."""
         if self._tracker.note_change(name, before, after, moment=trio.current_time()):
             self._probe_at_once(name)
 
     def note_registration(self, name: str) -> None:
-        """Note that a backend was registered, and probe it at once."""
+        """Record that a backend was registered, and probe it at once."""
         self._tracker.note_registration(name, moment=trio.current_time())
         if self.probes:
             self._probe_at_once(name)
 
     def note_ping(self, name: str) -> None:
-        """Note a ping."""
+        """Record a ping."""
         self._tracker.note_ping(name, moment=trio.current_time())
 
     def note_commit(self, began: float) -> None:
-        """Note that a commit ended: after a long one, pings that it delayed get more time.
+        """Record that a commit ended: after a long one, pings that it delayed get more time.
 
         Args:
             began: When the commit began, in seconds of Trio's clock.
@@ -102,7 +102,7 @@ class HealthMonitor:
         self._tracker.note_commit(began, moment=trio.current_time())
 
     def note_pause(self, pause: float) -> None:
-        """Note that this process did not run for some seconds; they count against no backend."""
+        """Record that this process did not run for some seconds; they count against no backend."""
         self._tracker.note_pause(pause, moment=trio.current_time())
 
     def _probe_at_once(self, name: str) -> None:
@@ -150,7 +150,7 @@ class HealthMonitor:
         return marked
 
     async def note_probe(self, probed: Backend, outcome: Outcome, *, began: float) -> None:
-        """Note the outcome of a probe, and save the change if it lasts.
+        """Record the outcome of a probe, and save the change if it lasts.
 
         Args:
             probed: The backend as it was when the probe began.

@@ -1,4 +1,4 @@
-"""How probes reach hubs, and what failed in the system's words."""
+"""How probes reach hubs, and descriptions of what failed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 RECEIVE_BYTES = 16 * 1024
 RESOLVERS = 8
-"""So many host names are looked up at once; a name server that hangs holds no other thread."""
+"""The most host names that are looked up at once, so that name servers that hang hold only as many
+threads."""
 
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
@@ -26,8 +27,8 @@ class SocketAddress:
     """A numeric address to connect to.
 
     Attributes:
-        family: Such as `AF_INET`.
-        host: In digits.
+        family: The address family, such as `AF_INET`.
+        host: The address as text, such as `127.0.0.1`.
         port: The port.
     """
 
@@ -37,16 +38,16 @@ class SocketAddress:
 
 
 class Network(Protocol):
-    """How a probe reaches hubs."""
+    """How probes reach hubs."""
 
     async def resolve(self, host: str, port: int, begun: Callable[[], None]) -> list[SocketAddress]:
-        """Look a host name up; raises OSError.
+        """Look up a host name; raises OSError.
 
         Args:
             host: The name.
-            port: The port of the addresses.
-            begun: Called when the look-up begins, from any thread: before that, others are looked
-                up, and cancelling says nothing of this name.
+            port: The port of the returned addresses.
+            begun: Called when the look-up begins, from any thread. A timeout before that was
+                caused by look-ups of other names.
         """
         ...
 
@@ -62,7 +63,7 @@ class RealNetwork:
         self._resolvers = trio.CapacityLimiter(RESOLVERS)
 
     async def resolve(self, host: str, port: int, begun: Callable[[], None]) -> list[SocketAddress]:
-        """Look a host name up in a thread that can be left behind."""
+        """Look up a host name in a thread, which is abandoned on a timeout."""
 
         def look_up() -> list[SocketAddress]:
             begun()
@@ -85,13 +86,16 @@ class RealNetwork:
 
 
 class Connection(trio.abc.Stream):
-    """A TCP connection for one task; Trio's own stream checks for more, which takes its time."""
+    """A TCP connection for one task, without the checks and options of Trio's own stream.
+
+    They take more time than all the rest of a probe in Python.
+    """
 
     def __init__(self, connection: trio.socket.SocketType) -> None:
         self._connection = connection
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send it all."""
+        """Send all data."""
         sent = await self._connection.send(data)
         while sent < len(data):
             sent += await self._connection.send(data[sent:])
@@ -101,31 +105,31 @@ class Connection(trio.abc.Stream):
         await trio.lowlevel.wait_writable(self._connection.fileno())
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Receive what is there; nothing at the end."""
+        """Wait for data and return it; the end of the stream is empty."""
         return await self._connection.recv(max_bytes or RECEIVE_BYTES)
 
     def close(self) -> None:
-        """Close it without a wait."""
+        """Close the connection without waiting."""
         self._connection.close()
 
     async def aclose(self) -> None:
-        """Close it."""
+        """Close the connection."""
         self.close()
         await trio.lowlevel.checkpoint()
 
 
 def is_shortage(error: Exception) -> bool:
-    """Whether it is this machine that has nothing left, such as descriptors."""
+    """Whether an error means that this machine ran out of something, such as descriptors."""
     return isinstance(error, OSError) and error.errno in _SHORTAGES
 
 
 def too_late(timeout_seconds: float) -> str:
-    """Say that nothing came in time."""
+    """Describe a timeout."""
     return f"no answer within {timeout_seconds:g} s"
 
 
-def why(error: Exception) -> str:
-    """Say what failed in the system's words, whatever is wrapped around them."""
+def describe(error: Exception) -> str:
+    """Describe an error in the system's own words, without the exceptions around it."""
     cause = error.__cause__ if isinstance(error, trio.BrokenResourceError) else error
     match cause:
         case ssl.SSLCertVerificationError():

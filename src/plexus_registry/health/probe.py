@@ -1,4 +1,4 @@
-"""One probe: ask the hub at a backend's address who it is, and report each step.
+"""One probe: ask the hub at a backend's address for its name, and report each step.
 
 A probe resolves the registered address once and connects to nothing else. All steps together have
 one timeout, which limits what a hub that hangs can cost.
@@ -23,9 +23,9 @@ from plexus_registry.health.network import (
     Connection,
     RealNetwork,
     SocketAddress,
+    describe,
     is_shortage,
     too_late,
-    why,
 )
 from plexus_registry.health.probe_protocol import CredentialError, ProbeProtocol, ProbeProtocolError
 from plexus_registry.rules.backend import FIELDS
@@ -125,7 +125,7 @@ class Probe:
             except (OSError, ValueError, RegistryError, trio.BrokenResourceError) as error:
                 # ValueError: a host name that cannot be sent to a name server, or be in a
                 # certificate.
-                failure = why(error)
+                failure = describe(error)
                 outcome = Untried if is_shortage(error) else Unanswered
         if patience.cancelled_caught and attempt.is_queued:
             # That other look-ups hang says nothing about this backend.
@@ -163,7 +163,8 @@ class Probe:
             addresses = await self._network.resolve(host, port, attempt.leave_queue)
         refusals = [self._networks.refusal(address.host) for address in addresses]
         if None in refusals:
-            return [each for each, why in zip(addresses, refusals, strict=True) if why is None]
+            allowed = zip(addresses, refusals, strict=True)
+            return [address for address, refusal in allowed if refusal is None]
         raise _NotAllowed(next(filter(None, refusals), "the name has no address"))
 
     async def _connect(self, backend: Backend, addresses: list[SocketAddress]) -> trio.abc.Stream:
@@ -223,18 +224,18 @@ class _Attempt:
         self._latency_ms = 0.0
 
     def leave_queue(self) -> None:
-        """Note that the look-up of its name begins."""
+        """Record that the look-up of its name begins."""
         self.is_queued = False
 
     def end(self, *, ok: bool, detail: str, then: str = "") -> None:
-        """Note the result of the current step, and begin the next one."""
+        """Record the result of the current step, and begin the next one."""
         moment = trio.current_time()
         self._steps.append((self.step, ok, moment - self._step_began, detail))
         self._step_began = moment
         self.step = then or self.step
 
     def note_progress(self, protocol: ProbeProtocol) -> None:
-        """Note the steps that the last bytes from the hub completed."""
+        """Record the steps that the last bytes from the hub completed."""
         if protocol.is_open and self.step == UPGRADE:
             self.end(ok=True, detail="a WebSocket", then=INFO)
         if protocol.name is None:

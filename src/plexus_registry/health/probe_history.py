@@ -54,7 +54,7 @@ class Damping:
         return float(min(LONGEST_HOLD, FIRST_HOLD * 2.0 ** min(surplus - 1, 10)))
 
     def note_down(self, moment: float) -> None:
-        """Note that it was up and is not any more."""
+        """Record that it was up and is not any more."""
         if self._up_since is not None and moment - self._up_since >= FORGOTTEN_AFTER:
             self.falls = 0
         self.falls += 1
@@ -62,17 +62,17 @@ class Damping:
         self._answers_since = None
 
     def note_up(self, moment: float) -> None:
-        """Note that it is up."""
+        """Record that it is up."""
         if self._up_since is None:
             self._up_since = moment
 
     def note_answer(self, moment: float) -> None:
-        """Note that it answered."""
+        """Record that it answered."""
         if self._answers_since is None:
             self._answers_since = moment
 
     def note_miss(self) -> None:
-        """Note that it did not answer: the time for which it must answer starts again."""
+        """Record that it did not answer: the time for which it must answer starts again."""
         self._answers_since = None
 
     def remaining(self, moment: float) -> float:

@@ -21,13 +21,13 @@ from plexus_registry.rules.errors import RegistryError, shown
 from plexus_registry.rules.parameters import is_text
 from plexus_registry.rules.probe_results import Answered
 from plexus_registry.websocket_frames import (
-    Close,
     CloseCode,
+    CloseFrame,
     FrameError,
     FrameReader,
     Opcode,
-    Ping,
-    Pong,
+    PingFrame,
+    PongFrame,
     encode_close,
     encode_frame,
 )
@@ -95,7 +95,7 @@ def _authority(host: str, port: int) -> str:
 
 
 class ProbeProtocol:
-    """One probe: what it sends, and what it learns.
+    """The two sides of one probe: bytes to send, and facts about the hub.
 
     Attributes:
         request: The bytes to send first.
@@ -195,13 +195,13 @@ class ProbeProtocol:
         if accept is None or accept[1] != self._accept:
             raise ProbeProtocolError("it answers the upgrade with a wrong key")
 
-    def _read_frame(self, frame: str | bytes | Ping | Pong | Close) -> bytes:
+    def _read_frame(self, frame: str | bytes | PingFrame | PongFrame | CloseFrame) -> bytes:
         match frame:
-            case Ping():
+            case PingFrame():
                 return self._encode(Opcode.PONG, frame.payload)
-            case Pong():
+            case PongFrame():
                 return b""
-            case Close():
+            case CloseFrame():
                 raise ProbeProtocolError(f"it closes the connection with code {frame.code}")
         return self._read_message(frame)
 

@@ -83,7 +83,7 @@ class HealthTracker:
     def note_change(
         self, name: str, before: Backend | None, after: Backend | None, *, moment: float
     ) -> bool:
-        """Note which backend a name means before and after a commit.
+        """Record which backend a name means before and after a commit.
 
         Returns:
             Whether to probe it at once, because it is new, moved, came back or said goodbye.
@@ -117,13 +117,13 @@ class HealthTracker:
         return after.health is None or said_goodbye
 
     def note_registration(self, name: str, *, moment: float) -> None:
-        """Note that a backend was registered: earlier failures count no more."""
+        """Record that a backend was registered: earlier failures count no more."""
         probes = self._probes.get(name)
         if probes is not None:
             probes.start_over(moment)
 
     def note_pause(self, pause: float, *, moment: float) -> None:
-        """Note that this process did not run for some seconds, and postpone all deadlines.
+        """Record that this process did not run for some seconds, and postpone all deadlines.
 
         The outcomes of probes that were running are void. Failures that were counted before stay.
         """
@@ -141,14 +141,14 @@ class HealthTracker:
     # Pings.
 
     def note_ping(self, name: str, *, moment: float) -> None:
-        """Note a ping."""
+        """Record a ping."""
         self._deadlines.renew(name, moment=moment)
         probes = self._probes.get(name)
         if probes is not None:
             probes.is_leaving = False
 
     def note_commit(self, began: float, *, moment: float) -> None:
-        """Note that a commit ended; if it took long, pings that it delayed get more time."""
+        """Record that a commit ended; if it took long, pings that it delayed get more time."""
         self._deadlines.extend(began, moment=moment)
 
     def silent_names(self, *, moment: float) -> Iterator[str]:
@@ -191,7 +191,7 @@ class HealthTracker:
     def note_probe(
         self, backend: Backend, outcome: Outcome, *, began: float, moment: float
     ) -> bool:
-        """Note the outcome of a probe; `after_probe` returns what follows from it.
+        """Record the outcome of a probe; `after_probe` returns what follows from it.
 
         Returns:
             Whether the outcome counts. It does not if the hub was not reached at all for a cause

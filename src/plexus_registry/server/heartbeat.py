@@ -1,8 +1,8 @@
-"""The task that looks after all open WebSockets: it pings the idle and cuts off who is stuck.
+"""The task that pings idle WebSockets, and ends those whose peer is gone or does not read.
 
-One task for all of them, on a grid: a connection costs nothing while it is quiet. Each is
-looked at every tick for whether its peer reads, and in its own one of the `turns` ticks of a
-ping interval for whether its peer is there; so the pings of many connections are spread evenly.
+One task checks all connections in every tick, so that a quiet connection costs nothing. In each
+tick, it checks whether the peers read their answers. Once in a ping interval, each
+connection has its turn to be pinged; the turns are spread evenly over the ticks of the interval.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ log = logging.getLogger(__name__)
 
 TICK_SECONDS = 1.0
 CROWDED_TICKS = 2
-"""So long may a peer take nothing while others wait for the room that its answer has."""
+"""How long a peer may read nothing while others wait for the memory that its answer occupies."""
 MISSED_PONGS = 2
 LEAST_FRAGMENTS = 16 * 1024
 BYTES_PER_FRAGMENT = 64
-"""A message may come in as many fragments of this size as its size allows, and in
-`LEAST_FRAGMENTS` whatever their size: empty ones have no size to limit."""
+"""The number of fragments of a message is limited, because empty ones do not add to its size. The
+limit is the greatest size of a message divided by this, but at least `LEAST_FRAGMENTS`."""
 
 
 class Watched:
-    """One connection, and what was seen of it so far."""
+    """One connection, and what earlier checks found."""
 
     __slots__ = (
         "crowded_ticks",
@@ -61,7 +61,7 @@ class Watched:
 
 
 class Heartbeat:
-    """Knows all open WebSockets."""
+    """Checks all open WebSockets."""
 
     def __init__(
         self,
@@ -72,14 +72,15 @@ class Heartbeat:
         refused: Counter[str],
         log_throttle: LogThrottle,
     ) -> None:
-        """Prepare to look after connections.
+        """Start without connections.
 
         Args:
-            ping_interval: Seconds after which an idle connection is pinged.
-            unread_seconds: Seconds for which a peer may take nothing of what is sent to it.
-            max_message_bytes: The size of a message; its fragments have a number by it.
-            refused: Counts who is cut off, as `pings`, `unread_seconds` and `fragments`.
-            log_throttle: Logs it.
+            ping_interval: The seconds after which an idle connection is pinged.
+            unread_seconds: The seconds for which a peer may read nothing of its answers.
+            max_message_bytes: The greatest size of a message, which limits its fragments.
+            refused: Counts the connections that are ended, by cause: `pings`, `unread_seconds`,
+                `unread_total` and `fragments`.
+            log_throttle: Logs them.
         """
         self.tick = min(TICK_SECONDS, ping_interval, unread_seconds / 2)
         self._turns = max(1, round(ping_interval / self.tick))
@@ -93,11 +94,11 @@ class Heartbeat:
         self._numbers = count()
 
     def add(self, websocket: WebSocket, name: str, cut: Callable[[], None]) -> Watched:
-        """Look after a connection.
+        """Check a connection from now on.
 
         Args:
             websocket: The connection.
-            name: What the log calls it.
+            name: Its name in the log.
             cut: Ends it at once.
         """
         watched = Watched(websocket, name, cut, next(self._numbers) % self._turns)
@@ -105,24 +106,24 @@ class Heartbeat:
         return watched
 
     def remove(self, watched: Watched) -> None:
-        """Look after it no more."""
+        """Do not check a connection any more."""
         self._watched.discard(watched)
 
     async def check_forever(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Look after the connections until cancelled."""
+        """Check the connections in every tick until cancelled."""
         async with trio.open_nursery() as nursery:
             task_status.started()
             wake = trio.current_time()
             for number in count():
-                # Time that this process itself was stopped for is nobody's silence.
+                # If this process was stopped, that time does not count as silence of the peers.
                 wake = max(wake + self.tick, trio.current_time())
                 await trio.sleep_until(wake)
                 self.check_once(number % self._turns, nursery)
 
     def check_once(self, turn: int, nursery: trio.Nursery) -> None:
-        """Look at all connections; those of this turn are pinged where they are idle."""
+        """Check all connections, and ping those of this turn that are idle."""
         for watched in [*self._watched]:
             if watched.websocket.fragments > self._most_fragments:
                 reason = f"a message may come in {self._most_fragments} fragments"
@@ -138,14 +139,14 @@ class Heartbeat:
             else:
                 watched.sending = sending
                 watched.stuck_ticks = 0
-            if self._is_in_the_way(watched):
+            if self._holds_up_others(watched):
                 self._cut_off(watched, "unread_total", "it reads too slowly, and others wait")
                 continue
             if watched.turn == turn:
-                self._check_life(watched, nursery)
+                self._check_peer(watched, nursery)
 
-    def _is_in_the_way(self, watched: Watched) -> bool:
-        """Whether others wait for room, and this one holds some for too long."""
+    def _holds_up_others(self, watched: Watched) -> bool:
+        """Whether others wait for memory that this connection has occupied for too long."""
         if not watched.websocket.share.must_give_way:
             watched.crowded_ticks = 0
             return False
@@ -167,12 +168,12 @@ class Heartbeat:
         reason: str,
         why: str | None = None,
     ) -> None:
-        """Close a connection with a reason for its peer, and another for the log where given."""
+        """Close a connection with a reason for its peer; the log gets `why` instead, if given."""
         self._refuse(word, f"closed {watched.name}: {why or reason}")
         self.remove(watched)
-        nursery.start_soon(_say_goodbye, watched, code, reason)
+        nursery.start_soon(_close_and_cut, watched, code, reason)
 
-    def _check_life(self, watched: Watched, nursery: trio.Nursery) -> None:
+    def _check_peer(self, watched: Watched, nursery: trio.Nursery) -> None:
         if watched.websocket.was_heard:
             watched.websocket.was_heard = False
             watched.unanswered = 0
@@ -190,23 +191,23 @@ class Heartbeat:
         self._log_throttle.log(word, text, level=logging.INFO)
 
     async def _ping(self, watched: Watched) -> None:
-        # Where the connection ends first, nothing would end the wait for the pong.
+        # If the connection ends first, nothing else ends the wait for the pong.
         with trio.move_on_after((MISSED_PONGS + 1) * self._ping_interval):
             try:
                 await watched.websocket.ping()
             except ConnectionClosed:
                 return
             except Exception:
-                log.exception("a ping failed")  # a bug; nobody else pays for it
+                log.exception("a ping failed")  # a bug; it ends no other connection
                 return
             watched.unanswered = 0
 
 
-async def _say_goodbye(watched: Watched, code: int, reason: str) -> None:
+async def _close_and_cut(watched: Watched, code: int, reason: str) -> None:
     try:
         with trio.move_on_after(1):
             await watched.websocket.close(code, reason)
     except Exception:
-        log.exception("a goodbye failed")  # a bug; nobody else pays for it
+        log.exception("a close failed")  # a bug; it ends no other connection
     finally:
         watched.cut()

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 class WebSocket:
     """An accepted WebSocket.
 
-    Every method raises `trio_websocket.ConnectionClosed` once the peer is gone.
+    Every method raises `trio_websocket.ConnectionClosed` when the peer is gone.
 
     Attributes:
-        caller: Who the peer is.
-        was_heard: Whether a message came since somebody last set it to false.
-        share: Its share of what all connections have.
+        caller: The peer and its rights.
+        was_heard: Whether a message came since the heartbeat last set it to false.
+        share: Its share of the time and memory of all connections.
     """
 
     def __init__(
@@ -49,9 +49,10 @@ class WebSocket:
         self._stream = stream
 
     def forget(self) -> None:
-        """Let go of the library's WebSocket once it has ended.
+        """Release the library's WebSocket when it has ended.
 
-        The two hold each other, and what only the garbage collector frees makes everybody wait.
+        The two refer to each other, and memory that only the garbage collector frees makes all
+        clients wait.
         """
         self._stream.closed_by = lambda: None
 
@@ -99,7 +100,7 @@ class WebSocket:
         return self._ws.closed is not None or self._stream.is_gone
 
     async def close(self, code: int = 1000, reason: str | None = None) -> None:
-        """Say goodbye, and wait for the peer's goodbye."""
+        """Send a close frame, and wait for the peer's."""
         await self._ws.aclose(code, reason)
         await self._stream.say_why()
 
@@ -145,8 +146,8 @@ async def accept_websocket(
         head: The head of the peer's request, which was read from it.
         rest: What was read after that.
         max_message_size: The size of a message, in bytes, above which the peer is cut off.
-        caller: Who the peer is.
-        fairness: What it shares with other connections.
+        caller: The peer and its rights.
+        fairness: The time and memory that all connections share.
 
     Returns:
         The WebSocket; None where the peer's part of the handshake was wrong or it left.
@@ -197,13 +198,13 @@ class HandshakeStream(trio.abc.Stream):
         self.closed_by: Callable[[], CloseReason | None] = lambda: None
 
     def open(self) -> None:
-        """Let what came with the handshake through: it is done."""
+        """Release the bytes that came with the handshake, which is complete now."""
         if self._is_open is not None:
             self._is_open.set()
 
     @contextmanager
     def gathering(self) -> Iterator[None]:
-        """Keep what is sent inside back until something is sent outside."""
+        """Store all data that is sent inside, and send it together with the next data outside."""
         self._is_gathering = True
         try:
             yield
@@ -273,7 +274,7 @@ class HandshakeStream(trio.abc.Stream):
         await self._stream.wait_send_all_might_not_block()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """Give the bytes that were read already, and from then on the stream's own."""
+        """Return the bytes that were read already, and after them those of the stream."""
         if self._head:
             head, self._head = self._head, b""
             return head

@@ -1,4 +1,4 @@
-"""The task that polls the config file and hands on what changed."""
+"""The task that polls the config file and applies its changes."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOGGED_NAMES = 20
-"""So many names of each kind are in the line that says what was applied."""
+"""The most names of each kind in the log line about a change."""
 
 
 async def watch_config_once(registry: Registry, config: ConfigFile) -> None:
-    """Look at the file once, and apply its content where it changed.
+    """Check the file once, and apply its content if it changed.
 
-    An invalid content is logged once and changes nothing. One that could not be saved is tried
-    again at the next look.
+    An invalid file is logged once and changes nothing. If a change could not be saved, the next
+    check tries again.
     """
     async with config.lock:
-        said_before = str(config.error)
+        logged_before = str(config.error)
         try:
             declared = await config.read_change()
         except ConfigError as error:
-            if str(error) != said_before:
+            if str(error) != logged_before:
                 log.error("config file kept out, the last good entries stay: %s", error)  # noqa: TRY400
             return
         if declared is None:
@@ -55,7 +55,7 @@ async def watch_config_once(registry: Registry, config: ConfigFile) -> None:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """List names for a log line: the first ones, and how many more there are."""
+    """List names for a log line: the first ones, and the number of the others."""
     more = len(names) - LOGGED_NAMES
     rest = f" and {more} more" if more > 0 else ""
     return f"{', '.join(names[:LOGGED_NAMES])}{rest}" if names else "none"
@@ -68,9 +68,9 @@ async def watch_config_forever(
     every: float,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Look at the file again and again; `every` is in seconds.
+    """Check the file again and again; `every` is in seconds.
 
-    The look before this was at the opening of the registry: that is the first of two.
+    The file was checked for the first time when the registry was opened.
     """
     task_status.started()
     while True:

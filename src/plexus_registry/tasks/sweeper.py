@@ -1,8 +1,8 @@
-"""The tasks of time: marking the silent as stale, writing pings, repairing the database.
+"""Periodic tasks: mark silent backends as stale, write pings, repair the database.
 
-A process that was stopped (SIGSTOP, a debugger, a starved machine) hears nobody and must blame
-nobody. The sweeper therefore sleeps in short ticks, and whatever a tick takes longer than it
-should is given back to every backend before anyone is judged.
+A process that was stopped (SIGSTOP, a debugger, an overloaded machine) received no pings and must
+not count that as silence. The sweeper therefore sleeps in short ticks. If a tick takes longer than
+it should, the deadlines of all backends are postponed by that time before the next sweep.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ REPAIR_INTERVAL = 1.0
 """Seconds between two tries to repair the database."""
 
 TICK = 0.25
-"""Seconds: a pause that is shorter can go unnoticed, and cost a backend at most this."""
+"""Seconds: a shorter pause can go unnoticed, and shortens a backend's time by no more than that."""
 
 
 async def sweep_once(registry: Registry) -> None:
-    """Mark the backends that were silent too long, up to now.
+    """Mark the backends that were silent for too long.
 
     Raises:
-        StorageFailed: Nobody could be marked.
+        StorageFailed: The marks could not be saved.
     """
     for name in await registry.health.mark_silent(moment=trio.current_time()):
         log.info("backend %s is inactive: no ping in time", shown(name))
@@ -67,7 +67,9 @@ async def _sleep_until(wake: float) -> float:
         await trio.sleep_until(tick_end)
         overslept = trio.current_time() - tick_end
         if overslept > TICK:
-            log.warning("this process did not run for %.1f s; nobody is judged for it", overslept)
+            log.warning(
+                "this process did not run for %.1f s; no backend is judged for it", overslept
+            )
             pause += overslept
     return pause
 
@@ -75,7 +77,7 @@ async def _sleep_until(wake: float) -> float:
 async def write_pings_forever(
     registry: Registry, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Write pings to the disk, each at most `PING_DELAY` seconds after it came."""
+    """Write pings to the disk, each one at most `PING_DELAY` seconds after it arrived."""
     task_status.started()
     failure_log = FailureLog("pings not saved, trying again: %s", "pings are saved again")
     while True:
@@ -88,7 +90,7 @@ async def write_pings_forever(
 async def repair_forever(
     registry: Registry, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Repair the database after a failed save, trying every `REPAIR_INTERVAL` until it works."""
+    """Repair the database after a failed save: try every `REPAIR_INTERVAL` until it works."""
     task_status.started()
     while True:
         await registry.commits.wait_for_failure()
