@@ -11,8 +11,7 @@ __version__ = "0.1.0"
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from plexus_registry.app import open_registry, serve
-    from plexus_registry.client.announce import announce
-    from plexus_registry.client.announcer import Announcement, Status
+    from plexus_registry.client.announce import Announcement, Status, announce
     from plexus_registry.client.connection import RegistryClient, connect
     from plexus_registry.client.discovery import Discovered, discover
     from plexus_registry.client.watch import WatchEvent
@@ -89,11 +88,10 @@ __all__ = [
 ]
 
 _HOMES = {
-    "client.announce": ("announce",),
+    "client.announce": ("Announcement", "Status", "announce"),
     "app": ("open_registry", "serve"),
     "client.connection": ("RegistryClient", "connect"),
     "client.watch": ("WatchEvent",),
-    "client.announcer": ("Announcement", "Status"),
     "rules.errors": (
         "ConfigError",
         "ConfigInvalid",

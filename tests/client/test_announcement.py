@@ -20,10 +20,10 @@ from plexus_registry import (
     UrlError,
     announce,
 )
-from plexus_registry.client import announcer
-from plexus_registry.client.announce import ENTRY_SECONDS
-from plexus_registry.client.announcer import (
+from plexus_registry.client import announce as announcing
+from plexus_registry.client.announce import (
     ANSWER_SECONDS,
+    ENTRY_SECONDS,
     FIRST_PAUSE,
     LEAVE_SECONDS,
     LONGEST_PAUSE,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
     from plexus_registry import Backend, Registry
-    from plexus_registry.client.announcer import Announcement
+    from plexus_registry.client.announce import Announcement
     from plexus_registry.rules.events import Pinged
 
 announced = partial(announce, URL, name="svc", host="h", port=9)
@@ -85,13 +85,13 @@ async def test_it_pings_at_a_third_of_the_term_with_jitter(
 ) -> None:
     async with serving(tmp_path) as registry:
         pinged: list[float] = []
-        ping = registry.ping
+        ping = registry.pings.ping
 
         async def note(name: str) -> Pinged:
             pinged.append(trio.current_time())
             return await ping(name)
 
-        monkeypatch.setattr(registry, "ping", note)
+        monkeypatch.setattr(registry.pings, "ping", note)
         async with announced(stale_after=30):
             await trio.sleep(1000)
             assert is_active(registry)
@@ -104,7 +104,7 @@ async def test_it_pings_at_a_third_of_the_term_with_jitter(
 async def test_a_missing_registry_holds_nothing_up_and_is_said_once(
     tmp_path: Path, network: Network, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "plexus_registry.client.announcer")
+    caplog.set_level(logging.INFO, "plexus_registry.client.announce")
     async with announced() as announcement:
         assert trio.current_time() == 0
         assert announcement.status is Status.UNREACHABLE
@@ -312,8 +312,8 @@ async def test_a_registry_that_came_back_is_told_goodbye_before_it_is_tried_agai
     """It has the entry from before, and the next attempt may be half a minute away."""
     async with trio.open_nursery() as nursery:
         server = await nursery.start(serve_until_killed, tmp_path)
-        monkeypatch.setattr(announcer, "FIRST_PAUSE", 1e9)
-        monkeypatch.setattr(announcer, "LONGEST_PAUSE", 1e9)
+        monkeypatch.setattr(announcing, "FIRST_PAUSE", 1e9)
+        monkeypatch.setattr(announcing, "LONGEST_PAUSE", 1e9)
         async with announced() as announcement:
             await server.kill()
             await announcement.wait_for(Status.UNREACHABLE)
@@ -328,7 +328,7 @@ async def test_a_registry_that_came_back_is_told_goodbye_before_it_is_tried_agai
 async def test_a_registry_that_stays_away_is_not_said_again_at_the_end(
     tmp_path: Path, network: Network, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "plexus_registry.client.announcer")
+    caplog.set_level(logging.INFO, "plexus_registry.client.announce")
     async with serving(tmp_path), announced() as announcement:
         assert network.last is not None
         network.listener = None

@@ -10,7 +10,8 @@ import pytest
 import trio
 
 from plexus_registry import Status, announce, connect, discover
-from plexus_registry.client import announcer, discovery
+from plexus_registry.client import announce as announcing
+from plexus_registry.client import discovery
 from tests.e2e.harness import Peer, dial, running_registry
 
 if TYPE_CHECKING:
@@ -24,9 +25,9 @@ async def test_a_frozen_process_stops_nobody_and_is_found_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Announced, discovered, and waited for no longer than was said; then all is as before."""
-    for module in (announcer, discovery):
+    for module in (announcing, discovery):
         monkeypatch.setattr(module, "ANSWER_SECONDS", FROZEN_SECONDS)
-    monkeypatch.setattr(announcer, "LONGEST_PAUSE", FROZEN_SECONDS)
+    monkeypatch.setattr(announcing, "LONGEST_PAUSE", FROZEN_SECONDS)
     with trio.fail_after(30):
         async with running_registry(tmp_path, "--no-auto-register") as server:
             find = partial(discover, server.url, "svc", last_known={})
@@ -57,7 +58,7 @@ async def test_leaving_a_frozen_process_takes_no_longer_than_was_said(tmp_path: 
             async with announce(server.url, name="svc", host="h", port=9):
                 server.process.send_signal(signal.SIGSTOP)
                 began = trio.current_time()
-            assert trio.current_time() - began < announcer.LEAVE_SECONDS + 0.5
+            assert trio.current_time() - began < announcing.LEAVE_SECONDS + 0.5
             server.process.send_signal(signal.SIGCONT)
 
 

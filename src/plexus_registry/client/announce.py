@@ -1,27 +1,115 @@
-"""Keeping a service registered for exactly as long as it lives. Trio only."""
+"""Keep a service registered for exactly as long as it runs. Trio only.
+
+Theory of operation. A task connects, registers, and pings on the same connection. Any failure ends
+the connection, and after a pause the next one begins. The task is shielded, because it still has to
+deregister when everything around it is cancelled: `leave` ends its other work and gives it
+`LEAVE_SECONDS`. It deregisters over the connection on which it registered, so that a registration
+under way comes first. If that connection is lost, it opens another one: a registry that restarted
+still has the entry.
+"""
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack, asynccontextmanager
+import logging
+import random
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
-from plexus_registry.client.announcer import Announcement, Announcer, Status
-from plexus_registry.client.connection import checked_details
+from plexus_registry.client.connection import RegistryClient, checked_details, run_client
 from plexus_registry.client.socket import open_socket, parse_url, without_secrets
 from plexus_registry.concurrency import lone_error
 from plexus_registry.rules.backend import AllDetails
+from plexus_registry.rules.errors import CallError, NameTaken, RegistryUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from typing import Unpack
 
-    from plexus_registry.client.socket import ClientSocket
+log = logging.getLogger(__name__)
 
 ENTRY_SECONDS = 2.0
-"""How long a registry that does not answer may hold up the service's start."""
+"""How long a registry that does not answer may delay the start of the service."""
+ANSWER_SECONDS = 5.0
+"""How long connecting and registering may take, and how long a ping may take."""
+LEAVE_SECONDS = 2.0
+"""How long deregistering may take."""
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 30.0
+"""A pause is random, from 0 to a bound that doubles from the first to the longest of these."""
+STEADY_SECONDS = 5.0
+"""After a connection that lasted so long, the pauses begin with the first one again."""
+PING_JITTER = 0.1
+
+
+class Status(StrEnum):
+    """The status of an announcement.
+
+    It is `CONNECTING` only until the first outcome. `UNREACHABLE` and `REFUSED` last until the
+    service is registered, and `CLOSED` is the end.
+    """
+
+    CONNECTING = "connecting"
+    REGISTERED = "registered"
+    UNREACHABLE = "unreachable"
+    REFUSED = "refused"
+    CLOSED = "closed"
+
+
+class Announcement:
+    """A service that is being announced; `announce` makes it.
+
+    Attributes:
+        name: Its name in the registry.
+        status: Its status.
+        error: Why it is not registered; None if it is.
+    """
+
+    def __init__(self, name: str, url: str) -> None:
+        self.name = name
+        self.status = Status.CONNECTING
+        self.error: Exception | None = None
+        self._url = url
+        self._reached: dict[Status, trio.Event] = {}
+        self._settled = trio.Event()
+
+    async def wait_for(self, status: Status) -> None:
+        """Wait until it has a status, even for a moment; return at once if it has it now."""
+        if self.status is status:
+            await trio.lowlevel.checkpoint()
+        else:
+            await self._reached.setdefault(status, trio.Event()).wait()
+
+    async def wait_settled(self) -> None:
+        """Wait until the first attempt has an outcome."""
+        await self._settled.wait()
+
+    def become(self, status: Status, error: Exception | None = None) -> None:
+        """Change the status, and log a new one."""
+        is_known = status is self.status
+        # The end of a service that was not registered is no news.
+        is_known |= status is Status.CLOSED and self.status is not Status.REGISTERED
+        level = logging.INFO if error is None else logging.WARNING
+        log.log(logging.DEBUG if is_known else level, *self._in_words(status, error))
+        self.status = status
+        self.error = error
+        self._settled.set()
+        if status in self._reached:
+            self._reached.pop(status).set()
+
+    def _in_words(self, status: Status, error: Exception | None) -> tuple[str, str, object]:
+        match status:
+            case Status.REGISTERED:
+                return "%s is announced at %s", self.name, self._url
+            case Status.REFUSED:
+                return "%s is not announced, the registry refuses: %s", self.name, error
+            case Status.UNREACHABLE:
+                return "%s is not announced for now, trying on: %s", self.name, error
+            case _:
+                return "%s is no longer announced at %s", self.name, self._url
 
 
 @asynccontextmanager
@@ -39,41 +127,48 @@ async def announce(
 ) -> AsyncIterator[Announcement]:
     """Announce a service for as long as the block lasts.
 
-    It is registered on entry, pinged, registered again whenever the registry does not know it
-    any more, and deregistered on exit, even when that is a cancellation; the exit takes
-    `LEAVE_SECONDS` at most. What goes wrong meanwhile is tried again, with pauses, and is said in
-    the log once when it begins and once when it is over.
+    The service is registered on entry, pinged, registered again whenever the registry does not know
+    it any more, and deregistered on exit, even by a cancellation; the exit takes `LEAVE_SECONDS` at
+    most. Failures in between are tried again, with pauses; the log tells when they begin and when
+    they end.
 
     Args:
         url: The registry's URL.
         name: The name to claim.
-        host: Where the service listens, as others can reach it.
-        port: Where the service listens.
+        host: The host on which others can reach the service.
+        port: The port on which it listens.
         protocol: How to connect to it: `ws` or `wss`.
-        stale_after: After how many seconds without a ping the registry takes it for dead; it is
-            pinged three times as often.
-        token: What proves who is asking, where the registry wants that.
-        fail_open: Whether the block is entered without the registry too, after
+        stale_after: After how many seconds without a ping the registry assumes that a service is
+            dead; this one is pinged three times as often.
+        token: The token, if the registry wants one.
+        fail_open: Whether the block is entered without the registry as well, after
             `ENTRY_SECONDS` at most. Otherwise the first registration must succeed.
         details: The optional fields, as for `RegistryClient.register`.
 
     Raises:
-        UrlError: The URL is none.
-        ValueError: The token is none that a header can hold, or `stale_after` is not above 0.
+        UrlError: The URL is not one of a registry.
+        ValueError: No header can hold the token, or `stale_after` is not above 0.
         RegistryUnavailableError: Without `fail_open`: the registry does not answer.
-        NameTaken: Without `fail_open`: a live backend elsewhere has the name; and likewise any
-            other refusal.
+        NameTaken: Without `fail_open`: a live backend elsewhere has the name. Other refusals are
+            raised in the same way.
     """
     if not stale_after > 0:
         raise ValueError(f"stale_after is {stale_after}: it must be a number of seconds above 0")
     checked_details(details, AllDetails.__optional_keys__)
     parse_url(url)
     announcement = Announcement(name, without_secrets(url))
-    announcer = Announcer(
+    announcer = _Announcer(
         announcement,
-        open_socket=partial(_enter_socket, url, token),
-        register=lambda client: client.register(
-            name, host, port, protocol, source="auto", **details
+        url=url,
+        token=token,
+        register=partial(
+            RegistryClient.register,
+            name=name,
+            host=host,
+            port=port,
+            protocol=protocol,
+            source="auto",
+            **details,
         ),
         address=(host.lower(), port, protocol),
         ping_every=stale_after / 3,
@@ -81,7 +176,7 @@ async def announce(
     try:
         with lone_error():
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(announcer.keep)
+                nursery.start_soon(announcer.run)
                 try:
                     with trio.move_on_after(ENTRY_SECONDS if fail_open else float("inf")):
                         await announcement.wait_settled()
@@ -94,5 +189,158 @@ async def announce(
         announcement.become(Status.CLOSED)
 
 
-async def _enter_socket(url: str, token: str | None, stack: AsyncExitStack) -> ClientSocket:
-    return await stack.enter_async_context(open_socket(url, token=token))
+class _Announcer:
+    """Keeps one announcement."""
+
+    def __init__(
+        self,
+        announcement: Announcement,
+        *,
+        url: str,
+        token: str | None,
+        register: Callable[[RegistryClient], Awaitable[object]],
+        address: tuple[str, int, str],
+        ping_every: float,
+    ) -> None:
+        self._announcement = announcement
+        self._name = announcement.name
+        self._url = url
+        self._token = token
+        self._register_on = register
+        self._address = address
+        self._ping_every = ping_every
+        self._life = trio.CancelScope(shield=True)
+        self._work = trio.CancelScope()
+        self._is_leaving = False
+        self._may_be_registered = False
+        self._is_displaced = False
+
+    async def run(self) -> None:
+        """Keep the service registered until `leave` is called, and then deregister it."""
+        failures = 0
+        with self._life:
+            while not self._is_leaving:
+                began = trio.current_time()
+                pause = LONGEST_PAUSE
+                try:
+                    await self._hold_connection()
+                except CallError as error:
+                    # A refusal lasts: nothing here changes what is asked for.
+                    self._announcement.become(Status.REFUSED, error)
+                except RegistryUnavailableError as error:
+                    self._announcement.become(Status.UNREACHABLE, error)
+                    failures = 0 if trio.current_time() - began > STEADY_SECONDS else failures
+                    pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**failures)
+                    failures = min(failures + 1, 16)
+                with self._until_leaving():
+                    await trio.sleep(random.uniform(0, pause))  # noqa: S311 - no secret
+            if self._may_be_registered:
+                await self._deregister_on_new_connection()
+
+    def leave(self) -> None:
+        """Cut the work short, and deregister within `LEAVE_SECONDS`."""
+        self._life.deadline = trio.current_time() + LEAVE_SECONDS
+        self._is_leaving = True
+        self._work.cancel()
+
+    @contextmanager
+    def _until_leaving(self) -> Iterator[None]:
+        """Run the block; `leave` cancels it, also if it was called before."""
+        with trio.CancelScope() as self._work:
+            if self._is_leaving:
+                self._work.cancel()
+            yield
+
+    async def _hold_connection(self) -> None:
+        """Announce on one connection until that is lost or refused, or `leave` is called."""
+        deadline = trio.current_time() + ANSWER_SECONDS
+        async with AsyncExitStack() as stack:
+            with self._until_leaving(), _answered_by(deadline):
+                opening = open_socket(self._url, token=self._token)
+                socket = await stack.enter_async_context(opening)
+            if self._is_leaving:
+                return
+            # The connection outlasts the work, because deregistering needs it.
+            client = await stack.enter_async_context(run_client(socket))
+            with self._until_leaving():
+                if not self._is_displaced:
+                    await self._register(client, deadline)
+                await self._stay(client)
+            if self._may_be_registered:
+                await self._deregister(client)
+
+    async def _register(self, client: RegistryClient, deadline: float | None = None) -> None:
+        was_registered, self._may_be_registered = self._may_be_registered, True
+        with _answered_by(deadline):
+            try:
+                await self._register_on(client)
+            except CallError:
+                self._may_be_registered = was_registered
+                raise
+        self._announcement.become(Status.REGISTERED)
+
+    async def _stay(self, client: RegistryClient) -> None:
+        """Ping for as long as the name means this service."""
+        if self._is_displaced:
+            await self._look(client)
+        while True:
+            # A service that never pinged does not become stale: so the first ping follows at once.
+            if not self._is_displaced and not await self._ping(client):
+                await self._register_again(client)
+                await self._ping(client)
+            jitter = random.uniform(1 - PING_JITTER, 1 + PING_JITTER)  # noqa: S311 - no secret
+            with trio.move_on_after(self._ping_every * jitter):
+                await client.wait_lost()
+            await self._look(client)
+
+    async def _look(self, client: RegistryClient) -> None:
+        """Find out which backend has the name, and register again if none has it.
+
+        A ping goes by name: if another backend has taken the name over, it would vouch for that.
+        """
+        with _answered_by():
+            holder = await client.get(self._name)
+        is_ours = holder is not None and holder.address == self._address
+        self._is_displaced = holder is not None and holder.is_active and not is_ours
+        if holder is not None and self._is_displaced:
+            error = NameTaken(f"{self._name} means {holder.url} now", holder=holder)
+            self._announcement.become(Status.REFUSED, error)
+        elif not is_ours or self._announcement.status is not Status.REGISTERED:
+            await self._register_again(client)
+
+    async def _register_again(self, client: RegistryClient) -> None:
+        log.info("the registry does not know %s any more", self._name)
+        await self._register(client)
+
+    async def _ping(self, client: RegistryClient) -> bool:
+        with _answered_by():
+            return await client.ping(self._name)
+
+    async def _deregister_on_new_connection(self) -> None:
+        try:
+            async with (
+                open_socket(self._url, token=self._token) as socket,
+                run_client(socket) as client,
+            ):
+                await self._deregister(client)
+        except (CallError, RegistryUnavailableError) as error:
+            is_known = self._announcement.status is Status.UNREACHABLE
+            level = logging.DEBUG if is_known else logging.INFO
+            log.log(level, "%s could not be deregistered: %s", self._name, error)
+
+    async def _deregister(self, client: RegistryClient) -> None:
+        """Deregister, unless another backend has taken the name over."""
+        backend = await client.get(self._name)
+        if backend is not None and backend.address == self._address:
+            await client.deregister(self._name)
+        self._may_be_registered = False
+
+
+@contextmanager
+def _answered_by(deadline: float | None = None) -> Iterator[None]:
+    """Run the block; if it is not done in time, there is no registry."""
+    try:
+        with trio.fail_at(deadline or trio.current_time() + ANSWER_SECONDS):
+            yield
+    except trio.TooSlowError as error:
+        raise RegistryUnavailableError(f"no answer within {ANSWER_SECONDS:g} seconds") from error
