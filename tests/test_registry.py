@@ -13,7 +13,7 @@ import trio
 from plexus_registry.registry import LONG_DECLARATION
 from plexus_registry.rules.backend import Declaration, Layer, Register, Update
 from plexus_registry.rules.errors import NameTaken, NotFound, StartError, StorageFailed
-from plexus_registry.storage.sqlite import read_records
+from plexus_registry.storage.opening import read_records
 from tests.fakes import Disk, opened
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ from plexus_registry.server.listener import is_reachable, open_listeners, url_of
 from plexus_registry.server.server import serve_connections
 from plexus_registry.server.shutdown import Shutdown
 from plexus_registry.server.token_file import MIN_TOKEN
-from plexus_registry.storage.sqlite import open_store
+from plexus_registry.storage.opening import open_store
 from plexus_registry.tasks.config_watch import watch_config_forever, watch_config_once
 from plexus_registry.tasks.prober import probe_forever
 from plexus_registry.tasks.sweeper import repair_forever, sweep_forever, write_pings_forever

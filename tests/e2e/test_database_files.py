@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from plexus_registry.storage.sqlite import open_store
+from plexus_registry.storage.opening import open_store
 from tests.e2e.database import stored_rows
 from tests.e2e.harness import dial, run_command, running_registry, with_prelude
 from tests.e2e.test_adoption import ROWS, copies, original_rows, write_original

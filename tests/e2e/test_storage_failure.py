@@ -255,7 +255,9 @@ def write_config(folder: Path) -> None:
 
 async def test_a_database_that_another_program_holds_is_waited_for(tmp_path: Path) -> None:
     with trio.fail_after(40):
-        impatient = with_prelude("import plexus_registry.storage.sqlite as s; s.BUSY_TIMEOUT = 0.7")
+        impatient = with_prelude(
+            "import plexus_registry.storage.opening as s; s.BUSY_TIMEOUT = 0.7"
+        )
         async with running_registry(tmp_path, *OPTIONS, command=impatient) as server:
             async with dial(server.url) as peer, dial(server.url) as reader:
                 with held_by_another_program(server, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from plexus_registry.rules.backend import Layer, Register, State
-from plexus_registry.storage.sqlite import read_records
+from plexus_registry.storage.opening import read_records
 from plexus_registry.tasks.prober import probe_forever
 from tests.fakes import opened
 from tests.memory_hubs import Hub, MemoryNetwork

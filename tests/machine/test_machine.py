@@ -24,7 +24,7 @@ from plexus_registry.rules.backend import Register, State, Update
 from plexus_registry.rules.errors import ConfigInvalid, MethodError
 from plexus_registry.rules.probe_results import Answered, Unanswered
 from plexus_registry.settings import Settings
-from plexus_registry.storage.sqlite import read_records
+from plexus_registry.storage.opening import read_records
 from plexus_registry.tasks.config_watch import watch_config_once
 from plexus_registry.tasks.sweeper import sweep_once
 from tests.fields import CLEARED

@@ -10,7 +10,7 @@ import trio
 
 from plexus_registry.rules.backend import Register
 from plexus_registry.rules.errors import NotFound, StorageFailed
-from plexus_registry.storage.sqlite import read_records
+from plexus_registry.storage.opening import read_records
 from plexus_registry.tasks.sweeper import REPAIR_INTERVAL, repair_forever
 from tests.fakes import Disk, opened
 

@@ -22,7 +22,7 @@ from plexus_registry.rules.backend import Health, Register, State, Update
 from plexus_registry.rules.errors import NotFound
 from plexus_registry.rules.probe_results import Answered, Unanswered
 from plexus_registry.server.health_report import reporter
-from plexus_registry.storage.sqlite import read_records
+from plexus_registry.storage.opening import read_records
 from plexus_registry.tasks.prober import probe_forever
 from plexus_registry.tasks.sweeper import sweep_forever
 from tests.fakes import Disk, opened

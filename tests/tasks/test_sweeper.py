@@ -12,7 +12,7 @@ import trio
 
 from plexus_registry.rules.backend import Register, Update
 from plexus_registry.rules.errors import StorageFailed
-from plexus_registry.storage.sqlite import read_records
+from plexus_registry.storage.opening import read_records
 from plexus_registry.tasks.sweeper import sweep_forever, sweep_once, write_pings_forever
 from tests.fakes import Clock, Disk, opened
 

@@ -82,7 +82,7 @@ def _asked(session: Session) -> Iterable[Backend]:
 def _read(db_path: Path) -> Iterable[Backend]:
     from plexus_registry.rules.errors import RegistryError
     from plexus_registry.rules.merge import merge
-    from plexus_registry.storage.sqlite import read_records
+    from plexus_registry.storage.opening import read_records
 
     ctx = click.get_current_context()
     if ctx.get_parameter_source("url") is ParameterSource.COMMANDLINE:

@@ -1,0 +1,228 @@
+"""Opens the database: checks the file, takes over what it holds, and closes it at the end."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+import msgspec
+import trio
+from sqlite_utils import Database
+from sqlite_utils.db import NoTable
+
+from plexus_registry.concurrency import RunSync, run_in_thread
+from plexus_registry.rules.change_log import KEPT_CHANGES, Entry
+from plexus_registry.rules.errors import StartError
+from plexus_registry.rules.events import Compacted, encode_event
+from plexus_registry.storage.database_file import (
+    copy_database,
+    refuse_damaged,
+    refuse_missing,
+    refuse_unsafe_file,
+    refuse_without_tables,
+)
+from plexus_registry.storage.lock_file import LockFile, hold_lock_file
+from plexus_registry.storage.migrations import (
+    CHANGES_TABLE,
+    LAYOUT,
+    TABLE,
+    is_foreign,
+    is_original_layout,
+    migrations,
+)
+from plexus_registry.storage.rows import INSERT_CHANGE, change_of, record_of, row_of_change
+from plexus_registry.storage.sqlite import Store
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from plexus_registry.rules.backend import Record
+
+log = logging.getLogger(__name__)
+
+BUSY_TIMEOUT = 5.0
+"""Seconds that a write waits while another program reads the file."""
+
+
+@asynccontextmanager
+async def open_store(
+    path: Path,
+    *,
+    run_sync: RunSync = run_in_thread,
+    kept_changes: int = KEPT_CHANGES,
+    start_empty: bool = False,
+) -> AsyncIterator[Store]:
+    """Open the database, and close it at the end.
+
+    A new file gets its tables. A database of the original registry is copied to a file beside it, and
+    then taken over.
+
+    Args:
+        path: The SQLite file; missing folders are made.
+        run_sync: Runs blocking work.
+        kept_changes: How many entries of the change log are kept; at least 1.
+        start_empty: Whether to begin with an empty database if the former one is missing.
+
+    Raises:
+        StartError: The file cannot be read or written, is not a database, is damaged, is missing
+            although there was one, has a second name, is held by another registry, or was written
+            by a newer version.
+    """
+    path = _prepared(path)
+    with hold_lock_file(path) as lock_file:
+        with _as_start_error(path):
+            opening = partial(
+                _open,
+                path,
+                run_sync=run_sync,
+                kept_changes=kept_changes,
+                lock_file=lock_file,
+                start_empty=start_empty,
+            )
+            store = await run_sync(opening)
+        try:
+            yield store
+        finally:
+            with trio.CancelScope(shield=True):
+                await run_sync(store.close)
+
+
+def _prepared(path: Path) -> Path:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.resolve()
+    except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError until 3.13
+        raise StartError(f"cannot create the folder of database {path}: {error}") from error
+
+
+@contextmanager
+def _as_start_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, OSError, ValueError, NoTable, msgspec.MsgspecError) as error:
+        raise StartError(
+            f"cannot open database {path}: {error}; check the file, or choose another --db-path"
+        ) from error
+
+
+def _open(
+    path: Path, *, run_sync: RunSync, kept_changes: int, lock_file: LockFile, start_empty: bool
+) -> Store:
+    refuse_unsafe_file(path)
+    if not start_empty:
+        # Opening would create the file, and delete a log that has no database.
+        refuse_missing(path, known_revision=lock_file.revision)
+    connection = sqlite3.connect(path, check_same_thread=False, timeout=BUSY_TIMEOUT)
+    try:
+        db = Database(connection, execute_plugins=False)
+        refuse_damaged(connection, path)
+        _refuse_foreign(db, path)
+        was_empty = not db.table(TABLE).exists()
+        if was_empty and not start_empty:
+            refuse_without_tables(path, known_revision=lock_file.revision)
+        if is_original_layout(db):
+            copy = _copy_aside(connection, path)
+            log.info("%s was written by the original registry; a copy is kept at %s", path, copy)
+        _refuse_newer_layout(connection, path)
+        db.enable_wal()
+        connection.execute("PRAGMA synchronous = FULL")
+        migrations.apply(db)
+        connection.execute(f"PRAGMA user_version = {LAYOUT}")
+        records = tuple(record_of(row) for row in db.table(TABLE).rows)
+        entries = _changes(db, lock_file.revision, path, was_empty=was_empty)
+    except BaseException:
+        connection.close()
+        raise
+    return Store(
+        db,
+        path=path,
+        records=records,
+        entries=entries,
+        kept_changes=kept_changes,
+        lock_file=lock_file,
+        run_sync=run_sync,
+    )
+
+
+def _changes(
+    db: Database, known_revision: int, path: Path, *, was_empty: bool
+) -> tuple[Entry, ...]:
+    """Read the last entries of the change log, or begin a new one in an older copy of the database.
+
+    The next changes in an older copy would get revisions that watchers have already seen, for other
+    changes. So the revisions go on above them, and every watch begins with a new snapshot.
+    """
+    table = db.table(CHANGES_TABLE)
+    entries = tuple(change_of(row) for row in table.rows_where(order_by="revision"))
+    revision = entries[-1].revision if entries else 0
+    if revision >= known_revision:
+        return entries
+    if was_empty:
+        log.warning(
+            "database %s starts empty, as --start-empty asks; it was at revision %d, and every"
+            " watch begins anew",
+            path,
+            known_revision,
+        )
+    else:
+        log.warning(
+            "database %s is an older copy: it was at revision %d, and is at %d;"
+            " every watch begins anew",
+            path,
+            known_revision,
+            revision,
+        )
+    # Two above: no watch can resume from the revision between without a snapshot.
+    first = Entry(
+        known_revision + 2, None, (), encode_event(Compacted(revision=known_revision + 2))
+    )
+    with db.atomic():
+        db.execute(f"DELETE FROM {CHANGES_TABLE}")  # noqa: S608 - a constant
+        db.execute(INSERT_CHANGE, row_of_change(first))
+    return (first,)
+
+
+def _refuse_foreign(db: Database, path: Path) -> None:
+    if is_foreign(db):
+        raise StartError(
+            f"database {path} belongs to another program, and was left alone:"
+            " choose another --db-path"
+        )
+
+
+def _refuse_newer_layout(connection: sqlite3.Connection, path: Path) -> None:
+    layout: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if layout > LAYOUT:
+        raise StartError(
+            f"database {path} was written by a newer version: upgrade, or choose another --db-path"
+        )
+
+
+def read_records(path: Path) -> tuple[Record, ...]:
+    """Read the records of a database without changing it; a registry may be running on it.
+
+    Raises:
+        StartError: There is no such database, or no registry has used it yet.
+    """
+    with _as_start_error(path):
+        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=5)
+        try:
+            db = Database(connection, execute_plugins=False)
+            if is_original_layout(db) or not db.table(TABLE).exists():
+                raise StartError(f"database {path} is not in use yet: start trio-registry once")
+            return tuple(record_of(row) for row in db.table(TABLE).rows)
+        finally:
+            connection.close()
+
+
+def _copy_aside(connection: sqlite3.Connection, path: Path) -> Path:
+    copy = path.with_name(f"{path.name}.original")
+    if copy.exists():
+        copy = path.with_name(f"{path.name}.original-{time.time_ns()}")
+    copy_database(connection, copy)
+    return copy
