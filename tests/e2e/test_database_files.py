@@ -211,7 +211,7 @@ async def test_a_pipe_in_the_place_of_a_file_is_named(tmp_path: Path, suffix: st
     path = tmp_path / f"registry.db{suffix}"
     os.mkfifo(path)
     error = await refused_start(tmp_path)
-    assert f"{path} is no regular file" in error
+    assert f"{path} is not a regular file" in error
 
 
 def removed(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The files of a database: what must hold before they are opened, and while they are open."""
+"""Checks the files of a database, before they are opened and while they are open."""
 
 from __future__ import annotations
 
@@ -25,36 +25,36 @@ _PUT_BACK = (
 )
 
 Pairs = tuple[tuple[int, int], ...]
-"""Two numbers for each of some files; zeros where there is none."""
+"""Two numbers for each file; zeros if it does not exist."""
 
 
 class OpenFiles:
-    """Watches the files of an open database for what other programs do to them.
+    """Notices what other programs do to the files of an open database.
 
-    SQLite goes on writing to files that were moved away, and does not notice that its file or
-    its log were cut short: the next start would not find what was acknowledged.
+    SQLite goes on writing to files that were moved away, and does not notice when its file or its
+    log is cut short. The next start would not find what was acknowledged.
     """
 
     def __init__(self, database: Path, others: Sequence[Path]) -> None:
-        """Take the files as they are now for sound.
+        """Remember the files as they are now.
 
         Args:
             database: The open database.
-            others: More files that must stay where they are.
+            others: More files that must stay in their places.
         """
         self._database = database
         self._paths = (database, log_path(database), *others)
         self._identities, self._state = self._look()
 
     def check(self, connection: sqlite3.Connection, *, revision: int) -> None:
-        """Check, before a transaction, that the files are what this process left behind.
+        """Check, before a transaction, that no other program has changed the files.
 
         Args:
             connection: The open connection.
             revision: The last revision that the database must hold.
 
         Raises:
-            OSError: The next start would not find what is written.
+            OSError: The next start would not find what this transaction writes.
             sqlite3.Error: The same.
         """
         identities, state = self._look()
@@ -64,7 +64,7 @@ class OpenFiles:
             _, self._state = self._look()
 
     def accept(self, connection: sqlite3.Connection, *, revision: int) -> None:
-        """Take the files as a transaction of this process left them; it never cuts them short.
+        """Check the files after a transaction, which never makes them shorter, and remember them.
 
         The arguments and errors are those of `check`.
         """
@@ -77,16 +77,16 @@ class OpenFiles:
 
     def _refuse_moved(self, identities: Pairs, connection: sqlite3.Connection) -> None:
         if identities != self._identities:
-            # What is committed so far goes to the database file, if that still exists.
+            # This saves what is committed so far in the database file, if that still exists.
             connection.execute("PRAGMA wal_checkpoint(FULL)")
             raise OSError(
                 "the file, its log or its lock was moved, removed or replaced; restart the registry"
             )
 
     def _verify(self, revision: int) -> None:
-        """Read the files as the next start would: another program changed them.
+        """Read the changed files as the next start would.
 
-        A program that used SQLite to do so (a checkpoint, a VACUUM) leaves them sound.
+        A program that changes them through SQLite (a checkpoint, a VACUUM) leaves them sound.
         """
         if not _size(self._database):
             # Opening an empty database would remove its log.
@@ -121,21 +121,21 @@ def log_path(database: Path) -> Path:
 
 
 def refuse_unsafe_file(path: Path) -> None:
-    """Refuse a database that is no regular file, or that has a second name.
+    """Refuse a database that is not a regular file, or that has a second name.
 
-    The log and the lock belong to one name: under the other one, SQLite does not see what is in
-    the log, and a second registry could start.
+    The log and the lock file belong to one name. Under the other name, SQLite does not see what is
+    in the log, and a second registry could start.
 
     Raises:
         StartError: It is one of these.
-        OSError: It cannot be looked at.
+        OSError: Its status cannot be read.
     """
     try:
         status = path.stat()
     except FileNotFoundError:
         return
     if not stat.S_ISREG(status.st_mode):
-        raise StartError(f"database {path} is no regular file: choose another --db-path")
+        raise StartError(f"database {path} is not a regular file: choose another --db-path")
     if status.st_nlink > 1:
         raise StartError(
             f"database {path} has {status.st_nlink} names (hard links), and what is in its log"
@@ -145,11 +145,11 @@ def refuse_unsafe_file(path: Path) -> None:
 
 
 def refuse_missing(path: Path, *, known_revision: int) -> None:
-    """Refuse to begin with an empty database where there was another one.
+    """Refuse to begin with an empty database if there was another one before.
 
     Raises:
-        StartError: There is no database, but traces of one.
-        OSError: It cannot be looked at.
+        StartError: There is no database, but its log or its lock file shows that there was one.
+        OSError: Its status cannot be read.
     """
     if _size(path):
         return
@@ -161,10 +161,10 @@ def refuse_missing(path: Path, *, known_revision: int) -> None:
 
 
 def refuse_without_tables(path: Path, *, known_revision: int) -> None:
-    """Refuse an open database without tables where there was one with some.
+    """Refuse an open database that has lost its tables.
 
     Raises:
-        StartError: Its lock file knows a revision.
+        StartError: It has no tables, although its lock file knows a revision.
     """
     if known_revision:
         raise _missing(path, "has no tables", known_revision)
@@ -178,7 +178,7 @@ def _missing(path: Path, what: str, known_revision: int) -> StartError:
 
 
 def refuse_damaged(connection: sqlite3.Connection, path: Path) -> None:
-    """Read the whole database once, and refuse it where SQLite finds that it is damaged.
+    """Read the whole database once, and refuse it if SQLite finds damage.
 
     Raises:
         StartError: It is damaged.
@@ -194,15 +194,15 @@ def refuse_damaged(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def first_damage(connection: sqlite3.Connection) -> str:
-    """Return the first thing that SQLite finds wrong with a database; empty where it is sound."""
-    # Unlike quick_check, this also compares each table with its index: a table whose root page
-    # was overwritten by an empty one has fewer rows.
+    """Return the first damage that SQLite finds in a database, or an empty text."""
+    # Unlike quick_check, this compares each table with its index. A table whose root page was
+    # overwritten by an empty one has fewer rows than its index.
     found = str(connection.execute("PRAGMA integrity_check(1)").fetchone()[0])
     return "" if found == "ok" else " ".join(found.split())
 
 
 def copy_database(connection: sqlite3.Connection, copy: Path) -> None:
-    """Copy a database into a file of its own: the name exists only once the copy is on the disk."""
+    """Copy a database to a new file, which gets its name once the whole copy is on the disk."""
     unfinished = copy.with_name(f"{copy.name}.unfinished")
     unfinished.unlink(missing_ok=True)
     with closing(sqlite3.connect(unfinished)) as target:

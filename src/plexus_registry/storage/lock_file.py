@@ -1,6 +1,6 @@
-"""One registry a database: a lock file beside it, held for as long as the process lives.
+"""The lock file beside a database: a process holds it, so that no second registry can start.
 
-It also remembers how far the database had come, which tells an older copy of it.
+It also holds the last revision of the database, so that an older copy is noticed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def lock_path(database: Path) -> Path:
-    """Where the lock file of a database is."""
+    """Return the path of the lock file of a database."""
     return database.with_name(database.name + ".lock")
 
 
@@ -29,33 +29,33 @@ _CONTENT = re.compile(r"\d*(?:\n|\Z)(?:(?P<revision>\d{1,18})(?:\n|\Z)|\Z)", re.
 
 
 class LockFile:
-    """A lock file that is held; its lines are the process and the last revision.
+    """A locked lock file; its lines are the process id and the last revision.
 
     Attributes:
-        revision: The last revision that was noted, by this process or the one before.
+        revision: The last revision that was written, by this process or an earlier one.
     """
 
     def __init__(self, descriptor: int) -> None:
         """Read a lock file that was just locked.
 
         Raises:
-            ValueError: No registry wrote what is in it.
+            ValueError: Its content was not written by a registry.
         """
         self._descriptor = descriptor
-        # A power cut may leave zeros; a process that was killed, the end of a longer text.
+        # A power cut may leave zeros; a killed process may leave the end of a longer text.
         found = _CONTENT.match(_read(descriptor).rstrip("\0"))
         if found is None:
             raise ValueError("no registry wrote what is in it")
         self.revision = int(found["revision"] or 0)
 
     def note(self, revision: int) -> None:
-        """Note how far the database has come; where that fails, it is merely not known later."""
+        """Write the last revision of the database; if that fails, only its check is lost."""
         self.revision = revision
         with contextlib.suppress(OSError):
             self.write(str(os.getpid()))
 
     def write(self, process: str) -> None:
-        """Write who holds it.
+        """Write which process holds the lock, and the revision.
 
         Raises:
             OSError: It cannot be written.
@@ -67,10 +67,10 @@ class LockFile:
 
 @contextmanager
 def hold_lock_file(database: Path) -> Iterator[LockFile]:
-    """Keep every other registry away from a database.
+    """Lock a database against every other registry.
 
-    The kernel drops the lock with the process, however it ends; the file itself stays, since
-    removing it would let two processes hold two different files of one name.
+    The kernel releases the lock when the process ends, however it ends. The file stays: if it were
+    removed, two processes could lock two different files of the same name.
 
     Args:
         database: The database's path, links resolved.
@@ -89,7 +89,8 @@ def hold_lock_file(database: Path) -> Iterator[LockFile]:
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise StartError(
-                f"the lock file {path} is no regular file: remove it, or choose another --db-path"
+                f"the lock file {path} is not a regular file:"
+                " remove it, or choose another --db-path"
             )
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

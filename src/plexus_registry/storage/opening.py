@@ -59,8 +59,8 @@ async def open_store(
 ) -> AsyncIterator[Store]:
     """Open the database, and close it at the end.
 
-    A new file gets its tables. A database of the original registry is copied to a file beside it, and
-    then taken over.
+    A new file gets its tables. A database of the original registry is copied to a file beside it,
+    and then taken over.
 
     Args:
         path: The SQLite file; missing folders are made.

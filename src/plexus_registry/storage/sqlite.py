@@ -3,9 +3,9 @@
 A writer holds `Store.lock` and saves everything that waits in one transaction. When `save` returns,
 the changes are on the disk (write-ahead log, synchronous=FULL).
 
-If `save` fails before COMMIT, the file is unchanged. If COMMIT itself fails, the outcome is unknown:
-the commit record may be in the log. SQLite ignores it until the next transaction overwrites it, but
-the next start of the process would find it.
+If `save` fails before COMMIT, the file is unchanged. If COMMIT itself fails, the outcome is
+unknown: the commit record may be in the log. SQLite ignores it until the next transaction
+overwrites it, but the next start of the process would find it.
 """
 
 from __future__ import annotations
