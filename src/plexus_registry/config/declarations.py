@@ -1,7 +1,6 @@
-"""What the config file, the environment and the defaults declare, as claims to names.
+"""The declarations of the config file and the environment.
 
-TOML and environment text come in, `Declaration`s come out; and a declaration, reconciled with
-the record that its layer had, gives the record that the layer has now.
+TOML and environment text come in, `Declaration`s come out.
 
 Source: manual/config.md, "The config file".
 """
@@ -35,11 +34,11 @@ _MOST_WARNINGS = 20
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """What one origin declares.
+    """The declarations of one origin.
 
     Attributes:
         backends: By name.
-        warnings: What was passed over, each on one line.
+        warnings: What was ignored, each on one line.
     """
 
     backends: Mapping[str, Declaration] = field(default_factory=dict)
@@ -51,11 +50,11 @@ def parse_toml(text: str, *, path: str) -> Declared:
 
     Args:
         text: The whole file.
-        path: Where it is, for messages.
+        path: Its path, for messages.
 
     Raises:
         ConfigError: The syntax, an entry or a field is wrong, or a name is stated twice; with
-            the line where it is known.
+            the line if it is known.
     """
     try:
         document = tomllib.loads(text)
@@ -126,7 +125,7 @@ class Fail(Protocol):
     """Makes the error of one entry."""
 
     def __call__(self, reason: str, key: str | None = None, /) -> ConfigError:
-        """Say what is wrong, and at which key."""
+        """Make an error with a reason and the key that it is about."""
         ...
 
 
@@ -191,7 +190,7 @@ class _Warnings:
 
 
 def _refuse_mistyped_table(document: Mapping[str, object], lines: Lines, path: str) -> None:
-    """Refuse a file whose only entries stand under a mistyped key: they would all be removed."""
+    """Refuse a file that has entries under a mistyped key only: all backends would be removed."""
     tables = (key for key, value in document.items() if isinstance(value, (list, dict)))
     key = _nearest(_TABLE, tables)
     if key is not None:
@@ -201,7 +200,7 @@ def _refuse_mistyped_table(document: Mapping[str, object], lines: Lines, path: s
 
 
 def _hint(key: str, entry: Mapping[str, object]) -> str:
-    """Suggest the key that an unknown one may stand for, most of all one that takes its value."""
+    """Suggest the key that an unknown one may stand for, first one that accepts its value."""
     absent = [each for each in DECLARABLE if each not in entry]
     fitting = [each for each in absent if FIELDS[each].values.accepts(entry[key])]
     guess = _nearest(key, fitting) or _nearest(key, absent)

@@ -21,8 +21,8 @@ _FILLERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0\ufe0e\ufe0f")
 def export_toml(backends: Iterable[Backend]) -> str:
     """Write backends as a config file, by name.
 
-    A backend that an older registry left with values that no config file may state is left out,
-    and said in a comment.
+    A backend with values that no config file may state (an older registry may have left one) is
+    left out, and a comment names it.
     """
     entries, left_out = [], []
     for backend in sorted(backends, key=lambda each: each.name):

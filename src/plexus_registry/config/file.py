@@ -1,7 +1,7 @@
-"""The config file as it is on the disk: when it changed, and what it declares.
+"""The config file on the disk: whether it changed, and its declarations.
 
-Editors replace a file or write it in place, so a look may fall between two of their steps. What
-a look finds (another content, none at all) counts only once the next look finds the same.
+Editors replace a file or write it in place, so a look may fall between two of their steps. A change
+counts only once two looks in a row find the same content, or none.
 
 Each look is one step in a worker thread, from `stat` to the validated declarations.
 
@@ -29,25 +29,25 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Signature = tuple[int, ...] | None
-"""What `stat` says of the content; None where there is none."""
+"""The identity of the content by `stat`; None if there is no content."""
 
 MAX_BYTES = 8 * 1024 * 1024
 """The largest file that is read. Source: manual/config.md, "When the file changes"."""
 
 READ_TRIES = 100
-"""How often a file is read again that changes while it is read."""
+"""How often a file is read again if it changes meanwhile."""
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What was read.
+    """The content of a file.
 
     Attributes:
-        signature: What `stat` said before and after.
-        outcome: What it declares, or why it is invalid.
-        is_final: Whether it stays as it is until the signature changes.
+        signature: Its signature, before and after reading.
+        outcome: Its declarations, or why it is invalid.
+        is_final: Whether the outcome holds until the signature changes.
     """
 
     signature: Signature
@@ -59,11 +59,11 @@ class ConfigFile:
     """One config file, watched by its stat signature.
 
     Attributes:
-        path: Where it is, whether or not it exists.
-        lock: Held from a look at the file until what it declares is applied, so that an older
-            content never overtakes a newer one.
-        error: Why the content that was last read is invalid; None where it is valid.
-        invalid_since: When it was first found invalid, in Unix seconds; None where it is valid.
+        path: Its path; it need not exist.
+        lock: Held from a look at the file until its declarations are applied, so that older content
+            never overtakes newer content.
+        error: Why the content that was last read is invalid; None if it is valid.
+        invalid_since: When it was first found invalid, in Unix seconds; None if it is valid.
         is_there: Whether there was content at the last look.
     """
 
@@ -88,13 +88,13 @@ class ConfigFile:
         self._has_looked = False
 
     async def read_change(self) -> Declared | None:
-        """Look at the file, and read it where it is another one since two looks.
+        """Look at the file, and read it if two looks in a row found the same change.
 
-        The first look of all reads a file that is there at once: a registry that starts has no
-        former content to keep.
+        The very first look reads an existing file at once: a registry that starts has no former
+        content to keep.
 
         Returns:
-            What it declares now; None where nothing changed, or the change is not complete yet.
+            Its declarations; None if nothing changed, or the change is not complete yet.
 
         Raises:
             ConfigError: The new content is invalid. Raised once for each content.
@@ -111,11 +111,11 @@ class ConfigFile:
         return self._take(await self._run_sync(partial(read_content, self.path)))
 
     def forget(self) -> None:
-        """Have the next look read the file again: what it declared was not applied."""
+        """Make the next look read the file again, because its declarations were not applied."""
         self._has_been_read = False
 
     def _look(self) -> Content | None:
-        """Read the file where it has to be read. Runs in a worker thread, one at a time."""
+        """Read the file if that is due. Runs in a worker thread, one at a time."""
         signature = _signature(self.path)
         self.is_there = signature is not None
         is_settled = signature == self._looked_at
@@ -125,7 +125,7 @@ class ConfigFile:
         if not is_settled or (self._has_been_read and signature == self._read):
             return None
         content = read_content(self.path, tries=1)
-        # Whoever changes it right now has not finished: the looks begin anew.
+        # If it changed while it was read, the looks begin anew.
         self._looked_at = content.signature
         return content if content.signature == signature else None
 
@@ -142,11 +142,11 @@ class ConfigFile:
 
 
 def read_content(path: Path, *, tries: int = READ_TRIES) -> Content:
-    """Read and parse a config file; never waits, whatever stands at the path.
+    """Read and parse a config file; this never waits, not even for a FIFO.
 
     Args:
-        path: Where it is; where there is nothing, nothing is declared.
-        tries: How often to read a file that changes while it is read.
+        path: Its path; a file that does not exist declares nothing.
+        tries: How often to read a file that changes meanwhile.
     """
     for _ in range(tries):
         signature = _signature(path)
@@ -173,10 +173,10 @@ def read_content(path: Path, *, tries: int = READ_TRIES) -> Content:
 
 
 def _read_bytes(path: Path) -> bytes:
-    """Read a regular file of a bearable size.
+    """Read a regular file of at most `MAX_BYTES`.
 
     Raises:
-        ConfigError: It is something else, or larger.
+        ConfigError: It is not a regular file, or larger.
         OSError: It cannot be opened or read.
     """
     # A FIFO or a device might let the reader wait for ever, or act on being opened.

@@ -1,7 +1,7 @@
-"""Where the keys of a TOML text stand; `tomllib` does not keep it.
+"""The lines of the keys of a TOML text; `tomllib` does not keep them.
 
-A text is read line by line, and only where a line is asked for. Where the `[[backend]]` headers
-are not as many as the entries (an inline array), no line is known rather than a wrong one.
+A text is read line by line, once the first line is asked for. If the number of `[[backend]]`
+headers is not that of the entries (an inline array), no line is known.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Lines:
     """The lines of a text and the keys that begin them."""
 
     def __init__(self, text: str, table: str, entries: int) -> None:
-        """Look at nothing yet.
+        """Keep the text; it is read later.
 
         Args:
             text: The whole text.
@@ -48,7 +48,7 @@ class Lines:
         return headers[index] if len(headers) == self._entries else None
 
     def of_key(self, index: int, key: str | None) -> int | None:
-        """Find a key of an entry; the entry's header where the key is not found."""
+        """Find a key of an entry; the entry's header if the key is not found."""
         start = self.of_entry(index)
         if start is None or key is None:
             return start
@@ -79,12 +79,12 @@ class Lines:
 
 
 def last_line(text: str) -> int:
-    """Give the number of the last line."""
+    """Count the lines."""
     return text.count("\n") + 1
 
 
 def _lines_outside_strings(text: str) -> Iterator[tuple[int, str]]:
-    """Number the lines from 1, without comments and without what stands in multi-line strings."""
+    """Number the lines from 1, without comments and multi-line strings."""
     open_quotes = None
     for number, line in enumerate(text.split("\n"), start=1):
         kept: list[str] = []

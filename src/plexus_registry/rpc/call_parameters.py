@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def call_parameters(params: object) -> tuple[str, object]:
-    """Read `{"method", "params"?}` or `[method, params?]`; what else is in it is ignored."""
+    """Read `{"method", "params"?}` or `[method, params?]`; other members are ignored."""
     method = inner = None
     if isinstance(params, dict):
         method, inner = params.get("method"), params.get("params")
@@ -40,8 +40,8 @@ def call_parameters(params: object) -> tuple[str, object]:
 def command_in_call(method: Method, params: object) -> Command:
     """Make the command of a call through the hub.
 
-    An object; or the bare value where a method has one parameter; or nothing. Unknown members
-    are ignored. Source: manual/protocol.md, "Parameters in a call".
+    The parameters are an object, or absent, or a bare value if the method has one parameter.
+    Unknown members are ignored. Source: manual/protocol.md, "Parameters in a call".
     """
     if method.command is Reload:
         return Reload()
@@ -54,7 +54,7 @@ def command_in_call(method: Method, params: object) -> Command:
 
 
 def invalid_params(error: InvalidParamsError) -> CallFailure:
-    """Say in a stream what is wrong with the parameters of the call inside."""
+    """Turn an error in the parameters of the inner call into a failure of the stream."""
     param, problem = error.data.get("param"), error.data.get("problem")
     if problem == "missing":
         detail: dict[str, object] = {"param": param, "problem": "missing"}
@@ -85,7 +85,7 @@ def _in_camel_case(name: str) -> str:
 
 
 def schema_of(params: object) -> object:
-    """Find the method whose schema is asked for; None means the whole schema."""
+    """Read the method whose schema is wanted; None means the whole schema."""
     if isinstance(params, dict):
         return params.get("method")
     if isinstance(params, list) and params:
@@ -95,14 +95,14 @@ def schema_of(params: object) -> object:
 
 
 def subscription(params: object) -> int | None:
-    """Read the number of the stream to end; None where there is none."""
+    """Read the number of the stream to end; None if there is none."""
     if isinstance(params, list) and len(params) == 1 and type(params[0]) is int:
         return params[0]
     return None
 
 
 def unknown_response(params: object) -> InvalidParamsError:
-    """Refuse a response to a request of the hub, which never makes any."""
+    """Make the error for a response to a request of the hub, which never makes requests."""
     request_id = params.get("request_id") if isinstance(params, dict) else None
     if not isinstance(request_id, str):
         return InvalidParamsError(

@@ -36,8 +36,8 @@ async def carry_out(registry: Registry, command: Command, caller: Caller, share:
 
     Args:
         registry: Has the verbs.
-        command: What is asked for; not a watch, which is a stream.
-        caller: Who asks.
+        command: The command; not a watch, which is a stream.
+        caller: The caller.
         share: The caller's share of the memory for answers; a long list waits for room in it.
 
     Returns:

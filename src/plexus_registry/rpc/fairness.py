@@ -62,7 +62,7 @@ class Fairness:
     async def wait_for_room(self) -> None:
         """Wait for a turn in which a long answer may be made.
 
-        There is room until the next checkpoint: hold what is made before that.
+        There is room until the next checkpoint: make the answer and call `hold` before that.
         """
         await self.wait_for_turn()
         while self.is_full:
@@ -70,11 +70,11 @@ class Fairness:
             await self.wait_for_turn()
 
     def hold(self, size: int) -> None:
-        """Count what was made and is to be sent."""
+        """Count an answer that is made and not sent yet."""
         self.unread += size
 
     def release(self, size: int) -> None:
-        """Count what was sent, or will never be."""
+        """Count no longer an answer that was sent, or never will be."""
         self.unread -= size
         if not self.is_full:
             self._waiting.unpark_all()
@@ -114,7 +114,7 @@ class Share:
         self._began = time.perf_counter()
 
     def hold(self, text: str) -> int:
-        """Count an answer, if it is long; gives back what is to be released."""
+        """Count an answer if it is long, and return the size to release later."""
         size = len(text)
         if size <= LONG_CHARACTERS:
             return 0
@@ -123,7 +123,7 @@ class Share:
         return size
 
     def release(self, size: int) -> None:
-        """Count what was sent, or will never be."""
+        """Count no longer an answer that was sent, or never will be."""
         if size:
             self.held -= size
             self._fairness.release(size)

@@ -1,9 +1,9 @@
 """From a frame to the frames that answer it.
 
-Every frame gets its answer here, whatever is in it: errors of the caller as JSON-RPC errors,
-refusals of a method with their own codes, and a bug of ours as -32603 with a trace in the log.
-A call through the hub is acknowledged first; its items follow the response of its frame. What a
-watch has to tell is fetched with `due`, from when its acknowledgement was sent.
+Every frame is answered: errors of the caller as JSON-RPC errors, refusals of a method with their
+own codes, and a bug of the registry as -32603 with a traceback in the log. A call through the hub
+is acknowledged first; its items follow the response of its frame. The frames of a watch are fetched
+with `due` once its acknowledgement was sent.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ PART_CHARACTERS = 256 * 1024
 
 
 class Peer(Protocol):
-    """Whoever asks."""
+    """The client at the other end of the connection."""
 
     @property
     def share(self) -> Share:
-        """What it may use of what all share."""
+        """Its share of the resources of all connections."""
         ...
 
     @property
@@ -83,7 +83,7 @@ class Handler:
     A long answer counts as unread until `note_sent` or `release`.
 
     Attributes:
-        in_parts: Is entered while a message is sent in parts, so that no other comes between.
+        in_parts: Makes the context in which a message is sent in parts, with no other in between.
     """
 
     def __init__(
@@ -98,9 +98,9 @@ class Handler:
         """Prepare to answer.
 
         Args:
-            registry: Carries out what is asked for.
-            hub: Finds out what that is.
-            caller: Who asks.
+            registry: Carries out the commands.
+            hub: Routes the requests.
+            caller: The permission of the peer, and its counters.
             numbers_after: The number that the subscriptions count on from.
             peer: Takes the parts of long answers; without it all answers are given whole.
         """
@@ -117,17 +117,16 @@ class Handler:
         )
 
     def answer(self, frame: str | bytes) -> list[str] | Awaitable[list[str]]:
-        """Carry out what a frame asks for.
+        """Carry out the requests of a frame.
 
-        What only looks something up, and that is most of what is ever asked, is answered at
-        once; the rest is worth waiting for.
+        Most requests only read the catalog, and are answered at once, without a task switch.
 
         Args:
             frame: The text or binary message as it came.
 
         Returns:
-            The frames to send back, in order, or the wait for them; none where there is nothing
-            to answer.
+            The frames to send back, in order, or an awaitable of them; an empty list if there is
+            nothing to answer.
         """
         limits = self._hub.limits
         read = read_frame(frame, max_batch=limits.batch_requests, max_nesting=limits.nesting)
@@ -150,7 +149,7 @@ class Handler:
         return len(found) > VERY_LONG_CHARACTERS or self._share.is_full
 
     def _counted(self, text: str) -> str:
-        """Count what is to be sent, until it was."""
+        """Count a text as unread until it is sent."""
         self._held += self._share.hold(text)
         return text
 
@@ -258,7 +257,7 @@ class Handler:
             return BUG
 
     def break_off(self, frame: str | bytes, why: str) -> list[str]:
-        """Return the frames that tell the requests of a frame that they were not finished."""
+        """Return the frames that answer the requests of a frame as not finished."""
         error = InternalError(f"Not finished: {why}; whether the change was made is unknown")
         limits = self._hub.limits
         try:
@@ -274,7 +273,7 @@ class Handler:
             return [error_response("null", error)]
 
     def note_sent(self) -> bool:
-        """Take the frames so far to be sent, and tell whether there is news for `due`."""
+        """Record that the frames so far were sent; return whether `due` has frames."""
         self.release()
         return self._subscriptions.note_sent()
 

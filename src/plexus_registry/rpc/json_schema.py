@@ -1,8 +1,7 @@
 """Records as JSON Schema: the parameters of methods, and the events that they report.
 
-Clients build command lines and trees from these schemas, which asks for some care: nullable
-types are type arrays, unions are inline objects with a constant `type`, and every default is
-null.
+Clients build command lines and trees from these schemas. For them, nullable types are type arrays,
+unions are inline objects with a constant `type`, and every default is null.
 
 Source: manual/protocol.md, "Schemas".
 """
@@ -29,7 +28,7 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def titled(title: str, schema: Schema) -> Schema:
-    """Give a schema that stands by itself its title."""
+    """Add dialect and title to a schema that stands by itself."""
     return {"$schema": _DIALECT, "title": title, **schema}
 
 
@@ -54,7 +53,7 @@ def _parameter(parameter: Parameter) -> Schema:
 
 
 def _nullable(schema: Schema) -> Schema:
-    """Allow null: as a type array where there is a type, which clients read best."""
+    """Allow null: with a type array if there is a type, since clients read that best."""
     if "type" in schema:
         return {**schema, "type": [schema["type"], "null"]}
     return {"anyOf": [schema, {"type": "null"}]}

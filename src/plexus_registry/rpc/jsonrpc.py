@@ -1,12 +1,12 @@
 """JSON-RPC 2.0: text of a frame to requests, and answers to text.
 
-A frame is one request or a batch of them; each is an object that the letter of JSON-RPC 2.0
-accepts, or the error that says why not. Ids are kept as the text they came in and echoed
+A frame is one request or a batch of them; each is a valid JSON-RPC 2.0 request, or the error that
+answers it. Ids are kept as the text they came in and echoed
 verbatim. A notification has no id and is never answered.
 
-What a frame may cost is bounded before it is paid: a frame with too many commas and brackets is
-not decoded at all, and what is checked beside the decoding (nesting, members given twice) is
-either native or goes through no more than that.
+The cost of a frame is bounded beforehand: a frame with too many commas and brackets is not decoded
+at all, and the other checks (nesting, members given twice) are native code, or look at no more
+values than that.
 
 Source: JSON-RPC 2.0, sections 4 to 6; manual/protocol.md, "Requests and responses".
 """
@@ -46,7 +46,7 @@ class Request(msgspec.Struct, frozen=True):
 
     Attributes:
         method: The method's name as the caller wrote it.
-        params: The decoded `params`; None where absent or null.
+        params: The decoded `params`; None if absent or null.
         id: The text of the id; None for a notification.
     """
 
@@ -57,11 +57,11 @@ class Request(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Invalid:
-    """What stands in a request's place and is none.
+    """A part of a frame that is not a valid request.
 
     Attributes:
         id: The text of the id that the answer echoes.
-        error: What is wrong with it.
+        error: The error to answer with.
     """
 
     id: str
@@ -96,7 +96,7 @@ _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 def read_frame(frame: str | bytes, *, max_batch: int, max_nesting: int) -> Frame:
-    """Read one frame, whatever is in it.
+    """Read one frame; any text makes a `Frame`.
 
     Args:
         frame: A text frame, or a binary frame that should hold UTF-8 JSON.
@@ -206,7 +206,7 @@ def _id_text(raw: msgspec.Raw | msgspec.UnsetType) -> str | None:
 
 
 def _refuse(text: str, reason: str, max_nesting: int) -> Invalid:
-    """Say what is wrong with JSON that is no request, under its id where it has a usable one."""
+    """Explain why a JSON text is not a request; the error has its id, if that is usable."""
     try:
         _decode_raw(text)  # a wrong type may have been found before a wrong syntax
     except msgspec.DecodeError as error:

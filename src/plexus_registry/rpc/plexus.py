@@ -81,7 +81,7 @@ class Hub:
         Args:
             namespace: Its name; not the registry's own namespace.
             limits: What one connection may ask for at a time.
-            mechanisms: How callers may identify themselves; nobody needs to by default.
+            mechanisms: How callers may identify themselves; by default they need not.
 
         Raises:
             ValueError: The namespace would hide the registry's methods.

@@ -1,4 +1,4 @@
-"""What the registry tells clients of itself: schemas and their hashes, made once.
+"""The schemas that describe the registry to clients, and their hashes; made once.
 
 Everything comes from the table of methods and the event types; nothing about a method is
 written here. A hash changes with the described surface only.
@@ -221,7 +221,7 @@ def method_schema(
     returns: Schema,
     streaming: bool = False,
 ) -> Schema:
-    """Make a MethodSchema with its hash; `params` is left out where there are none."""
+    """Make a MethodSchema with its hash; without `params` if it has none."""
     described: Schema = {"name": name, "description": description}
     shape: Schema = {
         **({} if params is None else {"params": params}),

@@ -121,8 +121,8 @@ class StreamEncoder:
 
         Args:
             content: The content.
-            outcome: The event that reports the command of the content, as JSON text, or why there
-                is none; None if the content has no command.
+            outcome: The event that reports the command of the content, as JSON text, or a failure;
+                None if the content has no command.
             now: Unix seconds.
 
         Returns:

@@ -1,4 +1,4 @@
-"""What a registry knows: backends, who says so, and which values a field may hold."""
+"""Backends: their states and health, the layers that state them, and the table of their fields."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class Source(StrEnum):
 class Layer(StrEnum):
     """Where a record ranks in the merge, highest first.
 
-    `ADOPTED` is there between two moments only: it holds what an original registry's database
-    says of the config file, until the config file itself was read for the first time.
+    `ADOPTED` holds what the database of an original registry says of the config file, until the
+    config file itself was read for the first time.
     """
 
     RUNTIME = "runtime"
@@ -53,7 +53,7 @@ RANK: dict[Layer, int] = {layer: rank for rank, layer in enumerate(Layer)}
 """0 is the highest. Source: manual/config.md, "Which source wins"."""
 
 MANUAL_LAYERS = frozenset({Layer.RUNTIME, Layer.DATABASE})
-"""What calls wrote, in this run or an earlier one; only here can a name be stated deleted."""
+"""What calls wrote, in this run or an earlier one; only these layers can hold a tombstone."""
 
 SOURCE_OF: dict[Layer, Source] = {
     Layer.ENV: Source.ENV,
@@ -64,7 +64,7 @@ SOURCE_OF: dict[Layer, Source] = {
 
 
 class State(StrEnum):
-    """How a backend is, by all that is known of it. Source: manual/health.md, "States"."""
+    """The state of a backend. Source: manual/health.md, "States"."""
 
     UNKNOWN = "unknown"
     UP = "up"
@@ -75,19 +75,19 @@ class State(StrEnum):
 
 
 ACTIVE_STATES = frozenset({State.UNKNOWN, State.UP})
-"""Who is not known to be away is taken to be there."""
+"""A backend is active unless there is evidence against it."""
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What is known of a backend's life.
 
     Attributes:
-        state: How it is.
-        since: Since when, in Unix seconds.
-        last_probe: When it was last asked, in Unix seconds; forgotten at a restart.
+        state: Its state.
+        since: When it came into this state, in Unix seconds.
+        last_probe: The time of the last probe, in Unix seconds; forgotten at a restart.
         latency_ms: How long its last answer took, in milliseconds.
         failures: How many probes in a row failed up to now.
-        schema_hash: The hash of what it offers, where it said one.
+        schema_hash: The hash of its schema, if it gave one.
         reason: Why it is in this state, or what went wrong last.
     """
 
@@ -103,9 +103,9 @@ class Health(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
 class Backend(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A Plexus hub that can be connected to, with the members and order of the wire format.
 
-    Times are Unix seconds. `metadata` is JSON text. `health` is None until anything is known.
-    Values are checked where they come in (see `FIELDS`), not here: a database that the original
-    wrote may hold anything.
+    Times are Unix seconds. `metadata` is JSON text. `health` is None until the first sign.
+    Values are checked on input (see `FIELDS`), not here: a database that the original wrote may
+    hold anything.
 
     Source: manual/protocol.md, "Backends".
     """
@@ -129,13 +129,13 @@ class Backend(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
 
     @property
     def url(self) -> str:
-        """Where to connect, with an IPv6 literal in brackets."""
+        """The URL to connect to, with an IPv6 literal in brackets."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.protocol}://{host}:{self.port}"
 
     @property
     def address(self) -> tuple[str, int, str]:
-        """Host, port and protocol: two claims with equal addresses mean the same hub."""
+        """Host, port and protocol: equal addresses mean the same hub."""
         return (self.host.lower(), self.port, self.protocol)
 
     @property
@@ -145,7 +145,7 @@ class Backend(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
 
     @property
     def state(self) -> State:
-        """How it is, also where nothing was learned of it but whether it is active and pings."""
+        """Its state; without health, it follows from whether it is active and pings."""
         if self.health is not None:
             return self.health.state
         if self.is_active:
@@ -172,10 +172,10 @@ class Field:
 
     Attributes:
         name: Its name: as a member, a key of the config file, a column, an option.
-        values: What it may hold.
-        doc: What it means, in a sentence.
+        values: The values that it may hold.
+        doc: Its meaning, in a sentence.
         required: Whether a backend cannot be stated without it.
-        new: What it means in an update; None if an update cannot change it.
+        new: Its meaning in an update; None if an update cannot change it.
         is_clearable: Whether an empty text clears it.
         example: A value for the starter config file, as TOML; None if no config file may state it.
         note: The comment on that example.

@@ -1,4 +1,4 @@
-"""The registry in memory: what every layer states, the effective view, its encoded form.
+"""The registry in memory: the records of every layer, the effective backends, their JSON.
 
 Reads are answered from here and nowhere else; a name's JSON and the list's are encoded once
 and kept until they change.
@@ -108,11 +108,11 @@ class Catalog:
         return encoded
 
     def publish(self, changes: Mapping[str, Records], revision: int | None = None) -> None:
-        """Take over what is committed.
+        """Apply committed changes.
 
         Args:
             changes: The names that changed, with all that the layers state about each now.
-            revision: The revision of the last change; None where none of them counts.
+            revision: The revision of the last change; None if none of them counts.
         """
         former, self.revision = self.revision, self.revision if revision is None else revision
         # To sort once takes less time than to insert many, one at a time.

@@ -1,10 +1,10 @@
 """The changes in the order in which they were committed, each with its revision.
 
-Revisions count the changes of one database one by one. Only where it turns out to be an older
-copy does the count jump, to two above the last revision that was known of it, and what is kept
-begins anew there: among the changes that are kept there is never a gap. The last changes are kept.
-A watch holds no more than the revision that it has seen (`WatchCursor`), so a slow one costs
-nothing, and is cut off once the change that it needs next is no longer kept.
+Revisions count the changes of one database one by one. If the database turns out to be an older
+copy, the count jumps to two above the last known revision, and the log begins anew there: the
+changes in the log never have a gap. Only the last changes are kept. A watch holds no more than the
+revision that it has seen (`WatchCursor`), so a slow one costs nothing, and is cut off once the
+change that it needs next is no longer kept.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Entry(NamedTuple):
     Attributes:
         revision: Its revision.
         name: The backend's name; None where the change is not about one.
-        namespaces: The backend's namespace before and after, where there was one.
+        namespaces: The backend's namespace before and after, for each time that it existed.
         event: The event, as JSON text.
     """
 
@@ -55,10 +55,10 @@ class Entry(NamedTuple):
 
 
 def change_between(before: Backend | None, after: Backend | None, revision: int) -> Change | None:
-    """Say how an effective backend changed.
+    """Find how an effective backend changed.
 
     Returns:
-        The event; None where nothing changed but the time of its last sign of life.
+        The event; None if nothing changed but the time of its last sign of life.
     """
     if after is None:
         return None if before is None else BackendDeleted(name=before.name, revision=revision)
@@ -84,7 +84,7 @@ class ChangeLog:
         self.revision = self._entries[-1].revision if self._entries else 0
 
     def append(self, entries: Iterable[Entry]) -> None:
-        """Take over what is committed."""
+        """Add committed changes."""
         self._entries.extend(entries)
         if self._entries:
             self.revision = self._entries[-1].revision
@@ -94,17 +94,17 @@ class ChangeLog:
         return self.revision - len(self._entries) <= revision <= self.revision
 
     def after(self, revision: int) -> Iterator[Entry]:
-        """Give what happened after a revision, which must be one to resume from."""
+        """Return the changes after a revision, for which `can_resume` must hold."""
         first = len(self._entries) - (self.revision - revision)
         return (self._entries[index] for index in range(first, len(self._entries)))
 
 
 class Due(NamedTuple):
-    """What a watch is told next.
+    """The next events of a watch.
 
     Attributes:
         events: As JSON texts.
-        looks: How many changes or backends were gone through for it.
+        looks: How many changes or backends were examined for them.
     """
 
     events: list[str]
@@ -129,11 +129,11 @@ class WatchCursor:
         return not self.has_begun or self.revision != change_log.revision
 
     def due(self, change_log: ChangeLog, catalog: Catalog, *, most: int) -> Due:
-        """Give the next events; they count as told.
+        """Return the next events; they count as sent.
 
         Args:
             change_log: The changes.
-            catalog: What they led to.
+            catalog: The backends after them.
             most: How many changes to go through at most.
 
         Raises:
@@ -176,7 +176,7 @@ class WatchCursor:
         return Due([snapshot] if self._command.since is None else [compacted, snapshot], looks)
 
     def _wants(self, name: str | None, namespaces: Iterable[str | None]) -> bool:
-        """Tell whether a backend passes the filters; in the namespace it may be before or after."""
+        """Whether a change passes the filters; one of its namespaces must match."""
         command = self._command
         return command.name in (None, name) and (
             command.namespace is None or command.namespace in namespaces

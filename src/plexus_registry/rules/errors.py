@@ -22,7 +22,7 @@ MAX_SHOWN_NAME = 128
 
 def shown(value: object) -> str:
     """Show a caller's value in a message: on one line, escaped, bounded in length."""
-    # Escaping makes a text longer, never shorter: what is cut off first would be cut off after.
+    # Escaping never shortens a text, so it can be cut before.
     text = _as_text(value)[: MAX_SHOWN + 1]
     printable = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return printable if len(printable) <= MAX_SHOWN else printable[: MAX_SHOWN - 3] + "..."
@@ -51,7 +51,7 @@ def clipped(word: str) -> str:
 
 
 class RegistryError(Exception):
-    """Whatever this package raises on purpose."""
+    """The root of all errors that this package raises on purpose."""
 
 
 class StartError(RegistryError):
@@ -67,7 +67,7 @@ class ConfigError(RegistryError):
 
     Attributes:
         origin: The file's path or the environment variable's name.
-        line: The line in the file, counted from 1, where it is known.
+        line: The line in the file, counted from 1; None if it is not known.
         reason: What is wrong, with field, value and rule.
     """
 
@@ -106,7 +106,7 @@ class ParseError(ProtocolError):
 
 
 class InvalidRequestError(ProtocolError):
-    """The frame is JSON, and no request."""
+    """The frame is JSON, but not a request."""
 
     code, word = -32600, "invalid_request"
 
@@ -124,7 +124,7 @@ class InvalidParamsError(ProtocolError):
 
 
 class InternalError(ProtocolError):
-    """A bug of ours; the log has the details."""
+    """A bug in the registry; the log has the details."""
 
     code, word = -32603, "internal_error"
 
@@ -172,7 +172,7 @@ class NameTaken(MethodError):
 
 
 class ConfigInvalid(MethodError):
-    """The config file is invalid, and what it stated before still holds."""
+    """The config file is invalid; its last valid content still holds."""
 
     code, word = -32003, "config_invalid"
 
@@ -225,7 +225,7 @@ _UNKNOWN_OUTCOME = (
 
 
 class Unauthorized(MethodError):
-    """Without a token, or with this one, looking only is allowed."""
+    """Without a token, or with this one, only reading is allowed."""
 
     code, word = -32005, "unauthorized"
 
@@ -241,11 +241,11 @@ class RegistryUnavailableError(RegistryError):
 
 
 class UrlError(RegistryError):
-    """The URL of a registry is none that a client can connect to."""
+    """A client cannot connect to such a URL."""
 
 
 class WatchEnded(RegistryError):
-    """A watch was cut off, and can be begun again where it ended.
+    """A watch was cut off; a new one can continue it.
 
     Attributes:
         message: Why.

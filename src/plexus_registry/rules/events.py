@@ -1,7 +1,9 @@
-"""What each method reports, with its shape on the wire.
+"""The events that methods report, with their shape on the wire.
 
-An event is encoded once, as JSON text with the tag `type` first. What is asked for often, one
-backend or all of them, the catalog keeps encoded.
+An event is encoded once, as JSON text with the tag `type` first. The
+catalog keeps the most frequent answers, one backend or all of them, encoded.
+
+The first line of a docstring here is part of the schema that clients see, and of its hash.
 
 Source: manual/protocol.md, "Events".
 """

@@ -1,7 +1,7 @@
 """The built-in entry for the local hub, and the other name that the hub at its address may have.
 
-The entry states an address, not a name: whatever hub answers there is right. One that calls itself
-something else is stated by that name as well, in the same layer, for as long as it answers so.
+The entry states an address, not a name: any hub that answers there is right. If the hub has another
+name, the same layer states that name as well, for as long as the hub answers with it.
 
 Source: manual/health.md, "States".
 """
@@ -35,7 +35,7 @@ LOCAL_HUB = Declaration(
 
 
 def is_built_in(name: str, records: Records) -> bool:
-    """Whether a name means the built-in entry, and no record above it."""
+    """Whether the built-in entry, and no record above it, holds a name."""
     if name != LOCAL_HUB.name:
         return False
     held = holder(records)
@@ -43,18 +43,18 @@ def is_built_in(name: str, records: Records) -> bool:
 
 
 def as_built_in(outcome: Outcome) -> Outcome:
-    """Take the answer of any hub for the one of the built-in entry."""
+    """Turn the answer of any hub into the one that the built-in entry expects."""
     if isinstance(outcome, Answered):
         return msgspec.structs.replace(outcome, name=LOCAL_HUB.name)
     return outcome
 
 
 def other_names(stated: Names, outcome: Outcome, after: Backend) -> Names:
-    """Say by which other names the local hub is to be stated after a probe.
+    """Find the other names of the local hub after a probe.
 
     Args:
-        stated: By which it is stated so far.
-        outcome: What the probe of the built-in entry found, with the name that the hub said.
+        stated: Its other names so far.
+        outcome: The outcome of the probe of the built-in entry, with the name that the hub gave.
         after: The built-in entry after it.
     """
     if not after.is_active:
@@ -78,7 +78,7 @@ def stated_names(catalog: Catalog) -> Names:
 def declared_at_start(catalog: Catalog) -> dict[str, Declaration]:
     """Declare the built-in entry, and the other name that an earlier run left at its address.
 
-    The first probe says whether the hub still answers so.
+    The first probe finds out whether the hub still has that name.
     """
     names = {LOCAL_HUB.name}
     records = catalog.records(LOCAL_HUB.name)
@@ -96,14 +96,14 @@ def declared_at_start(catalog: Catalog) -> dict[str, Declaration]:
 def state_others(
     transaction: Transaction, names: Names, stated: Names, *, now: int, new_id: Callable[[], str]
 ) -> None:
-    """State the local hub by some other names, and no more by those it was stated by.
+    """Replace the other names of the local hub.
 
     Args:
         transaction: Where the layer is changed.
-        names: The other names.
-        stated: By which it may be stated so far.
+        names: The new ones.
+        stated: Those that it may have so far.
         now: Unix seconds.
-        new_id: Gives the id of a backend that is new to the layer.
+        new_id: Makes the id of a backend that is new to the layer.
     """
     for name in stated - names:
         transaction.write(name, operations.without(transaction.records(name), Layer.AUTO))

@@ -1,4 +1,4 @@
-"""Which record of a name holds.
+"""The merge: which record of a name wins.
 
 Every layer may state a name once. The record of the highest layer wins, whole: fields of two
 records never mix. A tombstone wins like any record and then hides the name. The result
@@ -24,7 +24,7 @@ def holder(records: Sequence[Record]) -> Record | None:
         records: What the layers state about one name, each layer at most once.
 
     Returns:
-        The record of the highest layer, a tombstone too; None where no layer states the name.
+        The record of the highest layer, a tombstone too; None if no layer states the name.
     """
     if len(records) == 1:
         return records[0]
@@ -32,7 +32,7 @@ def holder(records: Sequence[Record]) -> Record | None:
 
 
 def effective(records: Sequence[Record]) -> Backend | None:
-    """Find the backend that one name means: None where nothing states it or a tombstone holds."""
+    """Find the backend of one name; None if no layer states it, or a tombstone holds it."""
     held = holder(records)
     return held.backend if held is not None else None
 

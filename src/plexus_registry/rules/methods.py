@@ -102,7 +102,7 @@ class Method:
 
     Attributes:
         name: Without the namespace.
-        doc: What it does, in a sentence.
+        doc: Its purpose, in a sentence.
         command: Its command; the command's parameters are the method's.
         streaming: Whether its reports go on until the caller unsubscribes.
         writes: Whether it changes something, so that callers need write access.
@@ -142,9 +142,9 @@ def nearest(word: str, known: Iterable[str], *, least: float = 0.0) -> str | Non
     compared letter by letter, because callers decide how often this is done.
 
     Args:
-        word: What was written.
-        known: The words that there are.
-        least: How like it must be, from 0 (anything) to 1 (equal).
+        word: The mistyped word.
+        known: The words to choose from.
+        least: How similar it must be, from 0 (anything) to 1 (equal).
     """
     word = word[:MAX_SHOWN_NAME]
     bits, masks = _pairs_of(tuple(known))
@@ -187,7 +187,7 @@ def command_from(method: Method, params: object, *, ignore_unknown: bool = False
 
     Args:
         method: The method that is called.
-        params: The `params` member as it was decoded; None where it is absent or null.
+        params: The `params` member as it was decoded; None if it is absent or null.
         ignore_unknown: Whether members that the method does not know are passed over.
 
     Raises:
@@ -212,7 +212,7 @@ def command_from(method: Method, params: object, *, ignore_unknown: bool = False
 
 
 def _check_before(missing: Parameter, method: Method, given: Mapping[str, object]) -> None:
-    """Let a parameter that breaks its rule be named before one that is missing after it."""
+    """Refuse a malformed parameter that stands before a missing one, which is named otherwise."""
     for parameter in method.command.parameters:
         if parameter is missing:
             return

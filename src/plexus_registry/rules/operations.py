@@ -1,7 +1,7 @@
-"""What each call does to the records of one name.
+"""The effect of each call on the records of one name.
 
-Theory of operation. A rule takes what the layers state about one name and a command, and gives
-a `Decision`: what they state afterwards. A refusal is a value too: a `MethodError` that is
+Theory of operation. A rule takes a command and the records of one name, and returns a `Decision`:
+the records after it. A refusal is a value too: a `MethodError` that is
 returned, not raised. What a call writes goes to the layer `runtime` and replaces what an
 earlier run's call left in `database`; env, file and auto records stay as their origin stated
 them, but for their health. The lower layers show again once the record above them is gone.
@@ -39,7 +39,7 @@ Records = tuple[Record, ...]
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the layers state about one name once a call took effect.
+    """The records of one name after a call.
 
     Attributes:
         records: All records of the name, highest layer first.
@@ -53,17 +53,17 @@ class Decision:
 
 
 def stated(records: Records, layer: Layer) -> Record | None:
-    """Find what one layer states about the name."""
+    """Find the record of one layer."""
     return next((record for record in records if record.layer is layer), None)
 
 
 def without(records: Records, *layers: Layer) -> Records:
-    """Take away what some layers state."""
+    """Return the records without those of some layers."""
     return tuple(record for record in records if record.layer not in layers)
 
 
 def with_record(records: Records, record: Record) -> Records:
-    """Put a layer's statement in place of its former one; highest layer first."""
+    """Replace the record of a layer, or add one; highest layer first."""
     others = without(records, record.layer)
     return tuple(sorted((*others, record), key=lambda each: RANK[each.layer]))
 
@@ -72,13 +72,13 @@ def register(records: Records, claim: Register, *, now: int, new_id: str) -> Dec
     """Decide whether a claim gets the name.
 
     Args:
-        records: What the layers state about the name of the claim.
+        records: The records of the name.
         claim: The claim; its values keep the field rules.
         now: Unix seconds.
         new_id: The id of the backend, should the name be new to the manual layer.
 
     Returns:
-        The decision, or `NameTaken` where a live runtime record at another address holds the
+        The decision, or `NameTaken` if a live runtime record at another address holds the
         name and the claim neither forces it (`replace`) nor comes from the hub itself (`auto`).
     """
     held = holder(records)
@@ -114,7 +114,7 @@ def _clears(name: str, value: object) -> bool:
 
 
 def _refreshed(records: Records, current: Backend, claimed: Backend, *, now: int) -> Decision:
-    """Keep a record whose address is claimed again, with the optional fields that are given."""
+    """Refresh a record whose address is claimed again with the optional fields that are given."""
     given: dict[str, str] = {
         name: value for name in OPTIONAL if (value := getattr(claimed, name)) is not None
     }
@@ -172,13 +172,13 @@ def delete(records: Records, name: str) -> Decision | MethodError:
 
 
 def lift_tombstone(records: Records) -> Records:
-    """Let the lower layers show again, where a tombstone hides them."""
+    """Remove a tombstone, so that the lower layers show again."""
     held = holder(records)
     return without(records, *MANUAL_LAYERS) if held is not None and held.is_tombstone else records
 
 
 def as_registered(records: Records, backend: Backend) -> Records:
-    """Turn an adopted record into one that an earlier run's call left, unless there is one."""
+    """Turn an adopted record into one of an earlier run's call, unless there is one."""
     lower = without(records, Layer.ADOPTED)
     if any(record.layer in MANUAL_LAYERS for record in lower):
         return lower
@@ -186,7 +186,7 @@ def as_registered(records: Records, backend: Backend) -> Records:
 
 
 def deregister(records: Records, name: str, *, now: int) -> Decision | MethodError:
-    """Make the effective backend inactive, where it stands.
+    """Make the effective backend inactive, in its layer.
 
     Returns:
         The decision, or `NotFound`.
@@ -199,7 +199,7 @@ def deregister(records: Records, name: str, *, now: int) -> Decision | MethodErr
 
 
 def ping(records: Records, name: str, *, now: int) -> Decision | MethodError:
-    """Note a sign of life; an inactive backend is active again, but for one that leads elsewhere.
+    """Record a sign of life; it makes a backend active again, unless another hub answers there.
 
     A pinging record of an earlier run counts as this run's: its hub is there, so the name is
     held live, and no third party can take it.
@@ -214,7 +214,7 @@ def ping(records: Records, name: str, *, now: int) -> Decision | MethodError:
 
 
 def with_health(records: Records, backend: Backend) -> Records:
-    """Put the effective backend in its place again, with what is known of its health now."""
+    """Replace the effective backend by one with new health."""
     held = holder(records)
     if held is None or held.backend is None:
         return records
@@ -231,7 +231,7 @@ def _pinged(backend: Backend, *, now: int) -> Backend:
 def _confirmed(
     records: Records, held: Record, backend: Backend, *, is_sign_of_life: bool = False
 ) -> Decision:
-    """Put a backend in its place again; a call about an earlier run's makes it this run's."""
+    """Replace the backend of the holder; a record of an earlier run becomes one of this run."""
     if held.layer is Layer.DATABASE:
         return _written(records, backend, is_sign_of_life=is_sign_of_life)
     # The holder comes first: this is what every ping does.

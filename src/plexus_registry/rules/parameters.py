@@ -42,8 +42,8 @@ class Parameter:
 
     Attributes:
         name: The name, as a member of an object; its place counts in an array.
-        values: What it may hold.
-        doc: What it means, in a sentence.
+        values: The values that it may hold.
+        doc: Its meaning, in a sentence.
         required: Whether it must be given; null counts as not given.
     """
 
@@ -149,7 +149,7 @@ def metadata_text(value: object) -> str:
     """Encode metadata as it is stored and returned: as the JSON text of an object.
 
     Args:
-        value: A JSON object, or its text: clients send back what they were shown.
+        value: A JSON object, or its text: clients send back the text that they received.
 
     Raises:
         ValueError: It is neither.

@@ -1,4 +1,4 @@
-"""What a probe found out, step by step, and what it comes to."""
+"""The results of a probe: its steps and its outcome."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True):
     """A hub answered.
 
     Attributes:
-        name: What it calls itself.
+        name: The name that it gives.
         latency_ms: How long the whole probe took, in milliseconds.
-        version: Its version, where it says one.
-        schema_hash: The hash of what it offers, where it says one.
+        version: Its version, if it gives one.
+        schema_hash: The hash of its schema, if it gives one.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Unanswered(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Unchecked(msgspec.Struct, frozen=True, kw_only=True):
-    """The backend may not be asked, or does not let itself be asked.
+    """The backend may not be probed, or wants a credential first.
 
     Attributes:
         reason: Why.
@@ -68,7 +68,7 @@ class Unchecked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Untried(msgspec.Struct, frozen=True, kw_only=True):
-    """This machine had nothing left to ask with; `reason` says what. The hub has no part in it."""
+    """This machine lacked what a probe needs; `reason` says what. It says nothing of the hub."""
 
     reason: str
 
@@ -77,19 +77,19 @@ Outcome = Answered | Unanswered | Unchecked | Untried
 
 
 class Report:
-    """All that one probe found out.
+    """The result of one probe.
 
     Attributes:
-        outcome: What it comes to.
+        outcome: The outcome.
     """
 
     __slots__ = ("_noted", "outcome")
 
     def __init__(self, outcome: Outcome, noted: Sequence[tuple[str, bool, float, str]]) -> None:
-        """Keep what was noted.
+        """Keep the outcome and the notes.
 
         Args:
-            outcome: What it comes to.
+            outcome: The outcome.
             noted: Of each step its name, whether it went well, how many seconds it took, and
                 what came out.
         """
@@ -106,7 +106,7 @@ class Report:
 
 
 def milliseconds(seconds: float) -> float:
-    """Give a duration as it is shown."""
+    """Convert a duration to milliseconds, rounded as it is shown."""
     return round(seconds * 1000, 1)
 
 
@@ -120,5 +120,5 @@ def is_answer_of(backend: Backend, answer: Answered) -> bool:
 
 
 def other_name(backend: Backend, answer: Answered) -> str:
-    """Say that another hub answered than was looked for."""
+    """Explain that another hub answered than the one that was looked for."""
     return f"it answers as {shown(answer.name)}, not as {shown(backend.name)}"

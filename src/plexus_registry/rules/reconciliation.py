@@ -1,6 +1,6 @@
-"""Making a layer state just what its origin declares.
+"""Reconciles a layer with the declarations of its origin.
 
-What the origin declares as before stays as it is: its id, its times, its health.
+A backend that is declared as before keeps its id, its times and its health.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ def declare(
     now: int,
     new_id: Callable[[], str],
 ) -> Reloaded:
-    """Make a layer state just what its origin declares now.
+    """Reconcile a layer with the declarations of its origin.
 
     Args:
         transaction: Where the layer is changed, and a change of the file's layer reported.
         layer: One of `SOURCE_OF`.
-        declared: What the origin declares, by name.
+        declared: The declarations, by name.
         now: Unix seconds.
-        new_id: Gives the id of a backend that is new to the layer.
+        new_id: Makes the id of a backend that is new to the layer.
 
     Returns:
         How many backends are declared, and the names that changed in the layer.
@@ -93,13 +93,13 @@ def reconcile(
 
     Args:
         declaration: What the origin declares now.
-        former: What the layer stated about the name so far.
-        source: What the backend says of itself.
+        former: The backend of the name in the layer so far.
+        source: The source of the backend.
         now: Unix seconds.
-        new_id: Gives the id, where the name is new to the layer.
+        new_id: Makes the id if the name is new to the layer.
 
     Returns:
-        The former backend itself where the declaration says nothing new; else one that keeps
+        The former backend itself if the declaration says nothing new; else one that keeps
         its id, its creation time and, at the same address, its health.
     """
     if former is None:
@@ -121,5 +121,5 @@ def reconcile(
 
 
 def declared_record(backend: Backend, layer: Layer) -> Record:
-    """Wrap a reconciled backend as its layer's statement."""
+    """Make the record of a reconciled backend."""
     return Record(name=backend.name, layer=layer, backend=backend)

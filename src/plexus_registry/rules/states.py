@@ -1,11 +1,10 @@
-"""Who is alive: what each piece of evidence makes of a backend.
+"""The states of a backend, and the table of the signs that change them.
 
 Theory of operation. A backend is in one of six states; `unknown` and `up` are active, the others
-inactive. Evidence of life is a ping or an answered probe, and each speaks for a backend until it
-lapses: pings by silence, probes by failing several times in a row. `tracker` weighs what comes in
-and boils it down to a sign; this table says what the sign makes of the state. Two states are not
-left by a ping alone or by failing probes: an address that leads to another hub has to be mended
-first, and a goodbye is more than a failure.
+inactive. A ping or an answered probe is evidence of life until it lapses: a ping lapses by silence,
+a probe if several in a row fail. `tracker` combines the evidence into a sign; this table maps a
+sign and a state to the next state. A ping alone does not end `wrong_hub`: the address must be
+corrected first. Failing probes do not end `deregistered`: a goodbye says more than a failure.
 
 Source: manual/health.md, "States".
 """
@@ -63,7 +62,7 @@ _CHANGED_BY_PING = RULES[Sign.PING].keys()
 def ping_changes(backend: Backend) -> bool:
     """Whether a ping changes the state of a backend, and not only when it was last seen.
 
-    Most pings come from who is known to be there, and change nothing.
+    Most pings come from active backends, and change nothing.
     """
     return backend.state in _CHANGED_BY_PING and (
         backend.health is not None or not backend.is_active
@@ -78,17 +77,17 @@ def after_sign(
     reason: str | None = None,
     seen: Mapping[str, object] | None = None,
 ) -> Backend:
-    """Say how a backend is after a sign.
+    """Apply a sign to a backend.
 
     Args:
-        backend: As it was so far.
-        sign: What the evidence says; None where it decides nothing.
+        backend: The backend before it.
+        sign: The sign; None if the evidence decides nothing.
         now: Unix seconds.
-        reason: Why, where the sign has a reason.
+        reason: Why, if the sign has a reason.
         seen: Members of `Health` that are known anew, by name.
 
     Returns:
-        The backend, with `is_active` and `health` as they are now.
+        The backend with its new `is_active` and `health`.
     """
     former = backend.health
     before = backend.state
@@ -103,7 +102,7 @@ def after_sign(
 
 
 def durable(health: Health | None) -> Health | None:
-    """Give what of it outlives the process: the state, not the last probe."""
+    """Return the part that is stored: the state, without the last probe."""
     if health is None:
         return None
     return msgspec.structs.replace(health, last_probe=None, latency_ms=None, failures=0)

@@ -1,9 +1,9 @@
 """The history of the database's layout; each step runs once, in one transaction.
 
-The registry of the original, in Rust, has one row a name in a table `backends`. Its database is
-taken over as it is: every row is kept, in the layer that its source ranks in. What came from
-the config file waits in a layer of its own until that file was read: then it is the file's, or,
-where the file does not state it, as good as registered.
+The original registry, in Rust, has one row for each name in a table `backends`. Its database is
+taken over: every row is kept, in the layer of its source. Rows from the config file go to a layer
+of their own until that file was read. Then they belong to the file or, if the file does not state
+them, count as registered.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ migrations = Migrations("plexus_registry")
 
 
 def is_original_layout(db: Database) -> bool:
-    """Whether the original registry wrote this database, and nobody has taken it over yet."""
+    """Whether the original registry wrote this database, and it was not taken over yet."""
     table = db.table(TABLE)
     return (
         table.exists()
@@ -103,7 +103,7 @@ def _add_column(db: Database, name: str, kind: type[str | int]) -> None:
 
 
 def _adopted(row: Mapping[str, object]) -> dict[str, str | int | None]:
-    """Fit a row of the original into the new layout, whatever its loosely typed columns hold."""
+    """Fit a row of the original into the new layout; its columns may hold values of any type."""
     source = _text(row.get("source"))
     source = source if source in tuple(Source) else Source.MANUAL
     created_at = _integer(row.get("created_at"))

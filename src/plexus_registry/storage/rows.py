@@ -1,4 +1,4 @@
-"""Rows to records and changes, and back; and the statements that write them."""
+"""Conversion between rows and records or changes, and the statements that write them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FORGET = f"DELETE FROM {CHANGES_TABLE} WHERE revision <= ?"  # noqa: S608 - as a
 
 
 def row_of(record: Record) -> tuple[object, ...]:
-    """Turn a record into its row: all that calls wrote is `database` to the next run."""
+    """Turn a record into its row; a record of a call is in the layer `database` on the disk."""
     layer = Layer.DATABASE if record.layer in MANUAL_LAYERS else record.layer
     backend = record.backend
     if backend is None:
