@@ -68,6 +68,6 @@ def test_an_address_that_embeds_a_link_local_one_is_refused(
 
 
 @pytest.mark.parametrize("text", ["10.0.0.1/8", "10.0.0.0/33", "hub2", "10.0.0.0/8;::/0"])
-def test_what_is_no_network_is_refused(text: str) -> None:
+def test_a_text_that_is_not_a_network_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="--probe-networks"):
         parse_networks(text)

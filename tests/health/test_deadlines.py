@@ -28,7 +28,7 @@ def at_address(backend: Backend, host: str) -> Backend:
 
 
 @given(st.lists(st.tuples(sts.backends(name="a", pings=False), moments)), moments)
-def test_who_never_pinged_never_goes_stale(
+def test_a_backend_that_never_pinged_never_becomes_stale(
     history: list[tuple[Backend, float]], later: float
 ) -> None:
     deadlines = Deadlines(stale_after=TERM)
@@ -41,7 +41,7 @@ def test_who_never_pinged_never_goes_stale(
 
 
 @given(moments, st.lists(moments))
-def test_a_sign_of_life_gives_a_full_term(moment: float, earlier: list[float]) -> None:
+def test_a_ping_renews_the_deadline(moment: float, earlier: list[float]) -> None:
     deadlines = Deadlines(stale_after=TERM)
     for each in (*sorted(earlier), moment):
         deadlines.renew("a", moment=each)
@@ -50,7 +50,7 @@ def test_a_sign_of_life_gives_a_full_term(moment: float, earlier: list[float]) -
 
 
 @given(sts.backends(name="a", pings=True, is_active=True), moments, pauses)
-def test_news_of_the_same_backend_give_no_new_term(
+def test_a_change_of_the_same_backend_keeps_the_deadline(
     backend: Backend, moment: float, passed: float
 ) -> None:
     deadlines = Deadlines(stale_after=TERM)
@@ -62,7 +62,7 @@ def test_news_of_the_same_backend_give_no_new_term(
 
 @pytest.mark.parametrize("change", [{"host": "elsewhere"}, {"port": 2}, {"protocol": "other"}])
 @given(backend=sts.backends(name="a", pings=True, is_active=True), moment=moments, passed=pauses)
-def test_a_backend_at_a_new_address_gets_a_full_term(
+def test_a_backend_at_a_new_address_gets_a_new_deadline(
     change: dict[str, object], backend: Backend, moment: float, passed: float
 ) -> None:
     deadlines = Deadlines(stale_after=TERM)
@@ -74,7 +74,9 @@ def test_a_backend_at_a_new_address_gets_a_full_term(
 
 
 @given(sts.backends(name="a", pings=True, is_active=True), moments)
-def test_whoever_is_gone_or_inactive_is_watched_no_more(backend: Backend, moment: float) -> None:
+def test_a_backend_that_is_gone_or_inactive_has_no_deadline(
+    backend: Backend, moment: float
+) -> None:
     inactive = msgspec.structs.replace(backend, is_active=False)
     for after in (None, inactive):
         deadlines = Deadlines(stale_after=TERM)
@@ -87,7 +89,7 @@ def test_whoever_is_gone_or_inactive_is_watched_no_more(backend: Backend, moment
 
 
 @given(moments, pauses, pauses)
-def test_a_pause_never_shortens_a_term_nor_makes_it_longer_than_a_full_one(
+def test_a_pause_never_shortens_the_time_or_makes_it_longer_than_the_full_one(
     moment: float, passed: float, pause: float
 ) -> None:
     deadlines = Deadlines(stale_after=TERM)
@@ -109,7 +111,7 @@ class Heard:
 
 
 @given(st.floats(0, 200), st.floats(0, 200))
-def test_whose_term_ends_in_a_long_commit_gets_a_moment_more_but_once(
+def test_a_deadline_that_passes_in_a_long_commit_is_extended_once(
     began: float, seconds: float
 ) -> None:
     deadlines = Deadlines(stale_after=TERM)

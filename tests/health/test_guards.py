@@ -10,22 +10,22 @@ from plexus_registry.health import probe_history
 from plexus_registry.health.self_preservation import SelfPreservation
 from plexus_registry.health.tracker import HealthTracker, Policy
 from plexus_registry.rules.backend import State
-from tests.health.test_tracker import INTERVAL, REFUSED, Ward, answer
+from tests.health.test_tracker import INTERVAL, REFUSED, Harness, answer
 
 NAMES = tuple(f"hub{index}" for index in range(10))
 STALE_AFTER = 60.0
 guarded = pytest.mark.parametrize("is_guarded", [True, False], ids=["guarded", "unguarded"])
 
 
-def up(ward: Ward) -> Ward:
-    for name in tuple(ward.backends):
-        ward.probe(name, answer(name))
-    ward.moment += INTERVAL
-    return ward
+def up(harness: Harness) -> Harness:
+    for name in tuple(harness.backends):
+        harness.probe(name, answer(name))
+    harness.moment += INTERVAL
+    return harness
 
 
-def states(ward: Ward) -> set[State]:
-    return {ward.state(name) for name in ward.backends}
+def states(harness: Harness) -> set[State]:
+    return {harness.state(name) for name in harness.backends}
 
 
 @guarded
@@ -34,9 +34,9 @@ def test_a_network_that_is_cut_off_for_a_minute(
 ) -> None:
     if not is_guarded:
         monkeypatch.setattr(SelfPreservation, "may_mark", lambda *_, **__: True)
-    ward = up(Ward(*NAMES))
-    ward.rounds([REFUSED] * 4, *NAMES)
-    assert states(ward) == ({State.UP} if is_guarded else {State.DOWN})
+    harness = up(Harness(*NAMES))
+    harness.rounds([REFUSED] * 4, *NAMES)
+    assert states(harness) == ({State.UP} if is_guarded else {State.DOWN})
 
 
 @guarded
@@ -45,12 +45,12 @@ def test_a_backend_that_comes_and_goes_all_day(
 ) -> None:
     if not is_guarded:
         monkeypatch.setattr(probe_history, "FREE_FALLS", 10**6)
-    ward = up(Ward("a"))
+    harness = up(Harness("a"))
     seen = []
     for _ in range(500):
         for outcome in (REFUSED, REFUSED, REFUSED, answer("a")):
-            ward.rounds([outcome])
-            seen.append(ward.state())
+            harness.rounds([outcome])
+            seen.append(harness.state())
     changes = sum(one is not other for one, other in pairwise(seen))
     assert changes <= 6 if is_guarded else changes == 1000
 
@@ -61,13 +61,13 @@ def test_a_process_that_was_stopped_hears_no_pings(
 ) -> None:
     if not is_guarded:
         monkeypatch.setattr(HealthTracker, "note_pause", lambda *_, **__: None)
-    ward = Ward(*NAMES, policy=Policy(stale_after=STALE_AFTER))
+    harness = Harness(*NAMES, policy=Policy(stale_after=STALE_AFTER))
     for name in NAMES:
-        ward.ping(name)
-    ward.moment += STALE_AFTER + 1
-    ward.tracker.note_pause(STALE_AFTER, moment=ward.moment)
-    ward.sweep()
-    assert states(ward) == ({State.UP} if is_guarded else {State.STALE})
+        harness.ping(name)
+    harness.moment += STALE_AFTER + 1
+    harness.tracker.note_pause(STALE_AFTER, moment=harness.moment)
+    harness.sweep()
+    assert states(harness) == ({State.UP} if is_guarded else {State.STALE})
 
 
 @guarded
@@ -77,13 +77,13 @@ def test_a_probe_that_a_pause_overlaps_is_void(
     """Its failure may be due to the pause; those before it were not."""
     if not is_guarded:
         monkeypatch.setattr(HealthTracker, "note_pause", lambda *_, **__: None)
-    ward = up(Ward("a", "b"))
-    ward.rounds([REFUSED] * 2, "a", "b")
-    ward.moment += 1
-    ward.tracker.note_pause(1, moment=ward.moment)
+    harness = up(Harness("a", "b"))
+    harness.rounds([REFUSED] * 2, "a", "b")
+    harness.moment += 1
+    harness.tracker.note_pause(1, moment=harness.moment)
     for name in "ab":
-        ward.probe(name, REFUSED, seconds=1)
-    assert states(ward) == ({State.UP} if is_guarded else {State.DOWN})
+        harness.probe(name, REFUSED, seconds=1)
+    assert states(harness) == ({State.UP} if is_guarded else {State.DOWN})
 
 
 @guarded
@@ -93,6 +93,6 @@ def test_a_pause_in_the_middle_of_a_probe(
     """The answer came in time, but nobody was there to read it."""
     if not is_guarded:
         monkeypatch.setattr("plexus_registry.health.tracker.OVERTIME", float("inf"))
-    ward = up(Ward("a", policy=Policy(probe_interval=INTERVAL, probe_failures=1)))
-    ward.probe("a", REFUSED, seconds=10)
-    assert ward.state() is (State.UP if is_guarded else State.DOWN)
+    harness = up(Harness("a", policy=Policy(probe_interval=INTERVAL, probe_failures=1)))
+    harness.probe("a", REFUSED, seconds=10)
+    assert harness.state() is (State.UP if is_guarded else State.DOWN)

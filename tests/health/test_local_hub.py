@@ -168,9 +168,7 @@ async def test_a_check_of_the_built_in_entry_is_well_whatever_hub_answers(
         assert checked.steps[-1].detail == '"substrate"; any name is right here'
 
 
-async def test_whoever_watches_is_told_of_the_other_name(
-    tmp_path: Path, autojump_clock: MockClock
-) -> None:
+async def test_a_watch_reports_the_other_name(tmp_path: Path, autojump_clock: MockClock) -> None:
     async with running(tmp_path, Hub("substrate")) as (registry, network):
         since = registry.change_log.revision
         await trio.sleep(2)

@@ -169,7 +169,9 @@ async def test_a_name_that_no_name_server_takes(autojump_clock: MockClock) -> No
         assert report.outcome == Unanswered(reason="resolve: encoding of odd failed")
 
 
-async def test_names_that_hang_do_not_speak_against_others(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_look_ups_that_hang_do_not_count_against_other_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Each holds a thread until its name server gives up; who gets none was not asked."""
     over = threading.Event()
 
@@ -268,7 +270,7 @@ async def test_each_address_of_a_name_gets_its_part_of_the_time(
         ({"protocol": "http"}, "the protocol must be"),
     ],
 )
-async def test_what_must_not_be_asked_is_not(
+async def test_an_address_that_must_not_be_probed_is_not(
     change: dict[str, object], reason: str, autojump_clock: MockClock
 ) -> None:
     hub = Hub("hub2")
@@ -342,7 +344,7 @@ async def test_the_step_that_fails_is_named(
 
 
 @pytest.mark.parametrize("hangs", [False, True])
-async def test_a_hub_that_stops_once_it_said_its_name_is_there(
+async def test_a_hub_that_stops_after_it_reported_its_name_is_there(
     *, hangs: bool, autojump_clock: MockClock
 ) -> None:
     hub = Hub("hub2", behave=Speaker(UPGRADE, NO_HASH, hangs=hangs))
@@ -367,7 +369,7 @@ async def test_a_hash_that_is_not_in_the_answer_is_asked_for(autojump_clock: Moc
         (errno.ENOMEM, Untried),
     ],
 )
-async def test_a_machine_that_lacks_something_speaks_against_no_hub(
+async def test_a_shortage_on_this_machine_counts_against_no_hub(
     number: int, kind: type[Unanswered | Untried], autojump_clock: MockClock
 ) -> None:
     async with probing(Hub("hub2")) as (network, ask):
@@ -506,7 +508,7 @@ async def test_the_prober_opens_no_more_sockets_than_slots_and_leaves_none(tmp_p
     assert network.open_now() == 0
 
 
-def test_authorities_that_cannot_be_read_are_said_at_the_start(tmp_path: Path) -> None:
+def test_authorities_that_cannot_be_read_are_reported_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(StartError, match="--probe-ca"):
         Probe(certificate_authorities=tmp_path / "missing.pem")
     (tmp_path / "empty.pem").write_text("no certificate")

@@ -147,7 +147,9 @@ def test_a_hash_that_is_not_in_the_metadata_is_asked_for(plexus_hash: object) ->
         ('{"jsonrpc":"2.0","id":2,"error":{"code":-32601,"message":"Method not found"}}', None),
     ],
 )
-def test_whatever_it_says_of_its_hash_it_is_there(answer: str, schema_hash: str | None) -> None:
+def test_a_hub_that_reports_no_valid_hash_is_there_all_the_same(
+    answer: str, schema_hash: str | None
+) -> None:
     protocol, server = opened()
     server.say(TextMessage(info(plexus_hash=None)))
     server.say(TextMessage(answer))
@@ -157,7 +159,7 @@ def test_whatever_it_says_of_its_hash_it_is_there(answer: str, schema_hash: str 
 
 
 @pytest.mark.parametrize("version", [None, 3, "", "v" * 5000])
-def test_a_version_that_is_none_is_left_out(version: object) -> None:
+def test_an_invalid_version_is_left_out(version: object) -> None:
     protocol, server = opened()
     server.say(TextMessage(info({"backend": "hub2", "version": version})))
     assert (protocol.name, protocol.version) == ("hub2", None)
@@ -184,13 +186,13 @@ def test_a_version_that_is_none_is_left_out(version: object) -> None:
         ),
     ],
 )
-def test_an_answer_that_is_none_is_said_to_be_so(said: str, reason: str) -> None:
+def test_an_answer_that_makes_no_sense_is_reported(said: str, reason: str) -> None:
     _, server = opened()
     with pytest.raises(ProbeProtocolError, match=reason):
         server.say(TextMessage(said))
 
 
-def test_a_connection_that_is_closed_is_said_to_be_so() -> None:
+def test_a_connection_that_is_closed_is_reported_with_its_code() -> None:
     _, server = opened()
     with pytest.raises(ProbeProtocolError, match="with code 1008"):
         server.say(CloseConnection(1008))
@@ -208,7 +210,7 @@ def test_a_connection_that_is_closed_is_said_to_be_so() -> None:
         (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n", "a wrong key"),
     ],
 )
-def test_who_opens_no_websocket_is_no_hub(head: bytes, reason: str) -> None:
+def test_a_server_that_opens_no_websocket_is_not_a_hub(head: bytes, reason: str) -> None:
     protocol = ProbeProtocol("h", 1, KEY)
     with pytest.raises(ProbeProtocolError, match=reason):
         protocol.receive(head)
@@ -216,7 +218,7 @@ def test_who_opens_no_websocket_is_no_hub(head: bytes, reason: str) -> None:
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_who_wants_a_credential_says_so(status: int) -> None:
+def test_a_hub_that_wants_a_credential_is_reported(status: int) -> None:
     protocol = ProbeProtocol("h", 1, KEY)
     server = Server(protocol)
     with pytest.raises(CredentialError, match=str(status)):
@@ -236,7 +238,7 @@ def send_without_end(protocol: ProbeProtocol, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("is_open", [False, True])
-def test_who_talks_without_end_is_cut_off(*, is_open: bool) -> None:
+def test_a_hub_that_sends_without_end_is_cut_off(*, is_open: bool) -> None:
     protocol = opened()[0] if is_open else ProbeProtocol("h", 1, KEY)
     flood = b"\x8a\x02hi" if is_open else b"HTTP/1.1 101 x\r\nX: y"
     with pytest.raises(ProbeProtocolError, match=f"more than {MAX_BYTES} bytes"):

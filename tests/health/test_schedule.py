@@ -26,7 +26,7 @@ def test_it_gives_names_in_the_order_in_which_they_are_due() -> None:
     assert schedule.take(inf) is None
 
 
-def test_who_is_urgent_is_due_once_and_earlier() -> None:
+def test_a_name_that_is_added_again_is_due_once_and_earlier() -> None:
     schedule = Schedule(interval=INTERVAL)
     schedule.add("a", 10.0)
     schedule.add("a", 2.0)
@@ -35,7 +35,7 @@ def test_who_is_urgent_is_due_once_and_earlier() -> None:
     assert schedule.next_due() is None
 
 
-def test_who_became_urgent_while_it_was_probed_stays_so() -> None:
+def test_a_name_that_is_added_while_it_is_taken_stays_due() -> None:
     schedule = Schedule(interval=INTERVAL)
     schedule.add("a", 1.0)
     schedule.take(1.0)
@@ -44,7 +44,7 @@ def test_who_became_urgent_while_it_was_probed_stays_so() -> None:
     assert schedule.next_due() == 1.5
 
 
-def test_of_who_is_forgotten_nothing_stays() -> None:
+def test_nothing_is_left_of_a_forgotten_name() -> None:
     schedule = Schedule(interval=INTERVAL)
     schedule.add("a", 0.0)
     schedule.take(0.0)
@@ -54,7 +54,7 @@ def test_of_who_is_forgotten_nothing_stays() -> None:
 
 
 @given(st.integers(1, 200))
-def test_nobody_waits_longer_than_the_interval_and_they_are_spread(
+def test_no_name_waits_longer_than_the_interval_and_all_are_spread(
     count: int,
 ) -> None:
     schedule = Schedule(interval=INTERVAL)
@@ -97,7 +97,9 @@ def test_after_a_pause_they_are_spread_again() -> None:
 
 
 @given(factor=st.floats(1, 64), chance=st.floats(0, 1))
-def test_who_is_put_back_for_longer_waits_so_many_intervals(factor: float, chance: float) -> None:
+def test_a_name_that_is_put_back_with_a_factor_waits_for_as_many_intervals(
+    factor: float, chance: float
+) -> None:
     schedule = Schedule(interval=INTERVAL)
     schedule.add("a", 0.0)
     schedule.put_back("a", 0.0, due=0.0, chance=chance)

@@ -36,7 +36,7 @@ def test_it_ends_when_half_of_them_answer() -> None:
     assert self_preservation.may_mark("1", moment=1)
 
 
-def test_nobody_is_marked_for_five_rounds_and_then_a_share_in_each() -> None:
+def test_no_backend_is_marked_for_five_rounds_and_then_a_share_in_each() -> None:
     self_preservation = suspicion_of(40, 40)
     left = [str(index) for index in range(40)]
     marked_in: list[int] = []
@@ -50,7 +50,7 @@ def test_nobody_is_marked_for_five_rounds_and_then_a_share_in_each() -> None:
     assert not self_preservation.suspects_network
 
 
-def test_who_may_be_marked_may_be_so_until_it_is() -> None:
+def test_a_backend_that_may_be_marked_may_be_so_until_it_is() -> None:
     self_preservation = suspicion_of(8, 8)
     late = ROUNDS * ROUND
     granted = [name for name in map(str, range(8)) if self_preservation.may_mark(name, moment=late)]
@@ -73,7 +73,7 @@ def test_a_pause_is_no_round_and_a_long_one_starts_the_suspicion_over(
 
 
 @pytest.mark.parametrize("failing", [1, 2])
-def test_who_was_not_up_counts_for_nothing(failing: int) -> None:
+def test_a_backend_that_was_not_up_does_not_count(failing: int) -> None:
     self_preservation = suspicion_of(4, failing)
     for index in range(10):
         self_preservation.count(f"down{index}", is_up=False, fails=True, moment=0)

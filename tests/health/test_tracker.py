@@ -53,8 +53,8 @@ def backend_of(name: str, host: str = "h") -> Backend:
     )
 
 
-class Ward:
-    """Some backends and their vitals, as the registry keeps them."""
+class Harness:
+    """Some backends, and the tracker of their health."""
 
     def __init__(self, *names: str, policy: Policy = POLICY) -> None:
         self.tracker = HealthTracker(policy)
@@ -109,104 +109,104 @@ class Ward:
 
 
 def test_three_failures_in_a_row_take_it_down_and_one_answer_brings_it_back() -> None:
-    ward = Ward("a")
-    ward.probe("a", answer("a"))
-    ward.rounds([REFUSED, REFUSED, answer("a"), REFUSED, REFUSED])
-    assert ward.state() is State.UP
-    ward.probe("a", REFUSED)
-    assert ward.state() is State.DOWN
-    assert ward.reason() == "3 probes in a row failed, the last one: connect: connection refused"
-    ward.probe("a", answer("a", version="2", schema_hash="0f1e2d3c4b5a6978"))
-    assert ward.state() is State.UP
-    health = ward.backends["a"].health
+    harness = Harness("a")
+    harness.probe("a", answer("a"))
+    harness.rounds([REFUSED, REFUSED, answer("a"), REFUSED, REFUSED])
+    assert harness.state() is State.UP
+    harness.probe("a", REFUSED)
+    assert harness.state() is State.DOWN
+    assert harness.reason() == "3 probes in a row failed, the last one: connect: connection refused"
+    harness.probe("a", answer("a", version="2", schema_hash="0f1e2d3c4b5a6978"))
+    assert harness.state() is State.UP
+    health = harness.backends["a"].health
     assert health is not None
     assert (health.failures, health.reason, health.latency_ms) == (0, None, 1.5)
     assert health.schema_hash == "0f1e2d3c4b5a6978"
-    assert ward.backends["a"].version == "2"
+    assert harness.backends["a"].version == "2"
 
 
 def test_it_stays_unknown_until_enough_probes_failed() -> None:
-    ward = Ward("a")
-    ward.rounds([REFUSED, REFUSED])
-    assert ward.state() is State.UNKNOWN
-    assert ward.reason() == "connect: connection refused"
-    ward.probe("a", REFUSED)
-    assert ward.state() is State.DOWN
+    harness = Harness("a")
+    harness.rounds([REFUSED, REFUSED])
+    assert harness.state() is State.UNKNOWN
+    assert harness.reason() == "connect: connection refused"
+    harness.probe("a", REFUSED)
+    assert harness.state() is State.DOWN
 
 
-def test_pings_in_time_keep_up_who_cannot_be_reached() -> None:
-    ward = Ward("a")
+def test_pings_keep_a_backend_up_that_cannot_be_reached() -> None:
+    harness = Harness("a")
     for _ in range(10):
-        ward.ping()
-        ward.rounds([REFUSED] * 3)
-        ward.sweep()
-        assert ward.state() is State.UP
-    ward.moment += 60
-    ward.sweep()
-    assert ward.state() is State.DOWN
-    assert ward.reason() == "no ping for 60 s, and 30 probes in a row failed"
+        harness.ping()
+        harness.rounds([REFUSED] * 3)
+        harness.sweep()
+        assert harness.state() is State.UP
+    harness.moment += 60
+    harness.sweep()
+    assert harness.state() is State.DOWN
+    assert harness.reason() == "no ping for 60 s, and 30 probes in a row failed"
 
 
-def test_probes_keep_up_who_stopped_to_ping() -> None:
-    ward = Ward("a")
-    ward.ping()
+def test_probes_keep_a_backend_up_that_stopped_pinging() -> None:
+    harness = Harness("a")
+    harness.ping()
     for _ in range(10):
-        ward.rounds([answer("a")])
-        ward.sweep()
-        assert ward.state() is State.UP
-    ward.rounds([REFUSED] * 3)
-    assert ward.state() is State.DOWN
+        harness.rounds([answer("a")])
+        harness.sweep()
+        assert harness.state() is State.UP
+    harness.rounds([REFUSED] * 3)
+    assert harness.state() is State.DOWN
 
 
 def test_without_probes_silence_makes_stale() -> None:
-    ward = Ward("a", "b", policy=Policy())
-    ward.ping()
-    ward.moment += 61
-    ward.sweep()
-    assert ward.state("a") is State.STALE
-    assert ward.state("b") is State.UNKNOWN
+    harness = Harness("a", "b", policy=Policy())
+    harness.ping()
+    harness.moment += 61
+    harness.sweep()
+    assert harness.state("a") is State.STALE
+    assert harness.state("b") is State.UNKNOWN
 
 
-def test_who_must_not_be_probed_lives_by_its_pings() -> None:
-    ward = Ward("a")
-    ward.ping()
-    ward.probe("a", FORBIDDEN)
-    ward.sweep()
-    assert ward.state() is State.UP
-    ward.moment += 61
-    ward.sweep()
-    assert ward.state() is State.STALE
+def test_a_backend_that_must_not_be_probed_depends_on_its_pings() -> None:
+    harness = Harness("a")
+    harness.ping()
+    harness.probe("a", FORBIDDEN)
+    harness.sweep()
+    assert harness.state() is State.UP
+    harness.moment += 61
+    harness.sweep()
+    assert harness.state() is State.STALE
 
 
-def test_who_cannot_be_checked_any_more_is_not_held_down_for_ever() -> None:
-    ward = Ward("a")
-    ward.rounds([REFUSED] * 3)
-    ward.probe("a", FORBIDDEN)
-    assert ward.state() is State.UNKNOWN
-    assert ward.reason() == "not in the networks"
-    health = ward.backends["a"].health
+def test_a_backend_that_cannot_be_probed_any_more_is_not_held_down_for_ever() -> None:
+    harness = Harness("a")
+    harness.rounds([REFUSED] * 3)
+    harness.probe("a", FORBIDDEN)
+    assert harness.state() is State.UNKNOWN
+    assert harness.reason() == "not in the networks"
+    health = harness.backends["a"].health
     assert health is not None
     assert health.latency_ms is None
 
 
-def test_who_cannot_be_checked_any_more_shows_no_answer_of_before() -> None:
-    ward = Ward("a")
-    ward.probe("a", answer("a"))
-    ward.probe("a", FORBIDDEN)
-    health = ward.backends["a"].health
+def test_a_backend_that_cannot_be_probed_any_more_shows_no_earlier_answer() -> None:
+    harness = Harness("a")
+    harness.probe("a", answer("a"))
+    harness.probe("a", FORBIDDEN)
+    health = harness.backends["a"].health
     assert health is not None
     assert health.latency_ms is None
 
 
 def test_another_name_makes_it_inactive_at_once_and_pings_do_not_help() -> None:
-    ward = Ward("a")
-    ward.probe("a", answer("b\x1b[31m"))
-    assert ward.state() is State.WRONG_HUB
-    assert ward.reason() == 'it answers as "b\\u001b[31m", not as "a"'
-    ward.ping()
-    assert ward.state() is State.WRONG_HUB
-    ward.probe("a", answer("a"))
-    assert ward.state() is State.UP
+    harness = Harness("a")
+    harness.probe("a", answer("b\x1b[31m"))
+    assert harness.state() is State.WRONG_HUB
+    assert harness.reason() == 'it answers as "b\\u001b[31m", not as "a"'
+    harness.ping()
+    assert harness.state() is State.WRONG_HUB
+    harness.probe("a", answer("a"))
+    assert harness.state() is State.UP
 
 
 def test_the_namespace_that_was_registered_is_right_too() -> None:
@@ -218,222 +218,222 @@ def test_the_namespace_that_was_registered_is_right_too() -> None:
 
 
 def test_a_goodbye_is_checked_at_once_and_a_hub_that_answers_comes_back() -> None:
-    ward = Ward("a")
-    ward.probe("a", answer("a"))
-    assert ward.goodbye()
-    assert ward.state() is State.DEREGISTERED
-    assert not ward.goodbye(), "nothing new"
-    ward.probe("a", answer("a"))
-    assert ward.state() is State.UP
-    assert ward.tracker.is_leaving("a")
+    harness = Harness("a")
+    harness.probe("a", answer("a"))
+    assert harness.goodbye()
+    assert harness.state() is State.DEREGISTERED
+    assert not harness.goodbye(), "nothing new"
+    harness.probe("a", answer("a"))
+    assert harness.state() is State.UP
+    assert harness.tracker.is_leaving("a")
 
 
 def test_a_hub_that_answers_while_it_stops_is_gone_at_the_next_failure() -> None:
-    ward = Ward("a")
-    ward.goodbye()
-    ward.probe("a", answer("a"))
-    ward.probe("a", REFUSED)
-    assert ward.state() is State.DEREGISTERED
-    assert ward.reason() == "it said goodbye, and is gone: connect: connection refused"
+    harness = Harness("a")
+    harness.goodbye()
+    harness.probe("a", answer("a"))
+    harness.probe("a", REFUSED)
+    assert harness.state() is State.DEREGISTERED
+    assert harness.reason() == "it said goodbye, and is gone: connect: connection refused"
 
 
 @pytest.mark.parametrize("sign", ["answer", "ping", "registration"])
-def test_what_ends_the_doubt(sign: str) -> None:
-    ward = Ward("a")
-    ward.goodbye()
+def test_any_sign_of_life_after_the_first_answer_ends_a_goodbye(sign: str) -> None:
+    harness = Harness("a")
+    harness.goodbye()
     if sign == "registration":
-        assert ward.publish("a", backend_of("a")), "it is probed at once"
-    ward.probe("a", answer("a"))
+        assert harness.publish("a", backend_of("a")), "it is probed at once"
+    harness.probe("a", answer("a"))
     if sign == "answer":
-        ward.probe("a", answer("a"))
+        harness.probe("a", answer("a"))
     if sign == "ping":
-        ward.ping()
-    ward.probe("a", REFUSED)
-    assert ward.state() is State.UP
+        harness.ping()
+    harness.probe("a", REFUSED)
+    assert harness.state() is State.UP
 
 
 @pytest.mark.parametrize("news", ["goodbye", "registration", "pause"])
-def test_what_a_probe_found_that_began_before_the_news_says_nothing(news: str) -> None:
-    ward = Ward("a")
-    ward.rounds([answer("a"), REFUSED, REFUSED])
+def test_the_outcome_of_a_probe_that_began_before_the_news_is_void(news: str) -> None:
+    harness = Harness("a")
+    harness.rounds([answer("a"), REFUSED, REFUSED])
     if news == "goodbye":
-        ward.goodbye()
+        harness.goodbye()
     elif news == "registration":
-        ward.publish("a", backend_of("a"))
+        harness.publish("a", backend_of("a"))
     else:
-        ward.tracker.note_pause(1, moment=ward.moment)
-    before = ward.backends["a"]
-    ward.probe("a", answer("a") if news == "goodbye" else REFUSED, seconds=1)
-    assert ward.backends["a"] == before
+        harness.tracker.note_pause(1, moment=harness.moment)
+    before = harness.backends["a"]
+    harness.probe("a", answer("a") if news == "goodbye" else REFUSED, seconds=1)
+    assert harness.backends["a"] == before
 
 
-def test_failures_leave_a_goodbye_a_goodbye() -> None:
-    ward = Ward("a")
-    ward.goodbye()
-    ward.rounds([REFUSED] * 5)
-    assert ward.state() is State.DEREGISTERED
+def test_failures_after_a_goodbye_change_nothing() -> None:
+    harness = Harness("a")
+    harness.goodbye()
+    harness.rounds([REFUSED] * 5)
+    assert harness.state() is State.DEREGISTERED
 
 
 def test_a_new_address_starts_from_nothing() -> None:
-    ward = Ward("a")
-    ward.rounds([REFUSED] * 2)
-    assert ward.publish("a", backend_of("a", host="elsewhere"))
-    ward.rounds([REFUSED] * 2)
-    assert ward.state() is State.UNKNOWN
+    harness = Harness("a")
+    harness.rounds([REFUSED] * 2)
+    assert harness.publish("a", backend_of("a", host="elsewhere"))
+    harness.rounds([REFUSED] * 2)
+    assert harness.state() is State.UNKNOWN
 
 
-def test_who_is_gone_is_forgotten() -> None:
-    ward = Ward("a")
-    ward.rounds([REFUSED] * 2)
-    gone = ward.backends["a"]
-    assert not ward.publish("a", None)
-    assert ward.tracker.after_probe(gone, REFUSED, now=0, moment=0) is gone
+def test_a_backend_that_is_gone_is_forgotten() -> None:
+    harness = Harness("a")
+    harness.rounds([REFUSED] * 2)
+    gone = harness.backends["a"]
+    assert not harness.publish("a", None)
+    assert harness.tracker.after_probe(gone, REFUSED, now=0, moment=0) is gone
 
 
 def test_a_pause_voids_the_probe_that_it_overlaps_and_no_failure_before_it() -> None:
-    ward = Ward("a")
-    ward.probe("a", answer("a"))
-    ward.rounds([REFUSED] * 2)
-    ward.tracker.note_pause(100, moment=ward.moment)
-    ward.probe("a", REFUSED, seconds=1)
-    assert ward.state() is State.UP
-    ward.moment += 1
-    ward.probe("a", REFUSED)
-    assert ward.state() is State.DOWN
+    harness = Harness("a")
+    harness.probe("a", answer("a"))
+    harness.rounds([REFUSED] * 2)
+    harness.tracker.note_pause(100, moment=harness.moment)
+    harness.probe("a", REFUSED, seconds=1)
+    assert harness.state() is State.UP
+    harness.moment += 1
+    harness.probe("a", REFUSED)
+    assert harness.state() is State.DOWN
 
 
-def test_a_pause_is_given_back_to_the_suspicion() -> None:
+def test_a_pause_prolongs_the_suspicion() -> None:
     names = [f"hub{index}" for index in range(5)]
-    ward = Ward(*names)
+    harness = Harness(*names)
     for name in names:
-        ward.probe(name, answer(name))
-    ward.rounds([REFUSED] * 3, *names)
-    ward.moment += 10 * INTERVAL
-    ward.tracker.note_pause(10 * INTERVAL, moment=ward.moment)
-    ward.rounds([REFUSED], *names)
-    assert {ward.state(name) for name in names} == {State.UP}
+        harness.probe(name, answer(name))
+    harness.rounds([REFUSED] * 3, *names)
+    harness.moment += 10 * INTERVAL
+    harness.tracker.note_pause(10 * INTERVAL, moment=harness.moment)
+    harness.rounds([REFUSED], *names)
+    assert {harness.state(name) for name in names} == {State.UP}
 
 
 def test_a_backend_that_comes_and_goes_is_held_down_longer_and_longer() -> None:
-    ward = Ward("a")
+    harness = Harness("a")
     for _ in range(2):
-        ward.probe("a", answer("a"))
-        assert ward.state() is State.UP, "the first falls cost nothing"
-        ward.rounds([REFUSED] * 3)
-    ward.probe("a", answer("a"))
-    ward.rounds([REFUSED] * 3)
-    ward.probe("a", answer("a"))
-    assert ward.state() is State.DOWN
-    assert ward.reason() == (
+        harness.probe("a", answer("a"))
+        assert harness.state() is State.UP, "the first falls cost nothing"
+        harness.rounds([REFUSED] * 3)
+    harness.probe("a", answer("a"))
+    harness.rounds([REFUSED] * 3)
+    harness.probe("a", answer("a"))
+    assert harness.state() is State.DOWN
+    assert harness.reason() == (
         "it answers again, but went down 3 times lately: it is held down for 15 s more"
     )
-    ward.moment += FIRST_HOLD
-    ward.probe("a", answer("a"))
-    assert ward.state() is State.UP
+    harness.moment += FIRST_HOLD
+    harness.probe("a", answer("a"))
+    assert harness.state() is State.UP
 
 
-def test_when_most_fail_at_once_nobody_is_marked_for_five_rounds() -> None:
+def test_when_most_fail_at_once_none_is_marked_for_five_rounds() -> None:
     names = [f"hub{index}" for index in range(10)]
-    ward = Ward(*names)
+    harness = Harness(*names)
     for name in names:
-        ward.probe(name, answer(name))
-    ward.moment += INTERVAL
-    ward.rounds([REFUSED] * ROUNDS, *names)
-    assert ward.tracker.suspects_network
-    assert {ward.state(name) for name in names} == {State.UP}
-    ward.rounds([REFUSED], *names)
-    assert [ward.state(name) for name in names].count(State.DOWN) == 3
-    ward.rounds([REFUSED] * 3, *names)
-    assert {ward.state(name) for name in names} == {State.DOWN}
-    assert not ward.tracker.suspects_network
+        harness.probe(name, answer(name))
+    harness.moment += INTERVAL
+    harness.rounds([REFUSED] * ROUNDS, *names)
+    assert harness.tracker.suspects_network
+    assert {harness.state(name) for name in names} == {State.UP}
+    harness.rounds([REFUSED], *names)
+    assert [harness.state(name) for name in names].count(State.DOWN) == 3
+    harness.rounds([REFUSED] * 3, *names)
+    assert {harness.state(name) for name in names} == {State.DOWN}
+    assert not harness.tracker.suspects_network
 
 
-def test_who_was_not_even_asked_is_as_before() -> None:
-    ward = Ward("a")
-    ward.probe("a", answer("a"))
-    before = ward.backends["a"]
+def test_a_backend_that_could_not_be_probed_stays_as_it_is() -> None:
+    harness = Harness("a")
+    harness.probe("a", answer("a"))
+    before = harness.backends["a"]
     untried = Untried(reason="connect: too many open files")
-    ward.rounds([untried] * 5)
-    assert ward.backends["a"] is before
-    ward.rounds([REFUSED, REFUSED, untried, REFUSED])
-    assert ward.state() is State.DOWN, "neither a failure nor an answer"
+    harness.rounds([untried] * 5)
+    assert harness.backends["a"] is before
+    harness.rounds([REFUSED, REFUSED, untried, REFUSED])
+    assert harness.state() is State.DOWN, "neither a failure nor an answer"
 
 
-def test_when_the_network_is_back_nobody_was_ever_away() -> None:
+def test_when_the_network_is_back_all_backends_have_stayed_up() -> None:
     names = [f"hub{index}" for index in range(5)]
-    ward = Ward(*names)
+    harness = Harness(*names)
     for name in names:
-        ward.probe(name, answer(name))
-    ward.rounds([REFUSED] * 4, *names)
+        harness.probe(name, answer(name))
+    harness.rounds([REFUSED] * 4, *names)
     for name in names:
-        ward.probe(name, answer(name))
-    assert not ward.tracker.suspects_network
-    assert {ward.state(name) for name in names} == {State.UP}
+        harness.probe(name, answer(name))
+    assert not harness.tracker.suspects_network
+    assert {harness.state(name) for name in names} == {State.UP}
 
 
 @given(st.lists(st.sampled_from(["sweep", "wait", "pause"])))
-def test_who_is_under_no_check_is_active_for_ever(history: list[str]) -> None:
-    ward = Ward("a", policy=Policy())
+def test_a_backend_without_evidence_is_active_for_ever(history: list[str]) -> None:
+    harness = Harness("a", policy=Policy())
     for step in history:
-        ward.moment += 0 if step == "sweep" else 1000
+        harness.moment += 0 if step == "sweep" else 1000
         if step == "pause":
-            ward.tracker.note_pause(1000, moment=ward.moment)
-        ward.sweep()
-        assert ward.backends["a"].is_active
+            harness.tracker.note_pause(1000, moment=harness.moment)
+        harness.sweep()
+        assert harness.backends["a"].is_active
 
 
-def test_a_probe_that_took_longer_than_it_may_says_nothing() -> None:
-    ward = Ward("a", policy=Policy(probe_interval=INTERVAL, probe_failures=1))
-    ward.moment += 10
-    ward.probe("a", REFUSED, seconds=3.0)  # this process did not run for a while
-    assert ward.state() is State.UNKNOWN
-    ward.probe("a", REFUSED, seconds=2.1)
-    assert ward.state() is State.DOWN
+def test_a_probe_that_took_longer_than_its_timeout_is_void() -> None:
+    harness = Harness("a", policy=Policy(probe_interval=INTERVAL, probe_failures=1))
+    harness.moment += 10
+    harness.probe("a", REFUSED, seconds=3.0)  # this process did not run for a while
+    assert harness.state() is State.UNKNOWN
+    harness.probe("a", REFUSED, seconds=2.1)
+    assert harness.state() is State.DOWN
 
 
 def test_failures_at_the_same_time_are_one() -> None:
-    ward = Ward("a")
-    ward.moment += 10
+    harness = Harness("a")
+    harness.moment += 10
     for _ in range(FAILURES):
-        ward.probe("a", REFUSED, seconds=2.0)
-    assert ward.state() is State.UNKNOWN
+        harness.probe("a", REFUSED, seconds=2.0)
+    assert harness.state() is State.UNKNOWN
 
 
-def test_what_an_earlier_backend_of_the_address_answered_says_nothing() -> None:
-    ward = Ward("a")
-    ward.moment += 10
-    ward.publish("a", None)
-    ward.publish("a", backend_of("a"))
-    ward.probe("a", answer("other"), seconds=1.0)
-    assert ward.state() is State.UNKNOWN
+def test_an_answer_of_an_earlier_address_is_void() -> None:
+    harness = Harness("a")
+    harness.moment += 10
+    harness.publish("a", None)
+    harness.publish("a", backend_of("a"))
+    harness.probe("a", answer("other"), seconds=1.0)
+    assert harness.state() is State.UNKNOWN
 
 
 def test_a_registration_voids_the_failures_before_it() -> None:
-    ward = Ward("a")
-    ward.rounds([answer("a"), REFUSED, REFUSED])
-    ward.tracker.note_registration("a", moment=ward.moment)
-    ward.probe("a", REFUSED, seconds=1.0)
-    ward.rounds([REFUSED, REFUSED])
-    assert ward.state() is State.UP
-    ward.probe("a", REFUSED)
-    assert ward.state() is State.DOWN
+    harness = Harness("a")
+    harness.rounds([answer("a"), REFUSED, REFUSED])
+    harness.tracker.note_registration("a", moment=harness.moment)
+    harness.probe("a", REFUSED, seconds=1.0)
+    harness.rounds([REFUSED, REFUSED])
+    assert harness.state() is State.UP
+    harness.probe("a", REFUSED)
+    assert harness.state() is State.DOWN
 
 
-def test_who_answers_now_and_then_after_a_goodbye_is_held_down() -> None:
-    ward = Ward("a")
+def test_a_backend_that_answers_now_and_then_after_a_goodbye_is_held_down() -> None:
+    harness = Harness("a")
     for _ in range(3):
-        assert ward.goodbye()  # to be probed at once
-        ward.rounds([answer("a")])
-        assert ward.state() is State.UP
-        assert ward.tracker.is_leaving("a")
-        ward.rounds([REFUSED])
-        assert ward.state() is State.DEREGISTERED
-        assert not ward.tracker.is_leaving("a")
-        ward.ping()
-    ward.goodbye()
-    ward.probe("a", answer("a"))
-    assert ward.state() is State.DEREGISTERED
-    assert "held down" in str(ward.reason())
+        assert harness.goodbye()  # to be probed at once
+        harness.rounds([answer("a")])
+        assert harness.state() is State.UP
+        assert harness.tracker.is_leaving("a")
+        harness.rounds([REFUSED])
+        assert harness.state() is State.DEREGISTERED
+        assert not harness.tracker.is_leaving("a")
+        harness.ping()
+    harness.goodbye()
+    harness.probe("a", answer("a"))
+    assert harness.state() is State.DEREGISTERED
+    assert "held down" in str(harness.reason())
 
 
 class VitalsMachine(RuleBasedStateMachine):
@@ -441,7 +441,7 @@ class VitalsMachine(RuleBasedStateMachine):
 
     @initialize()
     def start(self) -> None:
-        self.ward = Ward("a", "b")
+        self.harness = Harness("a", "b")
         self.failures = dict.fromkeys("ab", 0)
         self.pinged: dict[str, float] = {}
         self.goodbye_at: dict[str, bool] = dict.fromkeys("ab", False)
@@ -451,19 +451,19 @@ class VitalsMachine(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([1, 20, 61]))
     def wait(self, seconds: int) -> None:
-        self.ward.moment += seconds
+        self.harness.moment += seconds
 
     @rule(name=st.sampled_from("ab"))
     def ping(self, name: str) -> None:
-        self.ward.ping(name)
-        self.pinged[name] = self.ward.moment
+        self.harness.ping(name)
+        self.pinged[name] = self.harness.moment
         self.doubted[name] = False
         if self.expected[name] is not State.WRONG_HUB:
             self.expected[name] = State.UP
 
     @rule(name=st.sampled_from("ab"))
     def is_answered(self, name: str) -> None:
-        self.ward.probe(name, answer(name))
+        self.harness.probe(name, answer(name))
         self.failures[name] = 0
         if self.expected[name] is State.UP:
             self.doubted[name] = False
@@ -471,16 +471,16 @@ class VitalsMachine(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from("ab"))
     def is_answered_by_another(self, name: str) -> None:
-        self.ward.probe(name, answer("other"))
+        self.harness.probe(name, answer("other"))
         self.failures[name] = 0
         self._fall(name, State.WRONG_HUB)
 
     @rule(name=st.sampled_from("ab"))
     def fails(self, name: str) -> None:
-        self.ward.probe(name, REFUSED)
+        self.harness.probe(name, REFUSED)
         self.failures[name] += 1
         state = self.expected[name]
-        is_pinged = self.ward.moment - self.pinged.get(name, -1000) < POLICY.stale_after
+        is_pinged = self.harness.moment - self.pinged.get(name, -1000) < POLICY.stale_after
         pings = is_pinged and state is not State.WRONG_HUB
         if self.doubted[name]:
             if state is State.UP:
@@ -495,15 +495,15 @@ class VitalsMachine(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from("ab"))
     def say_goodbye(self, name: str) -> None:
-        self.ward.goodbye(name)
+        self.harness.goodbye(name)
         if self.expected[name] is not State.DEREGISTERED:
             self.doubted[name] = True
         self.expected[name] = State.DEREGISTERED
 
     @rule(name=st.sampled_from("ab"), host=st.sampled_from(["h", "elsewhere"]))
     def register_anew(self, name: str, host: str) -> None:
-        moved = host != self.ward.backends[name].host
-        self.ward.publish(name, backend_of(name, host=host))
+        moved = host != self.harness.backends[name].host
+        self.harness.publish(name, backend_of(name, host=host))
         self.failures[name], self.doubted[name] = 0, False
         self.pinged.pop(name, None)
         self.expected[name] = State.UNKNOWN
@@ -512,9 +512,9 @@ class VitalsMachine(RuleBasedStateMachine):
 
     @rule()
     def sweep(self) -> None:
-        self.ward.sweep()
+        self.harness.sweep()
         for name, pinged in [*self.pinged.items()]:
-            silent = self.ward.moment - pinged >= POLICY.stale_after
+            silent = self.harness.moment - pinged >= POLICY.stale_after
             lapsed = self.failures[name] >= FAILURES
             if silent and lapsed and self.expected[name] in {State.UP, State.UNKNOWN}:
                 self._fall(name, State.DOWN)
@@ -526,13 +526,13 @@ class VitalsMachine(RuleBasedStateMachine):
             self.falls[name] += 1
         if self.falls[name] >= 2:
             # Damping has its own tests: here it starts anew before it ever holds anyone down.
-            host = "h" if self.ward.backends[name].host != "h" else "elsewhere"
+            host = "h" if self.harness.backends[name].host != "h" else "elsewhere"
             self.register_anew(name, host)
 
     @invariant()
     def everyone_is_as_the_rule_says(self) -> None:
         for name, expected in self.expected.items():
-            assert self.ward.state(name) is expected, name
+            assert self.harness.state(name) is expected, name
 
 
 TestVitals = pytest.mark.slow(VitalsMachine.TestCase)

@@ -1,4 +1,4 @@
-"""The keeper of connections, in virtual time and over memory streams."""
+"""The heartbeat of connections, in virtual time and over memory streams."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ PONG = 0xA
 
 
 @dataclass
-class Kept:
-    """One connection that a keeper looks after, and its peer's end."""
+class CheckedConnection:
+    """One connection that the heartbeat checks, and its peer's end."""
 
-    wire: WebSocket
+    websocket: WebSocket
     peer: trio.abc.Stream
     scope: trio.CancelScope
     refused: Counter[str]
@@ -50,9 +50,11 @@ class Kept:
 
 
 @asynccontextmanager
-async def kept(*, ping_interval: float = 30, unread_seconds: float = 10) -> AsyncIterator[Kept]:
+async def checked(
+    *, ping_interval: float = 30, unread_seconds: float = 10
+) -> AsyncIterator[CheckedConnection]:
     refused: Counter[str] = Counter()
-    keeper = Heartbeat(
+    heartbeat = Heartbeat(
         ping_interval=ping_interval,
         unread_seconds=unread_seconds,
         max_message_bytes=1000,
@@ -61,16 +63,16 @@ async def kept(*, ping_interval: float = 30, unread_seconds: float = 10) -> Asyn
     )
     server, peer = memory_stream_pair()
     async with trio.open_nursery() as nursery:
-        await nursery.start(keeper.check_forever)
+        await nursery.start(heartbeat.check_forever)
         async with trio.open_nursery() as connection:
-            wire = await accept_websocket(connection, server, HEAD, max_message_size=1000)
-            assert wire is not None
-            ours = Kept(wire, peer, connection.cancel_scope, refused)
+            websocket = await accept_websocket(connection, server, HEAD, max_message_size=1000)
+            assert websocket is not None
+            ours = CheckedConnection(websocket, peer, connection.cancel_scope, refused)
             while b"\r\n\r\n" not in await peer.receive_some():
                 pass
-            watched = keeper.add(wire, "peer", connection.cancel_scope.cancel)
+            watched = heartbeat.add(websocket, "peer", connection.cancel_scope.cancel)
             yield ours
-            keeper.remove(watched)
+            heartbeat.remove(watched)
             connection.cancel_scope.cancel()
         nursery.cancel_scope.cancel()
 
@@ -78,7 +80,7 @@ async def kept(*, ping_interval: float = 30, unread_seconds: float = 10) -> Asyn
 async def test_an_idle_peer_is_pinged_and_stays_as_long_as_it_answers(
     autojump_clock: MockClock,
 ) -> None:
-    async with kept() as connection:
+    async with checked() as connection:
         for number in range(1, 6):
             opcode, payload = await connection.next_frame()
             assert opcode == PING
@@ -88,10 +90,10 @@ async def test_an_idle_peer_is_pinged_and_stays_as_long_as_it_answers(
         assert not connection.refused
 
 
-async def test_a_silent_peer_is_told_and_dropped_after_two_missed_pongs(
+async def test_a_silent_peer_gets_a_close_frame_after_two_missed_pongs(
     autojump_clock: MockClock,
 ) -> None:
-    async with kept() as connection:
+    async with checked() as connection:
         start = trio.current_time()
         pings = [await connection.next_frame() for _ in range(2)]
         assert [opcode for opcode, _ in pings] == [PING, PING]
@@ -100,15 +102,15 @@ async def test_a_silent_peer_is_told_and_dropped_after_two_missed_pongs(
         assert payload[:2] == (1011).to_bytes(2, "big")
         assert trio.current_time() - start == pytest.approx(91, abs=2)
         with pytest.raises(ConnectionClosed):
-            await connection.wire.receive()
+            await connection.websocket.receive()
         assert connection.refused == {"pings": 1}
     assert connection.scope.cancel_called
 
 
-async def test_a_message_in_parts_without_end_is_told_and_cut_off(
+async def test_a_peer_that_sends_fragments_without_end_gets_a_close_frame(
     autojump_clock: MockClock,
 ) -> None:
-    async with kept() as connection:
+    async with checked() as connection:
         await connection.peer.send_all(frame(TEXT, b"", last=False))
         for _ in range(17):
             await connection.peer.send_all(frame(0, b"", last=False) * 1000)
@@ -120,43 +122,43 @@ async def test_a_message_in_parts_without_end_is_told_and_cut_off(
         assert connection.refused == {"fragments": 1}
 
 
-async def test_the_fragments_of_a_valid_message_are_no_offence(autojump_clock: MockClock) -> None:
-    async with kept() as connection:
+async def test_the_fragments_of_a_valid_message_are_accepted(autojump_clock: MockClock) -> None:
+    async with checked() as connection:
         await connection.peer.send_all(frame(TEXT, b"", last=False))
         for _ in range(16):
             await connection.peer.send_all(frame(0, b"", last=False) * 1000)
-        await trio.sleep(20)  # the keeper looks at it
+        await trio.sleep(20)  # the heartbeat looks at it
         assert not connection.scope.cancel_called
         await connection.peer.send_all(frame(0, b"{}"))
-        assert await connection.wire.receive() == "{}"
+        assert await connection.websocket.receive() == "{}"
         assert not connection.refused
 
 
 async def test_nothing_follows_the_goodbye_for_a_broken_protocol(
     autojump_clock: MockClock,
 ) -> None:
-    async with kept() as connection:
+    async with checked() as connection:
         await connection.peer.send_all(frame(TEXT, b"{}") + frame(TEXT, b"", reserved=4))
-        assert await connection.wire.receive() == "{}"
+        assert await connection.websocket.receive() == "{}"
         opcode, payload = await connection.next_frame()
         assert (opcode, payload[:2]) == (CLOSE, (1002).to_bytes(2, "big"))
         with pytest.raises((ConnectionClosed, trio.BrokenResourceError)):
-            await connection.wire.send_one("too late")
+            await connection.websocket.send_one("too late")
 
 
 async def test_a_peer_that_asks_is_not_pinged(autojump_clock: MockClock) -> None:
-    async with kept() as connection:
+    async with checked() as connection:
         for _ in range(10):
             await trio.sleep(20)
             await connection.peer.send_all(frame(TEXT, b"hello"))
-            await connection.wire.receive()
-            connection.wire.was_heard = True
+            await connection.websocket.receive()
+            connection.websocket.was_heard = True
         with trio.move_on_after(0.5):
             pytest.fail(f"it got {await connection.next_frame()}")
 
 
 async def test_a_late_pong_counts(autojump_clock: MockClock) -> None:
-    async with kept() as connection:
+    async with checked() as connection:
         _, first = await connection.next_frame()
         opcode, _ = await connection.next_frame()
         assert opcode == PING
@@ -194,11 +196,11 @@ class Stuck(trio.abc.Stream):
 
 
 @pytest.mark.parametrize("pieces", [1, 5])
-async def test_who_reads_nothing_for_a_while_is_cut_off(
+async def test_a_peer_that_reads_nothing_for_a_while_is_cut_off(
     autojump_clock: MockClock, pieces: int
 ) -> None:
     refused: Counter[str] = Counter()
-    keeper = Heartbeat(
+    heartbeat = Heartbeat(
         ping_interval=30,
         unread_seconds=10,
         max_message_bytes=1000,
@@ -209,24 +211,24 @@ async def test_who_reads_nothing_for_a_while_is_cut_off(
     stuck = Stuck(server, takes=pieces)
     stuck.pause = 0
     async with trio.open_nursery() as nursery:
-        await nursery.start(keeper.check_forever)
+        await nursery.start(heartbeat.check_forever)
         async with trio.open_nursery() as connection:
-            wire = await accept_websocket(connection, stuck, HEAD, max_message_size=1000)
-            assert wire is not None
+            websocket = await accept_websocket(connection, stuck, HEAD, max_message_size=1000)
+            assert websocket is not None
             stuck.pause = 8  # slow, but it takes some in time
-            keeper.add(wire, "peer", connection.cancel_scope.cancel)
-            await wire.send_one("x" * PIECE_BYTES * 20)
+            heartbeat.add(websocket, "peer", connection.cancel_scope.cancel)
+            await websocket.send_one("x" * PIECE_BYTES * 20)
         assert trio.current_time() == pytest.approx(8 * (pieces - 1) + 10.5, abs=1.5)
         assert refused == {"unread_seconds": 1}
         nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("pause", [None, 1])
-async def test_who_is_in_the_way_of_others_is_cut_off(
+async def test_a_peer_that_holds_up_others_is_cut_off(
     autojump_clock: MockClock, pause: int | None
 ) -> None:
     refused: Counter[str] = Counter()
-    keeper = Heartbeat(
+    heartbeat = Heartbeat(
         ping_interval=99,
         unread_seconds=10,
         max_message_bytes=1000,
@@ -237,28 +239,28 @@ async def test_who_is_in_the_way_of_others_is_cut_off(
     stuck = Stuck(server, takes=1 if pause is None else 99)
     fairness = Fairness(max_unread=1)
     async with trio.open_nursery() as nursery:
-        await nursery.start(keeper.check_forever)
+        await nursery.start(heartbeat.check_forever)
         async with trio.open_nursery() as connection:
-            wire = await accept_websocket(
+            websocket = await accept_websocket(
                 connection, stuck, HEAD, max_message_size=1000, fairness=fairness
             )
-            assert wire is not None
+            assert websocket is not None
             stuck.pause = pause or 0
-            keeper.add(wire, "peer", connection.cancel_scope.cancel)
+            heartbeat.add(websocket, "peer", connection.cancel_scope.cancel)
             text = "x" * PIECE_BYTES * 50
-            held = wire.share.hold(text)
-            connection.start_soon(wire.send, [text])
+            held = websocket.share.hold(text)
+            connection.start_soon(websocket.send, [text])
             await trio.sleep(4.5)
             assert not connection.cancel_scope.cancel_called, "nobody waits"
             nursery.start_soon(fairness.wait_for_room)
         assert trio.current_time() == pytest.approx(6.5 if pause is None else 14.5, abs=1.5)
         assert refused == {"unread_total": 1}
-        wire.share.release(held)
+        websocket.share.release(held)
         nursery.cancel_scope.cancel()
 
 
 async def test_the_pings_of_many_are_spread(autojump_clock: MockClock) -> None:
-    keeper = Heartbeat(
+    heartbeat = Heartbeat(
         ping_interval=30,
         unread_seconds=10,
         max_message_bytes=1000,
@@ -266,7 +268,7 @@ async def test_the_pings_of_many_are_spread(autojump_clock: MockClock) -> None:
         log_throttle=LogThrottle(),
     )
     turns = Counter(
-        keeper.add(None, "peer", lambda: None).turn  # type: ignore[arg-type]  # not looked at
+        heartbeat.add(None, "peer", lambda: None).turn  # type: ignore[arg-type]  # not looked at
         for _ in range(300)
     )
     assert set(turns.values()) == {10}

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 INTERVAL = 15.0
 
 
-class Ward:
+class Harness:
     """A registry with its prober and sweeper, and the hubs that it knows."""
 
     def __init__(self, registry: Registry, network: MemoryNetwork) -> None:
@@ -84,7 +84,7 @@ async def running(
     disk: Disk | None = None,
     network: MemoryNetwork | None = None,
     interval: float = INTERVAL,
-) -> AsyncIterator[Ward]:
+) -> AsyncIterator[Harness]:
     async with trio.open_nursery() as nursery:
         network = network or MemoryNetwork(nursery)
         async with opened(folder, disk, network=network, probe_interval=interval) as registry:
@@ -93,7 +93,7 @@ async def running(
                 probe = partial(probe_forever, registry, interval=interval, chance=chance)
                 await tasks.start(probe)
                 await tasks.start(partial(sweep_forever, registry, every=5.0))
-                yield Ward(registry, network)
+                yield Harness(registry, network)
                 tasks.cancel_scope.cancel()
         nursery.cancel_scope.cancel()
 
@@ -101,14 +101,14 @@ async def running(
 async def test_a_new_backend_is_probed_within_a_second_and_shows_what_was_learned(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    async with running(tmp_path) as ward:
-        await ward.register(Hub("hub", behave=answer_after(0.2), version="7"))
-        assert ward.state("hub") is State.UNKNOWN
+    async with running(tmp_path) as harness:
+        await harness.register(Hub("hub", behave=answer_after(0.2), version="7"))
+        assert harness.state("hub") is State.UNKNOWN
         await trio.sleep(1)
-        backend = ward.registry.get("hub")
+        backend = harness.registry.get("hub")
         assert backend is not None
         assert (backend.state, backend.version) == (State.UP, "7")
-        health = ward.health("hub")
+        health = harness.health("hub")
         assert (health.latency_ms, health.schema_hash) == (200.0, HASH)
         assert health.last_probe is not None
 
@@ -117,10 +117,10 @@ async def test_everyone_is_probed_within_a_second_of_the_start(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     hubs = [Hub(f"hub{index}") for index in range(20)]
-    async with running(tmp_path) as ward:
+    async with running(tmp_path) as harness:
         for hub in hubs:
-            await ward.register(hub)
-        network = ward.network
+            await harness.register(hub)
+        network = harness.network
     async with trio.open_nursery() as nursery:
         again = MemoryNetwork(nursery, network.hubs.items())
         for hub in hubs:
@@ -136,9 +136,9 @@ async def test_probes_are_spread_and_none_is_later_than_the_interval(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     hubs = [Hub(f"hub{index}") for index in range(30)]
-    async with running(tmp_path) as ward:
+    async with running(tmp_path) as harness:
         for hub in hubs:
-            await ward.register(hub)
+            await harness.register(hub)
         await trio.sleep(10 * INTERVAL)
     for hub in hubs:
         gaps = [later - earlier for earlier, later in itertools.pairwise(hub.asked)]
@@ -155,8 +155,8 @@ async def test_a_short_interval_is_kept_too(
     tmp_path: Path, autojump_clock: MockClock, interval: float
 ) -> None:
     hub = Hub("hub")
-    async with running(tmp_path, interval=interval) as ward:
-        await ward.register(hub)
+    async with running(tmp_path, interval=interval) as harness:
+        await harness.register(hub)
         await trio.sleep(20 * interval)
     gaps = [later - earlier for earlier, later in itertools.pairwise(hub.asked)]
     assert max(gaps) <= interval + 0.001
@@ -166,86 +166,86 @@ async def test_a_short_interval_is_kept_too(
 async def test_a_hub_that_dies_is_down_after_three_failures_and_back_at_the_first_answer(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    async with running(tmp_path) as ward:
+    async with running(tmp_path) as harness:
         hub = Hub("hub")
-        port = await ward.register(hub)
+        port = await harness.register(hub)
         await trio.sleep(1)
-        del ward.network.hubs[port]
+        del harness.network.hubs[port]
         await trio.sleep(2 * INTERVAL)
-        assert ward.state("hub") is State.UP
+        assert harness.state("hub") is State.UP
         await trio.sleep(INTERVAL + 1)
-        assert ward.state("hub") is State.DOWN
-        assert [backend.name for backend in ward.registry.list()] == []
-        reason = ward.health("hub").reason or ""
+        assert harness.state("hub") is State.DOWN
+        assert [backend.name for backend in harness.registry.list()] == []
+        reason = harness.health("hub").reason or ""
         assert reason.startswith("3 probes in a row failed, the last one: connect: connection ref")
-        ward.add_hub(hub, port)
+        harness.add_hub(hub, port)
         await trio.sleep(INTERVAL)
-        assert ward.state("hub") is State.UP
+        assert harness.state("hub") is State.UP
 
 
 async def test_a_hub_that_comes_back_elsewhere_is_up_within_a_second(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    async with running(tmp_path) as ward:
-        port = await ward.register(Hub("hub"))
+    async with running(tmp_path) as harness:
+        port = await harness.register(Hub("hub"))
         await trio.sleep(1)
-        del ward.network.hubs[port]
+        del harness.network.hubs[port]
         await trio.sleep(4 * INTERVAL)
-        port = ward.add_hub(Hub("hub"), 6000)
-        await ward.registry.register(
+        port = harness.add_hub(Hub("hub"), 6000)
+        await harness.registry.register(
             Register(name="hub", host="127.0.0.1", port=port, source="auto")
         )
         await trio.sleep(1)
-        assert ward.state("hub") is State.UP
-        await ward.registry.update(Update(name="hub", port=6001))
-        assert ward.registry.get("hub") is not None
+        assert harness.state("hub") is State.UP
+        await harness.registry.update(Update(name="hub", port=6001))
+        assert harness.registry.get("hub") is not None
         await trio.sleep(1)
-        assert ward.health("hub").failures == 1
+        assert harness.health("hub").failures == 1
 
 
 async def test_a_hub_that_still_answers_survives_a_goodbye(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    async with running(tmp_path) as ward:
-        await ward.register(Hub("hub"))
+    async with running(tmp_path) as harness:
+        await harness.register(Hub("hub"))
         await trio.sleep(1)
-        await ward.registry.deregister("hub")
-        assert ward.state("hub") is State.DEREGISTERED
+        await harness.registry.deregister("hub")
+        assert harness.state("hub") is State.DEREGISTERED
         await trio.sleep(0.1)
-        assert ward.state("hub") is State.UP
+        assert harness.state("hub") is State.UP
 
 
 async def test_a_hub_that_says_goodbye_before_it_stops_is_gone_at_the_second_look(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    async with running(tmp_path) as ward:
-        port = await ward.register(Hub("hub"))
+    async with running(tmp_path) as harness:
+        port = await harness.register(Hub("hub"))
         await trio.sleep(1)
-        await ward.registry.deregister("hub")
+        await harness.registry.deregister("hub")
         await trio.sleep(0.1)
-        del ward.network.hubs[port]
+        del harness.network.hubs[port]
         await trio.sleep(1.1)
-        assert ward.state("hub") is State.DEREGISTERED
+        assert harness.state("hub") is State.DEREGISTERED
 
 
 async def test_a_hub_of_another_name_is_inactive_at_once(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    async with running(tmp_path) as ward:
-        port = ward.add_hub(Hub("other"))
-        await ward.registry.register(Register(name="hub", host="127.0.0.1", port=port))
+    async with running(tmp_path) as harness:
+        port = harness.add_hub(Hub("other"))
+        await harness.registry.register(Register(name="hub", host="127.0.0.1", port=port))
         await trio.sleep(0.1)
-        assert ward.state("hub") is State.WRONG_HUB
-        assert ward.health("hub").reason == 'it answers as "other", not as "hub"'
+        assert harness.state("hub") is State.WRONG_HUB
+        assert harness.health("hub").reason == 'it answers as "other", not as "hub"'
 
 
 async def test_a_new_schema_is_a_lasting_change_and_a_probe_alone_is_none(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     disk = Disk()
-    async with running(tmp_path, disk=disk) as ward:
+    async with running(tmp_path, disk=disk) as harness:
         hub = Hub("hub")
-        await ward.register(hub)
+        await harness.register(hub)
         await trio.sleep(1)
         saves = disk.saves
         await trio.sleep(5 * INTERVAL)
@@ -261,11 +261,11 @@ async def test_a_new_schema_is_a_lasting_change_and_a_probe_alone_is_none(
 
 
 async def test_the_state_outlives_a_restart(tmp_path: Path, autojump_clock: MockClock) -> None:
-    async with running(tmp_path) as ward:
-        port = ward.add_hub(Hub("other"))
-        await ward.registry.register(Register(name="hub", host="127.0.0.1", port=port))
+    async with running(tmp_path) as harness:
+        port = harness.add_hub(Hub("other"))
+        await harness.registry.register(Register(name="hub", host="127.0.0.1", port=port))
         await trio.sleep(0.1)
-        before = ward.health("hub")
+        before = harness.health("hub")
     async with opened(tmp_path) as registry:
         backend = registry.get("hub")
         assert backend is not None
@@ -295,41 +295,41 @@ async def test_a_database_from_before_there_was_health_is_taken_over(
 async def test_no_more_than_the_slots_are_in_use_and_slow_hubs_hold_nobody_up(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    async with running(tmp_path) as ward:
+    async with running(tmp_path) as harness:
         for index in range(200):
-            await ward.register(Hub(f"slow{index}", behave=hang))
+            await harness.register(Hub(f"slow{index}", behave=hang))
         quick = Hub("quick")
-        await ward.register(quick)
+        await harness.register(quick)
         await trio.sleep(4 * INTERVAL)
-        assert ward.network.most_streams == 64
+        assert harness.network.most_streams == 64
         # 200 hubs that cost two seconds each need 6.25 s of all slots in every round.
         assert max(b - a for a, b in itertools.pairwise(quick.asked)) <= INTERVAL + 7
-        assert ward.state("quick") is State.UP
-        assert ward.state("slow0") is State.DOWN
+        assert harness.state("quick") is State.UP
+        assert harness.state("slow0") is State.DOWN
 
 
-async def test_when_the_own_network_fails_nobody_is_marked_for_five_rounds(
+async def test_when_the_own_network_fails_none_is_marked_for_five_rounds(
     tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     names = [f"hub{index}" for index in range(40)]
-    async with running(tmp_path) as ward:
+    async with running(tmp_path) as harness:
         for name in names:
-            await ward.register(Hub(name))
+            await harness.register(Hub(name))
         await trio.sleep(INTERVAL)
-        ward.network.is_down = True
+        harness.network.is_down = True
         await trio.sleep(ROUNDS * INTERVAL - 1)
-        assert ward.is_suspect()
-        assert ward.report()["network"] == "suspect"
-        assert {ward.state(name) for name in names} == {State.UP}
+        assert harness.is_suspect()
+        assert harness.report()["network"] == "suspect"
+        assert {harness.state(name) for name in names} == {State.UP}
         assert caplog.text.count("suspects its own network") == 1
         await trio.sleep(2.5 * INTERVAL)
-        down = [name for name in names if ward.state(name) is State.DOWN]
+        down = [name for name in names if harness.state(name) is State.DOWN]
         assert 0 < len(down) <= 30, "no more than a quarter in a round"
-        ward.network.is_down = False
+        harness.network.is_down = False
         await trio.sleep(2 * INTERVAL)
-        assert {ward.state(name) for name in names} == {State.UP}
-        assert not ward.is_suspect()
-        assert ward.report()["network"] == "trusted"
+        assert {harness.state(name) for name in names} == {State.UP}
+        assert not harness.is_suspect()
+        assert harness.report()["network"] == "trusted"
         assert caplog.text.count("suspects its own network") == 1
 
 
@@ -338,13 +338,13 @@ async def test_a_hub_that_hangs_costs_one_slot_for_at_most_the_timeout(
     tmp_path: Path, autojump_clock: MockClock, probe_seconds: float
 ) -> None:
     """Without an end to a probe, as many hubs as there are slots stop all probing."""
-    async with running(tmp_path) as ward:
-        ward.registry.probe.timeout_seconds = probe_seconds
+    async with running(tmp_path) as harness:
+        harness.registry.probe.timeout_seconds = probe_seconds
         for index in range(64):
-            await ward.register(Hub(f"hangs{index}", behave=talk_on if index % 2 else hang))
+            await harness.register(Hub(f"hangs{index}", behave=talk_on if index % 2 else hang))
         await trio.sleep(INTERVAL)
         quick = Hub("quick")
-        await ward.register(quick)
+        await harness.register(quick)
         await trio.sleep(3 * INTERVAL)
         assert len(quick.asked) >= 3 if probe_seconds < inf else not quick.asked
 
@@ -352,113 +352,113 @@ async def test_a_hub_that_hangs_costs_one_slot_for_at_most_the_timeout(
 async def test_checks_on_a_hub_that_hangs_delay_no_round(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    async with running(tmp_path) as ward, trio.open_nursery() as checks:
-        await ward.register(Hub("hangs", behave=hang))
+    async with running(tmp_path) as harness, trio.open_nursery() as checks:
+        await harness.register(Hub("hangs", behave=hang))
         quick = Hub("quick")
-        await ward.register(quick)
+        await harness.register(quick)
         for _ in range(1000):
-            checks.start_soon(ward.registry.check, "hangs")
+            checks.start_soon(harness.registry.check, "hangs")
         await trio.sleep(4 * INTERVAL)
         assert max(b - a for a, b in itertools.pairwise(quick.asked)) <= INTERVAL + 0.2
-        assert ward.network.most_streams <= 1 + 64 / 8 + 1
+        assert harness.network.most_streams <= 1 + 64 / 8 + 1
         checks.cancel_scope.cancel()
 
 
-async def test_a_machine_that_has_nothing_left_to_ask_with_judges_nobody(
+async def test_a_machine_without_descriptors_judges_no_backend(
     tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with running(tmp_path) as ward:
-        await ward.register(Hub("hub"))
+    async with running(tmp_path) as harness:
+        await harness.register(Hub("hub"))
         await trio.sleep(INTERVAL)
 
         async def refuse(_address: SocketAddress) -> trio.abc.Stream:
             await trio.lowlevel.checkpoint()
             raise OSError(errno.EMFILE, "Too many open files")
 
-        ward.network.connect = refuse  # type: ignore[method-assign, assignment]  # no descriptors
+        harness.network.connect = refuse  # type: ignore[method-assign, assignment]  # no descriptors
         await trio.sleep(8 * INTERVAL)
-        assert ward.state("hub") is State.UP
-        assert ward.health("hub").failures == 0
+        assert harness.state("hub") is State.UP
+        assert harness.health("hub").failures == 0
         said = 'cannot be probed, and are not judged: "hub": connect: too many open files'
         assert caplog.text.count(said) == 2, "once a minute"
 
 
-async def test_a_ping_keeps_up_who_cannot_be_reached(
+async def test_a_ping_keeps_a_backend_up_that_cannot_be_reached(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    async with running(tmp_path) as ward:
-        await ward.registry.register(Register(name="hub", host="127.0.0.1", port=9))
+    async with running(tmp_path) as harness:
+        await harness.registry.register(Register(name="hub", host="127.0.0.1", port=9))
         for _ in range(10):
-            await ward.registry.ping("hub")
+            await harness.registry.ping("hub")
             await trio.sleep(INTERVAL)
-            assert ward.state("hub") is State.UP
+            assert harness.state("hub") is State.UP
         await trio.sleep(66)
-        assert ward.state("hub") is State.DOWN
+        assert harness.state("hub") is State.DOWN
 
 
-async def test_a_stall_of_the_process_blames_nobody(
+async def test_a_pause_of_the_process_counts_against_no_backend(
     tmp_path: Path, mock_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The clock leaps in one go, as it does for a process that was stopped in mid-probe."""
-    async with running(tmp_path) as ward:
+    async with running(tmp_path) as harness:
         hub = Hub("hub")
-        await ward.register(hub)
+        await harness.register(hub)
         for _ in range(8):
             await trio.testing.wait_all_tasks_blocked()
             mock_clock.jump(0.25)
-        assert ward.state("hub") is State.UP
+        assert harness.state("hub") is State.UP
         hub.behave = hang
         mock_clock.autojump_threshold = 0
         await trio.sleep(2 * INTERVAL + 3)
         mock_clock.autojump_threshold = float("inf")
-        assert ward.health("hub").failures == 2
+        assert harness.health("hub").failures == 2
         mock_clock.jump(100)
         await trio.testing.wait_all_tasks_blocked()
         hub.behave = None
-        assert ward.state("hub") is State.UP
+        assert harness.state("hub") is State.UP
         assert "did not run for" in caplog.text
         mock_clock.autojump_threshold = 0
         await trio.sleep(INTERVAL)
-        assert ward.health("hub").failures == 0
+        assert harness.health("hub").failures == 0
 
 
-async def test_what_cannot_be_saved_is_found_again_and_logged_once(
+async def test_an_outcome_that_cannot_be_saved_comes_again_and_is_logged_once(
     tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     disk = Disk()
-    async with running(tmp_path, disk=disk) as ward:
-        await ward.register(Hub("hub"))
+    async with running(tmp_path, disk=disk) as harness:
+        await harness.register(Hub("hub"))
         disk.is_full = True
         await trio.sleep(3 * INTERVAL)
-        assert ward.state("hub") is State.UNKNOWN
+        assert harness.state("hub") is State.UNKNOWN
         disk.is_full = False
         await trio.sleep(INTERVAL)
-        assert ward.state("hub") is State.UP
+        assert harness.state("hub") is State.UP
         assert caplog.text.count("what probes found is not saved") == 1
         assert caplog.text.count("what probes find is saved again") == 1
 
 
-async def test_whoever_is_deleted_is_probed_no_more(
+async def test_a_deleted_backend_is_not_probed_any_more(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    async with running(tmp_path) as ward:
+    async with running(tmp_path) as harness:
         hub = Hub("hub")
-        await ward.register(hub)
+        await harness.register(hub)
         await trio.sleep(1)
-        await ward.registry.delete("hub")
+        await harness.registry.delete("hub")
         hub.asked.clear()
         await trio.sleep(3 * INTERVAL)
         assert hub.asked == []
 
 
-async def test_a_check_probes_now_tells_the_steps_and_counts(
+async def test_a_check_probes_at_once_returns_the_steps_and_counts(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    async with running(tmp_path) as ward:
+    async with running(tmp_path) as harness:
         hub = Hub("hub", behave=answer_after(0.5))
-        await ward.register(hub)
-        checked = await ward.registry.check("hub")
+        await harness.register(hub)
+        checked = await harness.registry.check("hub")
         assert checked.ok
         assert [step.step for step in checked.steps] == [
             *("resolve", "connect", "upgrade", "_info", "name"),
@@ -466,10 +466,10 @@ async def test_a_check_probes_now_tells_the_steps_and_counts(
         assert checked.backend is not None
         assert checked.backend.state is State.UP
         with pytest.raises(NotFound):
-            await ward.registry.check("nobody")
+            await harness.registry.check("nobody")
 
 
-async def test_without_probes_a_check_tells_and_judges_nobody(
+async def test_without_probes_a_check_returns_the_steps_and_changes_nothing(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     async with trio.open_nursery() as nursery:
@@ -488,28 +488,28 @@ async def test_without_probes_a_check_tells_and_judges_nobody(
 async def test_a_hub_that_is_gone_after_its_goodbye_is_probed_no_more_often(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    async with running(tmp_path) as ward:
+    async with running(tmp_path) as harness:
         hub = Hub("a")
-        port = await ward.register(hub)
+        port = await harness.register(hub)
         await trio.sleep(1)
-        await ward.registry.deregister("a")
-        del ward.network.hubs[port]
+        await harness.registry.deregister("a")
+        del harness.network.hubs[port]
         await trio.sleep(2)
-        before = ward.network.connections
+        before = harness.network.connections
         await trio.sleep(4 * INTERVAL)
-        assert ward.network.connections - before <= 5
+        assert harness.network.connections - before <= 5
 
 
-async def test_who_registers_again_is_probed_at_once(
+async def test_a_backend_that_registers_again_is_probed_at_once(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    async with running(tmp_path) as ward:
-        port = await ward.register(Hub("a"))
+    async with running(tmp_path) as harness:
+        port = await harness.register(Hub("a"))
         await trio.sleep(3)
-        before = ward.network.connections
-        await ward.registry.register(Register(name="a", host="127.0.0.1", port=port))
+        before = harness.network.connections
+        await harness.registry.register(Register(name="a", host="127.0.0.1", port=port))
         await trio.sleep(1)
-        assert ward.network.connections == before + 1
+        assert harness.network.connections == before + 1
 
 
 @pytest.mark.parametrize("outcome", [Unanswered(reason="gone"), Answered(name="a", latency_ms=1)])
@@ -545,7 +545,7 @@ async def test_a_call_that_is_committed_beside_a_probe_counts_for_more(
         )
 
 
-async def test_what_the_commit_declines_is_not_logged_as_made(
+async def test_a_change_that_the_commit_declines_is_not_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -574,25 +574,25 @@ async def test_what_the_commit_declines_is_not_logged_as_made(
         assert "is down" not in caplog.text
 
 
-async def test_a_failure_that_leaves_the_state_unknown_is_told_to_nobody(
+async def test_a_failure_that_leaves_the_state_unknown_is_not_reported(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     disk = Disk()
-    async with running(tmp_path, disk=disk) as ward:
-        await ward.registry.register(Register(name="hub", host="127.0.0.1", port=9))
-        saves, revision = disk.saves, ward.registry.change_log.revision
+    async with running(tmp_path, disk=disk) as harness:
+        await harness.registry.register(Register(name="hub", host="127.0.0.1", port=9))
+        saves, revision = disk.saves, harness.registry.change_log.revision
         await trio.sleep(INTERVAL + 1)
-        assert (ward.state("hub"), ward.health("hub").failures) == (State.UNKNOWN, 2)
-        assert (disk.saves, ward.registry.change_log.revision) == (saves, revision)
+        assert (harness.state("hub"), harness.health("hub").failures) == (State.UNKNOWN, 2)
+        assert (disk.saves, harness.registry.change_log.revision) == (saves, revision)
 
 
 async def test_a_hub_that_wants_a_credential_is_probed_less_and_less_often(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    async with running(tmp_path) as ward:
+    async with running(tmp_path) as harness:
         guarded, open_hub = Hub("guarded", behave=want_credential), Hub("open")
-        await ward.register(guarded)
-        await ward.register(open_hub)
+        await harness.register(guarded)
+        await harness.register(open_hub)
         await trio.sleep(3600)
         waits = [b - a for a, b in itertools.pairwise(guarded.asked)]
         for wait, longest in zip(waits[1:], (60, 120, 240, 480, 600, 600, 600), strict=False):
@@ -602,7 +602,7 @@ async def test_a_hub_that_wants_a_credential_is_probed_less_and_less_often(
 
         # Whoever registers is news, and the row begins anew.
         began = trio.current_time()
-        await ward.registry.register(
+        await harness.registry.register(
             Register(name="guarded", host="127.0.0.1", port=5000, description="again")
         )
         guarded.asked.clear()
@@ -613,21 +613,21 @@ async def test_a_hub_that_wants_a_credential_is_probed_less_and_less_often(
         # An answer is, too, also one to a check: from then on it is probed in each round.
         await trio.sleep(3600)
         guarded.behave = None
-        checked = await ward.registry.check("guarded")
+        checked = await harness.registry.check("guarded")
         assert checked.ok
         guarded.asked.clear()
         await trio.sleep(10 * INTERVAL)
         assert len(guarded.asked) >= 10
-        assert ward.state("guarded") is State.UP
+        assert harness.state("guarded") is State.UP
 
 
-async def test_a_hub_that_wanted_a_credential_and_dies_is_found_out_in_short_rounds(
+async def test_a_hub_that_wanted_a_credential_and_dies_is_probed_in_each_round_again(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    async with running(tmp_path) as ward:
-        port = await ward.register(Hub("guarded", behave=want_credential))
+    async with running(tmp_path) as harness:
+        port = await harness.register(Hub("guarded", behave=want_credential))
         await trio.sleep(3600)
-        hub = ward.network.hubs.pop(port)
+        hub = harness.network.hubs.pop(port)
         hub.asked.clear()
         await trio.sleep(600 + 3 * INTERVAL)
-        assert ward.state("guarded") is State.DOWN
+        assert harness.state("guarded") is State.DOWN

@@ -55,8 +55,8 @@ if TYPE_CHECKING:
 
 CACHED = 16 * 1024
 SHARE_OF_CHECKS = 1 / 8
-"""The share of the slots that calls may use: many checks of a hub that hangs delay no probe that is
-due."""
+"""The share of the slots for `registry.check`: many checks of a hub that hangs delay no probe that
+is due."""
 
 _LOCALHOST = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 
@@ -103,7 +103,7 @@ class Probe:
             self._tls = _tls_context(certificate_authorities)
 
     async def __call__(self, backend: Backend, *, any_name: bool = False) -> Report:
-        """Probe a backend. The report contains what goes wrong; nothing is raised.
+        """Probe a backend; failures are in the report and not raised.
 
         Args:
             backend: The backend.

@@ -231,7 +231,7 @@ class HealthTracker:
     def after_probe(
         self, backend: Backend, outcome: Outcome, *, now: int, moment: float
     ) -> Backend:
-        """Return a backend as a probe leaves it that was noted before.
+        """Return a backend as a probe leaves it; `note_probe` must have counted the probe.
 
         Args:
             backend: The backend before the probe.

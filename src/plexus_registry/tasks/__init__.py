@@ -1,1 +1,1 @@
-"""What runs beside the server for as long as it runs."""
+"""Tasks that run beside the server for as long as it runs."""
