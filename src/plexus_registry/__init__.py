@@ -1,13 +1,14 @@
 """Plexus Registry: service discovery for Plexus hubs, as a process or inside one.
 
-Names are loaded when they are first used: whoever only wants one pays for no other.
+A name is loaded when it is first used, so that a program pays only for what it uses.
 """
 
 from __future__ import annotations
 
 __version__ = "0.1.0"
 
-# Not imported: loading `typing` takes longer than all else that comes before Ctrl-C is handled.
+# Not imported from `typing`: loading that would take longer than everything else before Ctrl-C
+# is handled.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from plexus_registry.app import open_registry, serve

@@ -115,5 +115,11 @@ async def test_every_help_has_an_example_and_says_what_it_does() -> None:
         assert verb.summary in " ".join(done.out.split())
         assert name in ("serve", "completion") or "Example" in done.out
     lines = [" ".join(line.split()) for line in overview.out.splitlines()]
-    for start in ("0 done", "1 the answer is no", "2 the command line", "3 no connection", "130 "):
+    for start in (
+        "0 done",
+        "1 the registry said no",
+        "2 the command line",
+        "3 no connection",
+        "130 ",
+    ):
         assert any(line.startswith(start) for line in lines)

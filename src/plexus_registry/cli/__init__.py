@@ -1,9 +1,8 @@
 """The `trio-registry` command.
 
-Theory of operation. The table below is all that is known of a verb until it is run or asked for
-its own help: the module of a verb is imported then, and what the verb needs (Trio, the client,
-the server) when it runs. So help and completion load neither Trio nor SQLite, and a client verb
-nothing of the server.
+Theory of operation. The table below describes each verb until it is run or asked for its own help;
+only then its module is imported. Trio, the client and the server are imported when a verb runs. So
+help and completion load neither Trio nor SQLite, and a client verb loads no part of the server.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 class Verb(NamedTuple):
-    """Where a verb is, and what it does in a few words (the first sentence of its help)."""
+    """The place of a verb, and its summary, which is the first sentence of its help."""
 
     module: str
     attribute: str
@@ -34,12 +33,12 @@ VERBS: dict[str, Verb] = {
     "list": Verb("verbs", "list_backends", "List the backends, newest first."),
     "get": Verb("verbs", "get", "Show one backend."),
     "register": Verb("verbs", "register", "Register a backend under a name."),
-    "update": Verb("verbs", "update", "Change what is given of a backend."),
-    "delete": Verb("verbs", "delete", "Make a name not exist until it is registered again."),
-    "deregister": Verb("verbs", "deregister", "Say goodbye for a backend."),
-    "ping": Verb("verbs", "ping", "Give a sign of life for a backend."),
-    "check": Verb("verbs", "check", "Probe a backend now, and tell step by step what came out."),
-    "reload": Verb("verbs", "reload", "Have the registry read its config file now."),
+    "update": Verb("verbs", "update", "Change fields of a backend."),
+    "delete": Verb("verbs", "delete", "Delete a backend until it is registered again."),
+    "deregister": Verb("verbs", "deregister", "Make a backend inactive; its entry stays."),
+    "ping": Verb("verbs", "ping", "Report that a backend is alive."),
+    "check": Verb("verbs", "check", "Probe a backend now, and show each step."),
+    "reload": Verb("verbs", "reload", "Make the registry read its config file now."),
     "watch": Verb("watch", "watch", "Follow the changes, one line each."),
     "announce": Verb("announce", "announce", "Run a command, registered for as long as it runs."),
     "export": Verb("config_files", "export", "Write the backends as a config file."),
@@ -51,14 +50,14 @@ VERBS: dict[str, Verb] = {
 
 
 class VerbGroup(DefaultGroup):
-    """Verbs, one of which is meant where none is named; a mistyped one is never taken for it."""
+    """The verbs. `serve` is the default; a mistyped verb is an error, and not an argument of it."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """Give the verbs, in the order of the help."""
+        """Return the verbs, in the order of the help."""
         return [*VERBS]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Load a verb; what is none belongs to the one that is meant where none is named."""
+        """Load a verb; a word that is not a verb belongs to `serve`."""
         name = cmd_name if cmd_name in VERBS else "serve"
         if name not in self.commands:
             verb = VERBS[name]
@@ -70,9 +69,9 @@ class VerbGroup(DefaultGroup):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the verb, and leave the rest of the arguments to it."""
+        """Find the verb; the other arguments belong to it."""
         if args and not args[0].startswith("-") and args[0] not in VERBS:
-            if ctx.resilient_parsing:  # completion: there is nothing to say after a mistyped verb
+            if ctx.resilient_parsing:  # completion: nothing fits after a mistyped verb
                 return None, None, []
             _refuse(ctx, args[0])
         found: tuple[str | None, click.Command | None, list[str]]
@@ -80,14 +79,14 @@ class VerbGroup(DefaultGroup):
         return found
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse what stands before the verb; for completion a verb is yet to come."""
+        """Parse the arguments before the verb; for completion the verb may still be missing."""
         if ctx.resilient_parsing:
             return click.Group.parse_args(self, ctx, args)
         rest: list[str] = super().parse_args(ctx, args)
         return rest
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the table of verbs from what is known of them without loading them."""
+        """Write the table of verbs without loading them."""
         del ctx
         with formatter.section("Verbs"):
             rows = [(name, verb.summary) for name, verb in VERBS.items()]
@@ -125,7 +124,7 @@ def _refuse(ctx: click.Context, word: str) -> None:
 EPILOG = """\b
 Examples:
   trio-registry                                      serve on port 4445
-  trio-registry list                                 who is there?
+  trio-registry list                                 list the backends
   trio-registry register hub2 127.0.0.1 5001
   trio-registry get hub2 --json
   trio-registry announce --name hub2 --port 5001 -- ./hub2
@@ -133,7 +132,7 @@ Examples:
 \b
 Exit status of the verbs that ask a registry:
   0    done
-  1    the answer is no: not found, name taken, refused
+  1    the registry said no: not found, name taken, refused
   2    the command line is wrong
   3    no connection, or no answer in time
   130  interrupted with Ctrl-C
@@ -151,7 +150,7 @@ Exit status of the verbs that ask a registry:
 def main() -> None:
     """Service discovery for Plexus hubs.
 
-    Without a verb it serves: `trio-registry` is `trio-registry serve`, and takes its options
-    (see `trio-registry serve --help`). The other verbs ask a registry that runs, by default the
-    one on this machine.
+    Without a verb it serves: `trio-registry` means `trio-registry serve`, and takes the options
+    of that (see `trio-registry serve --help`). The other verbs ask a running registry, by default
+    the one on this machine.
     """

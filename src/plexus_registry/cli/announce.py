@@ -1,9 +1,9 @@
 """`trio-registry announce`: a command, registered for as long as it runs.
 
-Theory of operation. The command is started first: one that cannot run is never announced, and a
-registry that does not answer holds nothing up. It shares the terminal and the standard streams
-with this process, which only waits, passes signals on, and keeps the announcement. Nothing that
-goes wrong with the announcement ends the command.
+Theory of operation. The command is started first: a command that cannot run is never announced,
+and a registry that does not answer delays nothing. The command shares the terminal and the standard
+streams with this process, which only waits, passes signals on, and keeps the announcement. A
+failure of the announcement never ends the command.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ Exit status:
 
 @click.command(epilog=EPILOG, context_settings={"allow_interspersed_args": False})
 @click.option("--name", required=True, help="The name to register.")
-@click.option("--port", type=PORT, required=True, help="Where it listens.")
+@click.option("--port", type=PORT, required=True, help="The port on which it listens.")
 @click.option(
     "--host",
     default="127.0.0.1",
     show_default=True,
-    help="Where it listens, as others can reach it.",
+    help="The host on which others can reach it.",
 )
 @click.option(
     "--protocol",
@@ -71,7 +71,7 @@ Exit status:
     default=60.0,
     show_default=True,
     metavar="SECONDS",
-    help="What the registry has as --stale-after: it is pinged three times as often.",
+    help="The --stale-after of the registry; the command is pinged three times as often.",
 )
 @address_options
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
@@ -91,10 +91,11 @@ def announce(
     """Run a command, registered for as long as it runs.
 
     Any program that listens on a port can be found this way. It is pinged while COMMAND runs,
-    registered again whenever the registry comes back or forgot it, and deregistered in the end.
+    registered again whenever the registry comes back or forgot it, and deregistered at the end.
     SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 are passed on to COMMAND.
 
-    A registry that is down never stops COMMAND: standard error says so once, and how it goes on.
+    A registry that is down never stops COMMAND: standard error says once that it is down, and
+    once that it is back.
     """
     from plexus_registry.cli.supervision import run_announced
     from plexus_registry.client.socket import parse_url
@@ -124,7 +125,7 @@ def announce(
 
 
 def _check(service: Declaration) -> None:
-    """Refuse before the command runs what the registry would refuse for as long as it runs."""
+    """Check the values before the command runs: the registry would refuse them all the time."""
     from plexus_registry.rules.backend import DECLARABLE, FIELDS
     from plexus_registry.rules.errors import shown
 

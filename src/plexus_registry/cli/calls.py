@@ -1,6 +1,6 @@
-"""Calls of the client verbs: one connection, one answer, and every failure in one line.
+"""Calls of the client verbs: one connection, one answer, and one line for each failure.
 
-Importing it loads Trio: verbs do so when they run.
+Importing it loads Trio, so verbs import it when they run.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ async def _answer(session: Session, method: str, params: Mapping[str, object]) -
 
 @contextmanager
 def failures_explained(session: Session) -> Iterator[None]:
-    """Turn what a call raises into a line that says what to do next, and an exit status."""
+    """Turn the errors of a call into a line that says what to do next, and an exit status."""
     try:
         yield
     except UrlError as error:

@@ -51,7 +51,7 @@ Examples:
 @click.option(
     "--db-path",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Read this database instead of asking a registry; one may run on it or not.",
+    help="Read this database instead of asking a registry; a registry may run on it.",
 )
 @address_options
 @timeout_option
@@ -59,8 +59,8 @@ Examples:
 def export(session: Session, *, db_path: Path | None, output: Path | None) -> None:
     """Write the backends as a config file.
 
-    It states each backend that the registry has, inactive ones too, as `get` shows it; loaded
-    by another registry, the file gives the same backends.
+    The file states each backend of the registry, inactive ones too. A registry that loads it has
+    the same backends.
     """
     from plexus_registry.config.export import export_toml
 
@@ -98,11 +98,11 @@ def _read(db_path: Path) -> Iterable[Backend]:
 def init(path: Path | None) -> None:
     """Write a commented starter config file.
 
-    PATH is the default config file unless it is given. A file that exists is never overwritten.
+    Without PATH it writes the default config file. It never overwrites a file.
     """
     path = path or default_config_path()
     _write_new(path, _starter())
-    click.echo(f"Wrote {path}: edit it, a running registry takes it up by itself.")
+    click.echo(f"Wrote {path}: edit it; a running registry reads it by itself.")
 
 
 def _starter() -> str:
@@ -127,8 +127,8 @@ def config() -> None:
 def check(path: Path | None) -> None:
     """Check a config file without a registry.
 
-    FILE is the config file of `serve` unless it is given. What a registry would log about the
-    file is printed; the exit status is 1 where a registry would keep the file out.
+    Without FILE it checks the config file of `serve`. It prints the errors and warnings that a
+    registry would log. The exit status is 1 if a registry would not accept the file.
     """
     from plexus_registry.cli.display import escaped
     from plexus_registry.config.file import read_content
@@ -169,9 +169,9 @@ def _write_new(path: Path, text: str) -> None:
 
 @contextmanager
 def _signals_held_back() -> Iterator[None]:
-    """Let a signal that ends the process wait until the end of the block.
+    """Delay signals that end the process until the end of the block.
 
-    Blocking it (`pthread_sigmask`) would not do: another thread would take it.
+    Blocking them (`pthread_sigmask`) is not enough: another thread would receive them.
     """
     came: list[int] = []
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

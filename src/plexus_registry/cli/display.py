@@ -1,6 +1,6 @@
-"""How backends look to people: escaped, aligned, with relative times, in colour on a terminal.
+"""Backends as text for people: escaped, aligned, with relative times, in colour on a terminal.
 
-Names and descriptions come from anybody: no character of theirs may steer the terminal.
+Names and descriptions can come from anybody: no character in them may steer the terminal.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 
 def escaped(text: str) -> str:
-    """Show a text on one line, with whatever is not plainly visible as an escape.
+    """Write a text on one line, with an escape for each character that is not printable.
 
-    Control characters, line ends, lone surrogates, invisible characters and those that change
-    the direction of writing are none that Python calls printable.
+    To Python, control characters, line ends, lone surrogates, invisible characters and those that
+    change the direction of writing are not printable.
     """
     if text.isprintable():
         return text
@@ -40,7 +40,7 @@ def escaped(text: str) -> str:
 
 
 def echo(text: str) -> None:
-    """Print for people: click takes the colour out where no terminal reads; NO_COLOR always."""
+    """Print for people; the colour goes if the output is no terminal, or with NO_COLOR."""
     plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
     _write(text, color=False if plain else None)
 
@@ -49,13 +49,13 @@ def _write(text: str, *, color: bool | None = None) -> None:
     try:
         click.echo(text, color=color)
     except BrokenPipeError:
-        raise  # nobody reads on: click ends without a word
+        raise  # the reader has left: click ends without a message
     except OSError as error:
         raise click.ClickException(f"cannot write the output: {error.strerror}") from error
 
 
 def echo_json(value: object) -> None:
-    """Print a value as one line of JSON, where invisible characters are escaped, too."""
+    """Print a value as one line of JSON, with invisible characters escaped."""
     from plexus_registry.rules.events import encode_value
 
     text = encode_value(value)
@@ -70,7 +70,7 @@ def _json_escape(character: str) -> str:
 
 
 def ago(then: int | None, now: float) -> str:
-    """Say how long ago a time was, in the largest unit; both in Unix seconds."""
+    """Write how long ago a time was, in the largest unit; both times are Unix seconds."""
     if then is None:
         return "never"
     age = _age(then, now)
@@ -86,7 +86,7 @@ def _age(then: int, now: float) -> str:
 
 
 def state(backend: Backend) -> str:
-    """Say how it is, or no more than whether it is there; coloured where it is not."""
+    """Write the state of a backend, in colour if it is inactive."""
     known = "active" if backend.is_active else "inactive"
     word = escaped(known if backend.health is None else backend.health.state)
     return word if backend.is_active else click.style(word, fg="yellow")
@@ -102,7 +102,7 @@ def _latency(backend: Backend) -> str:
 
 
 def _seen(backend: Backend) -> int | None:
-    """Find its last sign of life: a ping, or a probe that was answered."""
+    """Find the last sign of life: a ping, or a probe that was answered."""
     health, seen = backend.health, backend.last_seen
     if health is None or health.last_probe is None or not backend.is_active:
         return seen
@@ -112,12 +112,12 @@ def _seen(backend: Backend) -> int | None:
 
 
 def table(backends: Iterable[Backend], *, columns: int | None = None) -> str:
-    """Write backends as a table, a line each below the heads of the columns.
+    """Write backends as a table, one line each.
 
     Args:
         backends: The backends.
-        columns: How wide the terminal is; descriptions are cut to fit, where they can. None
-            where no terminal reads.
+        columns: The width of the terminal, for which long descriptions are cut; None if the output
+            is no terminal.
     """
     now = time.time()
     shown = [*backends]
@@ -143,7 +143,7 @@ def table(backends: Iterable[Backend], *, columns: int | None = None) -> str:
 
 
 def terminal_columns() -> int | None:
-    """Tell how wide the terminal is that reads the output; None where none does."""
+    """Return the width of the terminal; None if the output is no terminal."""
     stream = sys.stdout
     if stream is None or not stream.isatty():
         return None
@@ -151,7 +151,7 @@ def terminal_columns() -> int | None:
 
 
 def details(backend: Backend) -> str:
-    """Write all that is known of a backend, a line each."""
+    """Write all facts about a backend, one line each."""
     from plexus_registry.rules.backend import OPTIONAL
 
     now = time.time()
@@ -167,7 +167,7 @@ def details(backend: Backend) -> str:
         *((name, getattr(backend, name)) for name in OPTIONAL),
         ("id", backend.id),
     ]
-    # The state is styled after the escape: its colour is ours.
+    # The state is not escaped again: its colour would be lost.
     known = [
         (key, state(backend) if key == "state" else escaped(value)) for key, value in rows if value
     ]
@@ -189,7 +189,7 @@ def _health_rows(backend: Backend, now: float) -> list[tuple[str, str | None]]:
 
 
 def checked(steps: Iterable[Step]) -> str:
-    """Write the steps of a probe, a line each."""
+    """Write the steps of a probe, one line each."""
     return _aligned(
         [
             (
@@ -204,7 +204,7 @@ def checked(steps: Iterable[Step]) -> str:
 
 
 def changed_names(reloaded: Reloaded) -> str:
-    """Write the names that a reading of the config file changed; empty if it changed none."""
+    """Write the names that changed when the config file was read; empty if nothing changed."""
     changed = {
         "added": reloaded.added,
         "updated": reloaded.updated,
@@ -216,7 +216,7 @@ def changed_names(reloaded: Reloaded) -> str:
 
 
 def _cell(text: str, columns: int = MAX_CELL) -> str:
-    """Escape a text, and cut it where it would push the other columns away."""
+    """Escape a text, and cut it to a width."""
     shown = escaped(text[: columns + 1])
     if _width(shown) <= columns:
         return shown
@@ -241,7 +241,7 @@ def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
 
 
 def _width(text: str) -> int:
-    """Tell how many columns of a terminal a text takes."""
+    """Return how many columns of a terminal a text takes."""
     plain = click.unstyle(text)
     if plain.isascii():
         return len(plain)

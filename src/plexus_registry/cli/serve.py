@@ -184,7 +184,7 @@ def serve(ctx: click.Context, /, *, log_level: dict[str, int], **_: object) -> N
     is_given = ctx.get_parameter_source("config_path") is not ParameterSource.DEFAULT
     if is_given and not os.path.lexists(settings.config_path):
         log.warning(
-            "config file %s does not exist: it counts once it is there",
+            "config file %s does not exist: it is read once it exists",
             escaped(str(settings.config_path)),
         )
     import trio

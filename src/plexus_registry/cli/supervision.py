@@ -1,4 +1,4 @@
-"""Running a command beside its announcement. Importing it loads Trio."""
+"""Run a command beside its announcement. Importing this module loads Trio."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FROM_KEYBOARD = (signal.SIGINT, signal.SIGQUIT)
 def run_announced(
     service: Declaration, command: Sequence[str], *, url: str, token: str | None, stale_after: float
 ) -> int:
-    """Run a command, announced, and give the exit status that a shell would show for it.
+    """Announce a command while it runs, and return the exit status that a shell would show for it.
 
     Raises:
         OSError: The command cannot be run.
@@ -52,9 +52,9 @@ def run_announced(
             log.exception("a bug ended the announcement; the command runs on")
 
     async def supervise() -> int:
-        # What was ignored when we started (nohup) stays so, for the command, too.
+        # A signal that was ignored when we started (nohup) stays ignored, for the command as well.
         heard = [each for each in FORWARDED if signal.getsignal(each) is not signal.SIG_IGN]
-        # The command does not get these from the terminal either: it does not run yet.
+        # These do not reach the command: it does not run yet.
         early: list[int] = []
         for each in heard:
             signal.signal(each, lambda number, _: early.append(number))

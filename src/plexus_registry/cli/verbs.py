@@ -1,4 +1,4 @@
-"""The client verbs that ask one question: each is a method of the registry."""
+"""The client verbs that make one call; each is a method of the registry."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _ask(session: Session, method: str, kind: type[E], **params: object) -> E:
 
 
 def _say(session: Session, text: str) -> None:
-    """Print for people, where one reads it."""
+    """Print for people, if no program reads the output."""
     if not session.as_json:
         echo(text)
 
@@ -65,8 +65,8 @@ def _say(session: Session, text: str) -> None:
 def list_backends(session: Session, *, everything: bool) -> None:
     """List the backends, newest first.
 
-    STATE is what the registry knows by pings and probes, SINCE when that has been so; LATENCY is
-    how long the last probe took, SEEN the last sign of life.
+    STATE is the result of pings and probes, SINCE how long it has been the same, LATENCY how long
+    the last probe took, and SEEN the last sign of life.
     """
     answer = _ask(session, "list", Listed, active_only=not everything)
     if answer.backends:
@@ -83,7 +83,7 @@ def list_backends(session: Session, *, everything: bool) -> None:
 def get(session: Session, name: str) -> None:
     """Show one backend.
 
-    The exit status is 1 where there is none of that name.
+    The exit status is 1 if no backend has the name.
     """
     backend = _ask(session, "get", Found, name=name).backend
     if backend is None:
@@ -127,7 +127,7 @@ def register(
         port=port,
         protocol=protocol,
         **details,
-        # Left out where it is not meant: the original knows no such parameter.
+        # Only sent if it is wanted: the original knows no such parameter.
         replace=replace or None,
     )
     _say(session, f"Registered {_where(answer.backend)}")
@@ -139,9 +139,9 @@ def register(
 @client_options
 @pass_session
 def update(session: Session, /, *, name: str, **changes: str | int | None) -> None:
-    """Change what is given of a backend.
+    """Change fields of a backend.
 
-    What is not given stays as it is.
+    Fields that are not given stay as they are.
     """
     if all(value is None for value in changes.values()):
         options = ", ".join(f"--{option}" for option in changes)
@@ -155,9 +155,9 @@ def update(session: Session, /, *, name: str, **changes: str | int | None) -> No
 @client_options
 @pass_session
 def delete(session: Session, name: str) -> None:
-    """Make a name not exist until it is registered again.
+    """Delete a backend until it is registered again.
 
-    To take a backend out of the list and keep its entry, use `trio-registry deregister`.
+    To keep its entry, and only make it inactive, use `trio-registry deregister`.
     """
     _ask(session, "delete", BackendDeleted, name=name)
     _say(session, f"Deleted {escaped(name)}")
@@ -168,9 +168,9 @@ def delete(session: Session, name: str) -> None:
 @client_options
 @pass_session
 def deregister(session: Session, name: str) -> None:
-    """Say goodbye for a backend.
+    """Make a backend inactive; its entry stays.
 
-    Its entry stays, inactive, until it registers or pings again.
+    It becomes active again when it registers or pings.
     """
     _ask(session, "deregister", BackendDeregistered, name=name)
     _say(session, f"Deregistered {escaped(name)}: its entry stays, inactive")
@@ -181,10 +181,10 @@ def deregister(session: Session, name: str) -> None:
 @client_options
 @pass_session
 def ping(session: Session, name: str) -> None:
-    """Give a sign of life for a backend.
+    """Report that a backend is alive.
 
-    Nothing connects to the backend: it tells the registry that the backend is there. From then
-    on it must be pinged again and again, or it becomes inactive.
+    Nothing connects to the backend. Once a backend was pinged, it must be pinged again and again,
+    or it becomes inactive.
     """
     if not _ask(session, "ping", Pinged, name=name).success:
         raise VerbError(f"there is no backend {name}; register it first")
@@ -196,9 +196,9 @@ def ping(session: Session, name: str) -> None:
 @client_options
 @pass_session
 def check(session: Session, name: str) -> None:
-    """Probe a backend now, and tell step by step what came out.
+    """Probe a backend now, and show each step.
 
-    It is the registry that connects, not this command. The exit status is 1 where a step failed.
+    The registry connects, not this command. The exit status is 1 if a step failed.
     """
     answer = _ask(session, "check", Checked, name=name)
     _say(session, checked(answer.steps))
@@ -213,10 +213,10 @@ def check(session: Session, name: str) -> None:
 @client_options
 @pass_session
 def reload(session: Session) -> None:
-    """Have the registry read its config file now.
+    """Make the registry read its config file now.
 
-    It watches the file by itself; this tells at once what is wrong with it, and brings back what
-    was deleted and the file still states.
+    The registry watches the file by itself. This verb shows errors of the file at once, and brings
+    back backends of the file that were deleted.
     """
     answer = _ask(session, "reload", Reloaded)
     backends = "1 backend" if answer.count == 1 else f"{answer.count} backends"

@@ -1,4 +1,4 @@
-"""`trio-registry watch`: the changes, one line each, until it is interrupted."""
+"""`trio-registry watch`: prints the changes, one line each, until it is interrupted."""
 
 from __future__ import annotations
 
@@ -59,18 +59,18 @@ Examples:
     "--since",
     type=click.IntRange(0),
     metavar="REVISION",
-    help="Only what happened after this revision, without what there was at that time.",
+    help="Only changes after this revision, without a list at the start.",
 )
-@click.option("--name", help="Only what happens to this backend.")
-@click.option("--namespace", help="Only what happens to backends of this namespace.")
+@click.option("--name", help="Only changes of this backend.")
+@click.option("--namespace", help="Only changes of backends in this namespace.")
 @client_options
 @pass_session
 def watch(session: Session, *, since: int | None, name: str | None, namespace: str | None) -> None:
     """Follow the changes, one line each.
 
-    First comes what there is, then each change with its revision, in the order in which they
-    happened. It ends with Ctrl-C, or with the connection: its last line then says how to go on
-    without missing anything. --timeout is how long the first answer may take.
+    First comes a list of the backends, then each change with its revision, in order. It ends with
+    Ctrl-C, or with the connection: its last line then says how to continue without a gap.
+    --timeout is how long the first answer may take.
     """
     import trio
 
@@ -88,7 +88,7 @@ def watch(session: Session, *, since: int | None, name: str | None, namespace: s
 
 
 class _Follower:
-    """Prints what a watch brings, and remembers how far it came."""
+    """Prints the events of a watch, and remembers the last revision."""
 
     def __init__(self, session: Session, since: int | None) -> None:
         self.is_watching = False

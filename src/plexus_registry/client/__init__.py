@@ -1,4 +1,4 @@
-"""The client library: a connection, announcing, discovery. Trio only."""
+"""The client library: connect, announce, discover. Trio only."""
 
 DEFAULT_URL = "ws://127.0.0.1:4445"
-"""Where the registry of this machine is, unless it was told otherwise."""
+"""The URL of a registry on this machine that runs with default options."""

@@ -338,7 +338,7 @@ class _Announcer:
 
 @contextmanager
 def _answered_by(deadline: float | None = None) -> Iterator[None]:
-    """Run the block; if it is not done in time, there is no registry."""
+    """Run the block; raise `RegistryUnavailableError` if it is not done in time."""
     try:
         with trio.fail_at(deadline or trio.current_time() + ANSWER_SECONDS):
             yield

@@ -1,7 +1,7 @@
 """The client library: one connection to a registry, for any number of calls and watches.
 
-It needs Trio, and nothing else runs it: a program on asyncio has to speak JSON-RPC itself.
-Nothing here takes a timeout; the caller writes `with trio.fail_after(5):`.
+It runs on Trio only: a program on asyncio has to speak JSON-RPC itself. No function takes a
+timeout; the caller writes `with trio.fail_after(5):`.
 """
 
 from __future__ import annotations
@@ -64,16 +64,16 @@ async def connect(
 ) -> AsyncIterator[RegistryClient]:
     """Connect to a registry.
 
-    A connection that is lost later does not end the block: what is asked then fails. A registry
-    that gives no sign of life for 40 seconds is lost, too.
+    If the connection is lost later, the block goes on, and each call fails. A connection on which
+    the registry gives no sign of life for 40 seconds counts as lost.
 
     Args:
-        url: Where it is, `ws://` or `wss://`.
-        token: What proves who is asking, where the registry wants that.
+        url: The registry's URL, `ws://` or `wss://`.
+        token: The token, if the registry wants one.
 
     Raises:
-        UrlError: The URL is none.
-        ValueError: The token is none that a header can hold.
+        UrlError: The URL is not one of a registry.
+        ValueError: No header can hold the token.
         RegistryUnavailableError: There is no registry.
     """
     async with open_socket(url, token=token) as socket, run_client(socket) as client:
@@ -99,10 +99,13 @@ async def run_client(socket: ClientSocket) -> AsyncIterator[RegistryClient]:
 class RegistryClient:
     """A connection to a registry; `connect` makes it.
 
-    Every call may be made while others are under way. Beside what each says of itself, every one
-    raises `RegistryUnavailableError` where the connection is lost, the exception of the error
-    code where the registry refuses (`InvalidParamsError`, `StorageFailed`, ...), and
-    `MethodError` itself for a code that is not known here.
+    Any number of calls may be under way at the same time. Besides its own errors, each method
+    raises `RegistryUnavailableError` if the connection is lost, and the exception of the error code
+    if the registry refuses (`InvalidParamsError`, `StorageFailed`, ...; `MethodError` itself for
+    an unknown code).
+
+    Attributes:
+        revision: The highest revision of all answers so far; None before the first one.
     """
 
     def __init__(self, exchange: Exchange) -> None:
@@ -110,14 +113,14 @@ class RegistryClient:
         self.revision: int | None = None
 
     async def get(self, name: str) -> Backend | None:
-        """Find a backend by its name; None where there is none."""
+        """Find a backend by its name; return None if no backend has it."""
         return (await self._ask("get", {"name": name}, Found)).backend
 
     async def list(self, *, active_only: bool = True) -> Backends:
-        """List the backends, newest first; inactive ones only where they are asked for.
+        """List the backends, newest first; inactive ones only with `active_only=False`.
 
         Returns:
-            The backends as a tuple that has the `revision` of that state, too.
+            The backends, as a tuple that also has the `revision` of the state that it shows.
         """
         params = {"active_only": active_only}
         listed = await self._ask("list", params, Listed)
@@ -138,8 +141,8 @@ class RegistryClient:
 
         Args:
             name: The name to claim.
-            host: The host that it listens on.
-            port: The port that it listens on.
+            host: The host on which it listens.
+            port: The port on which it listens.
             protocol: How to connect to it: `ws` or `wss`.
             source: `auto` if the backend registers itself.
             replace: Whether to take the name even from a live backend.
@@ -147,7 +150,7 @@ class RegistryClient:
                 of the manual lists them.
 
         Returns:
-            The backend as the registry has it now.
+            The backend after the call.
 
         Raises:
             NameTaken: A live backend elsewhere has the name; `data["holder"]` is that backend.
@@ -172,10 +175,10 @@ class RegistryClient:
         protocol: str | None = None,
         **details: Unpack[Details],
     ) -> Backend:
-        """Change what is given; an empty description or namespace clears it.
+        """Change the given fields; an empty description or namespace clears it.
 
         Returns:
-            The backend as the registry has it now.
+            The backend after the call.
 
         Raises:
             NotFound: No backend has the name.
@@ -190,7 +193,7 @@ class RegistryClient:
         return (await self._ask("update", params, BackendUpdated)).backend
 
     async def delete(self, name: str) -> None:
-        """Make a name not exist until it is registered again.
+        """Delete a backend until it is registered again.
 
         Raises:
             NotFound: No backend has the name.
@@ -198,7 +201,7 @@ class RegistryClient:
         await self._ask("delete", {"name": name}, BackendDeleted)
 
     async def deregister(self, name: str) -> None:
-        """Say goodbye for a backend: its entry stays, inactive.
+        """Make a backend inactive; its entry stays.
 
         Raises:
             NotFound: No backend has the name.
@@ -206,11 +209,11 @@ class RegistryClient:
         await self._ask("deregister", {"name": name}, BackendDeregistered)
 
     async def ping(self, name: str) -> bool:
-        """Give a sign of life for a backend, and tell whether the registry knows it."""
+        """Report that a backend is alive; return whether the registry knows it."""
         return (await self._ask("ping", {"name": name}, Pinged)).success
 
     async def check(self, name: str) -> Checked:
-        """Have the registry probe a backend now, and tell step by step what came out.
+        """Make the registry probe a backend now, and return the result of each step.
 
         Raises:
             NotFound: No backend has the name.
@@ -218,10 +221,10 @@ class RegistryClient:
         return await self._ask("check", {"name": name}, Checked)
 
     async def reload(self) -> Reloaded:
-        """Have the config file read now.
+        """Make the registry read its config file now.
 
         Raises:
-            ConfigInvalid: It breaks a rule, and what it stated before still holds.
+            ConfigInvalid: The file breaks a rule; its former content still counts.
         """
         return await self._ask("reload", {}, Reloaded)
 
@@ -242,16 +245,16 @@ class RegistryClient:
     ) -> AsyncIterator[AsyncIterator[WatchEvent]]:
         """Follow the changes.
 
-        The first event is a snapshot of what there is, unless `since` is given and what happened
-        after it is still known; then each change comes as an event, in order, with its revision.
-        The iterator never just ends: it raises `WatchEnded` where this watch was cut off, and
-        `RegistryUnavailableError` where the connection is lost.
+        The first event is a snapshot of all backends. With `since` there is no snapshot, if the
+        registry still has all changes after it. Then each change comes as an event, in order, with
+        its revision. The iterator never just ends: it raises `WatchEnded` if this watch was cut
+        off, and `RegistryUnavailableError` if the connection is lost.
 
         Args:
-            since: The last revision that is known already, from any event but `Compacted`, or
-                from a list.
-            name: Only what happens to this backend.
-            namespace: Only what happens to backends of this namespace.
+            since: The last revision that the caller has seen: of a list, or of any event but
+                `Compacted`.
+            name: Only changes of this backend.
+            namespace: Only changes of backends in this namespace.
         """
         params = _given(since=since, name=name, namespace=namespace)
         async with self._exchange.watch(params) as events:
@@ -274,10 +277,10 @@ def _answer_to(method: str) -> str:
 
 
 def checked_details(details: Mapping[str, object], known: AbstractSet[str]) -> Mapping[str, object]:
-    """Refuse keyword arguments that are no fields, as Python refuses them.
+    """Return keyword arguments, if all of them are fields.
 
     Raises:
-        TypeError: There is one.
+        TypeError: One of them is not, as Python raises it for a function.
     """
     for name in details.keys() - known:
         raise TypeError(f"got an unexpected keyword argument {name!r}")

@@ -1,7 +1,7 @@
-"""From a name to a URL to connect to, also while the registry is away.
+"""Find the URL of a backend by its name, even while the registry is away. Trio only.
 
-What the registry said last of a name is remembered, and is the answer while it cannot be asked;
-the answer then says that it is stale. Trio only.
+The last answer for each name is remembered. While the registry does not answer, that is the result,
+marked as stale.
 """
 
 from __future__ import annotations
@@ -23,19 +23,18 @@ if TYPE_CHECKING:
     from plexus_registry.rules.backend import Backend
 
 ANSWER_SECONDS = 5.0
-"""How long a registry may take before the remembered answer is given instead."""
+"""How long a registry may take; after that, the remembered answer is the result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Discovered:
-    """Where a backend is.
+    """The result of `discover`.
 
     Attributes:
-        url: Where to connect.
-        backend: All that the registry said of it; `is_active` tells whether it gives signs of
-            life.
-        is_stale: Whether the registry could not be asked, and this is what it said before.
-        as_of: When the registry said so, in Unix seconds.
+        url: The URL of the backend.
+        backend: The whole entry; `is_active` tells whether the backend gives signs of life.
+        is_stale: Whether the registry did not answer, so that this is an earlier answer.
+        as_of: The time of the answer, in Unix seconds.
     """
 
     url: str
@@ -45,7 +44,7 @@ class Discovered:
 
 
 LastKnown = dict[tuple[str, str], Discovered]
-"""What was found, by the registry's URL and the backend's name."""
+"""The last answers, by the registry's URL and the backend's name."""
 
 _LAST_KNOWN: LastKnown = {}
 
@@ -57,22 +56,21 @@ async def discover(
     token: str | None = None,
     last_known: MutableMapping[tuple[str, str], Discovered] = _LAST_KNOWN,
 ) -> Discovered:
-    """Find out where a backend is.
+    """Find a backend by its name.
 
     Args:
         url: The registry's URL.
         name: The backend's name.
-        token: What proves who is asking, where the registry wants that.
-        last_known: What is remembered; by default for as long as the process lives.
+        token: The token, if the registry wants one.
+        last_known: The remembered answers; by default those of this process.
 
     Returns:
-        What the registry says, or, where it does not answer, what it said last.
+        The registry's answer; if it does not answer, its last answer.
 
     Raises:
-        NotFound: The registry says that there is no such backend; what it said before is
-            forgotten.
-        RegistryUnavailableError: It does not answer, and nothing is remembered.
-        UrlError: The URL is none.
+        NotFound: The registry says that no backend has the name; earlier answers are forgotten.
+        RegistryUnavailableError: It does not answer, and no answer is remembered.
+        UrlError: The URL is not one of a registry.
     """
     try:
         backend = await _ask(url, name, token)

@@ -1,8 +1,8 @@
-"""One WebSocket as a client: text in, text out, on a Trio stream.
+"""The client's end of a WebSocket: text in, text out, on a Trio stream.
 
-What is to be sent is framed at once and queued, and one task sends the queue: a sender that is
-cancelled leaves no half of a frame behind, and what is queued together leaves together.
-wsproto is driven directly, since importing trio-websocket takes longer than a whole call.
+A message is framed at once and queued, and one task sends the queue. So a cancelled sender leaves
+no half of a frame behind, and messages that are queued together leave together. This module uses
+wsproto directly, because importing trio-websocket takes longer than a whole call.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 MAX_QUEUED_BYTES = 16 * 1024 * 1024
-"""How much may wait to be sent to a peer that does not read."""
+"""How many bytes may wait to be sent to a peer that does not read."""
 
 CLOSE_SECONDS = 1.0
 SILENCE_SECONDS = 20.0
-"""After how long a silent peer is pinged, and after how long more it is taken for lost."""
+"""A silent peer is pinged after this time, and counts as lost after the same time again."""
 _RECEIVE_BYTES = 64 * 1024
 _EXAMPLE = f"one such as {DEFAULT_URL}"
 _PORTS = {"ws": 80, "wss": 443}
@@ -56,10 +56,10 @@ class RegistryUrl(NamedTuple):
 
 
 def parse_url(url: str) -> RegistryUrl:
-    """Take a WebSocket URL apart.
+    """Split a WebSocket URL into its parts.
 
     Raises:
-        UrlError: It is none.
+        UrlError: It is not a WebSocket URL.
     """
     try:
         parts = urlsplit(url)
@@ -81,17 +81,17 @@ def parse_url(url: str) -> RegistryUrl:
 
 
 def check_token(token: str | None) -> None:
-    """Refuse a token that would break the header it goes into.
+    """Check that a header can hold a token.
 
     Raises:
-        ValueError: It does; the message does not show it.
+        ValueError: It cannot; the message does not show the token.
     """
     if token is not None and not (token.isascii() and token.isprintable()):
         raise ValueError("the token must be printable ASCII")
 
 
 def without_secrets(url: str) -> str:
-    """Give a URL without what may be a password or a token in it, to be shown."""
+    """Remove the parts of a URL that may be a password or a token, so that it can be shown."""
     scheme, separator, rest = url.partition("://")
     authority, slash, path = rest.partition("/")
     where = f"{authority.rpartition('@')[2]}{slash}{path}" if separator else ""
@@ -104,12 +104,12 @@ async def open_socket(url: str, *, token: str | None = None) -> AsyncIterator[Cl
 
     Args:
         url: With the scheme `ws` or `wss`.
-        token: Goes out as `Authorization: Bearer`.
+        token: The token, sent as `Authorization: Bearer`.
 
     Raises:
-        UrlError: The URL is none.
-        ValueError: The token is none that a header can hold.
-        RegistryUnavailableError: Nobody answers there, or somebody who speaks no WebSocket.
+        UrlError: The URL is not a WebSocket URL.
+        ValueError: No header can hold the token.
+        RegistryUnavailableError: Nothing answers there, or it does not speak WebSocket.
     """
     address = parse_url(url)
     check_token(token)
@@ -117,7 +117,7 @@ async def open_socket(url: str, *, token: str | None = None) -> AsyncIterator[Cl
     try:
         yield await shake_hands(stream, url, token=token)
     finally:
-        # It does not wait, and a cancellation must not take the place of the block's own error.
+        # This does not wait. The shield keeps a cancellation from replacing the block's own error.
         with trio.CancelScope(shield=True):
             await trio.aclose_forcefully(stream)
 
@@ -131,10 +131,10 @@ async def _open_stream(url: str, address: RegistryUrl) -> trio.abc.Stream:
         ) from error
     if not address.is_secure:
         return stream
-    import ssl  # only who needs it waits for it
+    import ssl  # it takes long, and is not needed for ws
 
     try:
-        # The authorities are hundreds of kilobytes, and whoever else runs here need not wait.
+        # The authorities are hundreds of kilobytes: in a thread, other tasks need not wait.
         context = await trio.to_thread.run_sync(ssl.create_default_context)
     except BaseException:
         await trio.aclose_forcefully(stream)
@@ -143,11 +143,11 @@ async def _open_stream(url: str, address: RegistryUrl) -> trio.abc.Stream:
 
 
 def _reason(error: BaseException) -> str:
-    """Say why in the system's words, whatever is wrapped around them."""
+    """Find the reason of an error in the words of the system, below the errors that wrap it."""
     cause = first_error(error.__cause__ or error)
     if isinstance(cause, OSError) and cause.errno:
-        # Trio writes the address into `strerror`; the numbers of TLS and of name servers, whose
-        # exceptions are their own, are not the system's.
+        # Trio writes the address into `strerror`. The numbers of TLS and of name servers are not
+        # the system's; they have exceptions of their own.
         is_of_system = type(cause).__module__ == "builtins"
         text = os.strerror(cause.errno) if is_of_system else cause.strerror
         return (text or str(cause)).lower()
@@ -160,8 +160,8 @@ async def shake_hands(
     """Open the WebSocket on a stream that is connected.
 
     Raises:
-        ValueError: The token is none that a header can hold.
-        RegistryUnavailableError: The peer is no WebSocket server, or left.
+        ValueError: No header can hold the token.
+        RegistryUnavailableError: The peer is no WebSocket server, or has left.
     """
     address = parse_url(url)
     where = without_secrets(url)
@@ -214,7 +214,7 @@ class ClientSocket:
         self._post(TextMessage(text))
 
     def close(self) -> None:
-        """Queue the goodbye, if it was not said yet; the peer's ends `receive`."""
+        """Queue a close frame, unless there was one; the peer's own ends `receive`."""
         if self._ws.state in _OPEN:
             self._post(CloseConnection(1000))
 
@@ -223,7 +223,7 @@ class ClientSocket:
         self._wakeup.set()
 
     async def send_forever(self) -> None:
-        """Send what is queued; a connection that is lost shows in `receive`."""
+        """Send the queue; if the connection is lost, `receive` raises."""
         try:
             while True:
                 await self._wakeup.wait()
@@ -233,7 +233,7 @@ class ClientSocket:
             await trio.aclose_forcefully(self._stream)
 
     async def hang_up_if_silent(self) -> None:
-        """Ping a peer that says nothing; one that does not answer is lost, frozen or not."""
+        """Ping a silent peer, and cut the connection if it stays silent."""
         while True:
             await trio.sleep_until(self._heard_at + SILENCE_SECONDS)
             asked_at = trio.current_time()
