@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, TypeVar
 import trio
 
 from plexus_registry.client import DEFAULT_URL
-from plexus_registry.client.exchange import Exchange, decode
+from plexus_registry.client.exchange import Exchange
 from plexus_registry.client.socket import CLOSE_SECONDS, open_socket
+from plexus_registry.client.watch import decode
 from plexus_registry.concurrency import lone_error
 from plexus_registry.rules.backend import AllDetails, Backend, Details
 from plexus_registry.rules.events import (

@@ -13,12 +13,12 @@ from __future__ import annotations
 import itertools
 import logging
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import msgspec
 import trio
 
-from plexus_registry.client.watch import EventStream, decode_watch_event
+from plexus_registry.client.watch import EventStream, decode, decode_watch_event
 from plexus_registry.rules.backend import Backend
 from plexus_registry.rules.errors import (
     InvalidParamsError,
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from plexus_registry.rules.errors import CallError
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 class ErrorObject(msgspec.Struct, frozen=True):
@@ -71,31 +69,6 @@ class Item(msgspec.Struct, frozen=True):
     result: msgspec.Raw
 
 
-_decode_message = msgspec.json.Decoder(Message).decode
-
-
-def decode(text: msgspec.Raw, kind: type[T], what: str) -> T:
-    """Decode a text that the registry sent.
-
-    Args:
-        text: The text.
-        kind: The type that it must have.
-        what: What the text is, for the error.
-
-    Raises:
-        RegistryUnavailableError: It is something else, or nested too deep.
-    """
-    try:
-        return msgspec.json.decode(text, type=kind)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise _senseless(what, error) from error
-
-
-def _senseless(what: str, error: Exception) -> RegistryUnavailableError:
-    """Make the error that a peer is no registry, because its messages make no sense."""
-    return RegistryUnavailableError(f"{what} makes no sense: {error}")
-
-
 class PendingCall:
     """A request that has no answer yet, or whose answer was not fetched yet."""
 
@@ -124,7 +97,7 @@ class Exchange:
 
         Raises:
             InvalidParamsError: The parameters are not JSON, or the registry refuses them.
-            MethodError: The registry refuses.
+            CallError: The registry refuses.
             RegistryUnavailableError: The connection is lost.
         """
         return await self._settled(self._post(method, params))
@@ -196,10 +169,7 @@ class Exchange:
         self._event_streams.clear()
 
     def _take(self, text: str) -> None:
-        try:
-            message = _decode_message(text)
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise _senseless("what the peer sends", error) from error
+        message = decode(text, Message, "what the peer sends")
         if message.method is not None:
             if message.method == "registry.event":
                 self._take_event(message.params)
@@ -229,10 +199,7 @@ class Exchange:
         events = self._event_streams.get(item.subscription)
         if events is None:
             return
-        try:
-            event = decode_watch_event(item.result)
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise _senseless("an event", error) from error
+        event = decode_watch_event(item.result)
         if event is not None and not events.put(event):
             self._unwatch(events)
 

@@ -1,8 +1,8 @@
-"""The events of a watch: decoded, and kept for its reader."""
+"""The events of a watch: decoded, and kept for their reader."""
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import TypeVar, get_args
 
 import msgspec
 import trio
@@ -19,6 +19,8 @@ from plexus_registry.rules.events import (
     Reloaded,
     Snapshot,
 )
+
+T = TypeVar("T")
 
 WatchEvent = (
     Snapshot
@@ -46,7 +48,25 @@ class _Tagged(msgspec.Struct):
     type: str
 
 
-def decode_watch_event(text: bytes | msgspec.Raw) -> WatchEvent | WatchEnded | None:
+def decode(text: str | msgspec.Raw, kind: type[T], what: str) -> T:
+    """Decode a text that the registry sent.
+
+    Args:
+        text: The text.
+        kind: The type that it must have.
+        what: What the text is, for the error.
+
+    Raises:
+        RegistryUnavailableError: It is something else, or nested too deep: such a peer is no
+            registry.
+    """
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise RegistryUnavailableError(f"{what} makes no sense: {error}") from error
+
+
+def decode_watch_event(text: msgspec.Raw) -> WatchEvent | WatchEnded | None:
     """Decode an event of a watch.
 
     Returns:
@@ -54,12 +74,12 @@ def decode_watch_event(text: bytes | msgspec.Raw) -> WatchEvent | WatchEnded | N
         its client.
 
     Raises:
-        msgspec.DecodeError: It is no event, or a member that its kind needs is missing.
+        RegistryUnavailableError: It is no event, or a member that its kind needs is missing.
     """
-    kind = _KINDS.get(msgspec.json.decode(text, type=_Tagged).type)
+    kind = _KINDS.get(decode(text, _Tagged, "an event").type)
     if kind is None:
         return None
-    event = msgspec.json.decode(text, type=kind)
+    event = decode(text, kind, "an event")
     if isinstance(event, Ended):
         return WatchEnded(event.message, event.code, event.revision)
     return event
