@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from plexus_registry.rpc.plexus import Hub
-from plexus_registry.rpc.streams import Content, Stream, Unsubscribe, source_of
+from plexus_registry.rpc.streams import Stream, StreamContent, Unsubscribe, source_of
 from plexus_registry.rules import methods
 from plexus_registry.rules.backend import Update
 from plexus_registry.rules.errors import InvalidParamsError, MethodNotFoundError
@@ -281,7 +281,7 @@ def test_a_hub_may_have_another_name_and_other_mechanisms() -> None:
     hub = Hub("my-hub", mechanisms=(bearer,))
     route = hub.route("my-hub.call", {"method": "my-hub.hash"})
     assert isinstance(route, Stream)
-    assert isinstance(route.content, Content)
+    assert isinstance(route.content, StreamContent)
     assert route.content.content_type == "my-hub.hash"
     info = hub.route("_info", None)
     assert isinstance(info, Stream)

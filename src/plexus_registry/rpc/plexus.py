@@ -28,10 +28,10 @@ from plexus_registry.rpc.limits import Limits
 from plexus_registry.rpc.schema import Plugin, hub_plugin, registry_plugin
 from plexus_registry.rpc.streams import (
     CallFailure,
-    Content,
     Route,
     StaticText,
     Stream,
+    StreamContent,
     StreamEncoder,
     Unsubscribe,
 )
@@ -99,7 +99,7 @@ class Hub:
             "auth_capabilities": {"mechanisms": mechanisms or ({"kind": "anonymous"},)},
             "limits": self.limits,
         }
-        self._info = Content(StaticText(encode_value(info)), namespace, INFO)
+        self._info = StreamContent(StaticText(encode_value(info)), namespace, INFO)
         self._hash_text = StaticText(encode_value({"event": "hash", "value": self._hub.hash}))
         self._hashes_text = StaticText(encode_value(self._hashes()))
         self._encoded: dict[tuple[str, str, str], StaticText] = {}
@@ -156,7 +156,7 @@ class Hub:
 
     # Routing of the method inside a call.
 
-    def _content(self, path: str, params: object) -> Content:
+    def _content(self, path: str, params: object) -> StreamContent:
         head, dot, rest = path.partition(".")
         if not dot:
             message = f"Invalid params: Invalid method format: {clipped(path)}"
@@ -168,7 +168,7 @@ class Hub:
             return self._in_registry(path, rest, params)
         return self._no_activation(head)
 
-    def _in_hub(self, path: str, rest: str, params: object) -> Content:
+    def _in_hub(self, path: str, rest: str, params: object) -> StreamContent:
         name, dot, below = rest.partition(".")
         if name == NAMESPACE and dot:
             return self._in_registry(path, below, params)
@@ -188,7 +188,7 @@ class Hub:
             case _:
                 return self._no_method(path, self.namespace, name, self._hub)
 
-    def _in_registry(self, path: str, rest: str, params: object) -> Content:
+    def _in_registry(self, path: str, rest: str, params: object) -> StreamContent:
         if rest == "schema":
             return self._schema(self._registry, params)
         name, _, below = rest.partition(".")
@@ -202,23 +202,23 @@ class Hub:
         except InvalidParamsError as error:
             return self._failed(invalid_params(error))
 
-    def _nested(self, params: object) -> Content:
+    def _nested(self, params: object) -> StreamContent:
         try:
             inner, inner_params = call_parameters(params)
         except InvalidParamsError as error:
             return self._failed(invalid_params(error))
         content = self._content(inner, inner_params)
-        return Content(content, self.namespace, f"{self.namespace}.call")
+        return StreamContent(content, self.namespace, f"{self.namespace}.call")
 
     # The content of streams.
 
-    def _static(self, text: StaticText, what: str) -> Content:
-        return Content(text, self.namespace, f"{self.namespace}.{what}")
+    def _static(self, text: StaticText, what: str) -> StreamContent:
+        return StreamContent(text, self.namespace, f"{self.namespace}.{what}")
 
-    def _failed(self, failure: CallFailure) -> Content:
-        return Content(failure, self.namespace)
+    def _failed(self, failure: CallFailure) -> StreamContent:
+        return StreamContent(failure, self.namespace)
 
-    def _no_activation(self, name: str) -> Content:
+    def _no_activation(self, name: str) -> StreamContent:
         known = (self.namespace, NAMESPACE)
         detail = {
             "kind": "activation_not_found",
@@ -228,7 +228,7 @@ class Hub:
         message = f"Activation not found: {clipped(name)}{_hint(name, known)}"
         return self._failed(CallFailure(message, -32601, detail))
 
-    def _no_method(self, path: str, activation: str, name: str, plugin: Plugin) -> Content:
+    def _no_method(self, path: str, activation: str, name: str, plugin: Plugin) -> StreamContent:
         known = plugin.method_names()
         detail = {
             "kind": "method_not_found",
@@ -239,7 +239,7 @@ class Hub:
         message = f"Method not found: {clipped(path)}{_hint(name, known, prefix=activation)}"
         return self._failed(CallFailure(message, -32601, detail))
 
-    def _direct_schema(self, params: object) -> Content:
+    def _direct_schema(self, params: object) -> StreamContent:
         """Find the schema that a direct call asks for; a wrong name is refused at once."""
         content = self._schema(self._hub, params)
         if isinstance(content.source, CallFailure):
@@ -251,26 +251,26 @@ class Hub:
             )
         return content
 
-    def _schema(self, plugin: Plugin, params: object) -> Content:
+    def _schema(self, plugin: Plugin, params: object) -> StreamContent:
         name = schema_of(params)
         content_type = f"{plugin.namespace}.schema"
         if name is None:
             text = self._encode(plugin.namespace, "", "whole", plugin.schema())
-            return Content(text, plugin.namespace, content_type)
+            return StreamContent(text, plugin.namespace, content_type)
         schema = plugin.method_schema(name) if isinstance(name, str) else None
         if schema is None:
             wanted = clipped(name) if isinstance(name, str) else shown(name)
             path = f"{plugin.namespace}.{wanted}"
             return self._no_method(path, plugin.namespace, wanted, plugin)
         text = self._encode(plugin.namespace, str(name), "method", schema)
-        return Content(text, plugin.namespace, content_type)
+        return StreamContent(text, plugin.namespace, content_type)
 
-    def _schema_of_one(self, plugin: Plugin, path: str, name: str) -> Content:
+    def _schema_of_one(self, plugin: Plugin, path: str, name: str) -> StreamContent:
         schema = plugin.schema_of_one(name)
         if schema is None:
             return self._no_method(path, plugin.namespace, name, plugin)
         text = self._encode(plugin.namespace, name, "one", schema)
-        return Content(text, plugin.namespace, f"{plugin.namespace}.{name}.schema")
+        return StreamContent(text, plugin.namespace, f"{plugin.namespace}.{name}.schema")
 
     def _encode(self, namespace: str, name: str, form: str, schema: Schema) -> StaticText:
         """Encode a schema once."""
@@ -315,8 +315,8 @@ def _respond(params: object) -> Route:
     raise unknown_response(params)
 
 
-def _report(method: Method, command: Command) -> Content:
-    return Content(command, NAMESPACE, f"{NAMESPACE}.{method.name}")
+def _report(method: Method, command: Command) -> StreamContent:
+    return StreamContent(command, NAMESPACE, f"{NAMESPACE}.{method.name}")
 
 
 def _hint(word: str, known: Iterable[str], *, prefix: str = "") -> str:

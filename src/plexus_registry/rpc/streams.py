@@ -65,7 +65,7 @@ class StaticText:
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
+class StreamContent:
     """The content of a stream.
 
     Attributes:
@@ -75,7 +75,7 @@ class Content:
         content_type: What it is, such as `registry.list`.
     """
 
-    source: Command | StaticText | CallFailure | Content
+    source: Command | StaticText | CallFailure | StreamContent
     provenance: str
     content_type: str = ""
 
@@ -92,17 +92,17 @@ class Stream:
 
     method: str
     notification: str
-    content: Content | Watch
+    content: StreamContent | Watch
 
 
 Route = Command | Unsubscribe | Stream
 """A command by itself is a direct call, with one response."""
 
 
-def source_of(content: Content | Watch) -> Command | StaticText | CallFailure:
+def source_of(content: StreamContent | Watch) -> Command | StaticText | CallFailure:
     """Find the innermost source of a stream's content."""
-    source: Command | StaticText | CallFailure | Content = content
-    while isinstance(source, Content):
+    source: Command | StaticText | CallFailure | StreamContent = content
+    while isinstance(source, StreamContent):
         source = source.source
     return source
 
@@ -115,7 +115,7 @@ class StreamEncoder:
         self._plexus_hash = plexus_hash
 
     def all_items(
-        self, content: Content | Watch, outcome: str | CallFailure | None, *, now: int
+        self, content: StreamContent | Watch, outcome: str | CallFailure | None, *, now: int
     ) -> list[str]:
         """Encode all items of a stream with one datum.
 
@@ -140,28 +140,30 @@ class StreamEncoder:
             case _:
                 raise ValueError("the stream of a command needs its outcome")
 
-    def data_items(self, content: Content | Watch, text: str, *, now: int) -> list[str]:
+    def data_items(self, content: StreamContent | Watch, text: str, *, now: int) -> list[str]:
         """Encode the items that carry a JSON text; `now` is in Unix seconds."""
-        if not isinstance(content, Content):
+        if not isinstance(content, StreamContent):
             return [text]
         shared = metadata(content.provenance, self._plexus_hash, now)
         inner = content.source
-        texts = self.data_items(inner, text, now=now) if isinstance(inner, Content) else [text]
+        texts = (
+            self.data_items(inner, text, now=now) if isinstance(inner, StreamContent) else [text]
+        )
         return [data_item(shared, content.content_type, each) for each in texts]
 
     def end_items(
         self,
-        content: Content | Watch,
+        content: StreamContent | Watch,
         *,
         now: int,
         failure: CallFailure | None = None,
         is_outermost: bool = True,
     ) -> list[str]:
         """Encode the items that end a stream: with an error if there is a failure."""
-        if not isinstance(content, Content):
+        if not isinstance(content, StreamContent):
             return []
         shared = metadata(content.provenance, self._plexus_hash, now)
-        if isinstance(content.source, Content):
+        if isinstance(content.source, StreamContent):
             inner = self.end_items(content.source, now=now, failure=failure, is_outermost=False)
             data = [data_item(shared, content.content_type, item) for item in inner]
             return [*data, done_item(shared)]
