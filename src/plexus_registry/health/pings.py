@@ -46,7 +46,7 @@ class Pings:
         self,
         catalog: Catalog,
         commits: GroupCommit,
-        renew: Callable[[str], None],
+        note_ping: Callable[[str], None],
         now: Callable[[], int],
     ) -> None:
         """Start with no ping.
@@ -54,12 +54,12 @@ class Pings:
         Args:
             catalog: Shows the pings.
             commits: Commits them.
-            renew: Gives a backend a new term to be silent in.
+            note_ping: Renews the deadline of a backend.
             now: The clock whose times are stored.
         """
         self._catalog = catalog
         self._commits = commits
-        self._renew = renew
+        self._note_ping = note_ping
         self._now = now
         self._unwritten: set[str] = set()
         # When names were pinged that the commit being saved changes.
@@ -78,7 +78,7 @@ class Pings:
         if backend is None:
             return pinged(name, success=False)
         if backend.is_active:
-            self._renew(name)
+            self._note_ping(name)
         if ping_changes(backend):
             revived, revision = await self._commits.commit(partial(self._revive, name, self._now()))
             return pinged(name, success=revived, revision=revision if revived else None)
@@ -133,7 +133,7 @@ class Pings:
             return
         self._catalog.publish({name: decision.records})
         if decision.backend.is_active:
-            self._renew(name)
+            self._note_ping(name)
         self._unwritten.add(name)
         self._are_waiting.set()
 

@@ -99,6 +99,7 @@ class HealthTracker:
             return after is not None
         probes = self._probes_of(name)
         is_gone = after.state is State.DEREGISTERED is not before.state
+        # Either somebody said goodbye now, or a failed probe confirmed an earlier goodbye.
         stopped, probes.has_stopped = is_gone and probes.has_stopped, False
         said_goodbye = is_gone and not stopped
         if after.health is None:
