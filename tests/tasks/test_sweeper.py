@@ -204,6 +204,9 @@ async def test_pings_that_are_written_cost_no_further_write(
         saves = disk.saves
         await trio.sleep(60)
         assert disk.saves == saves
+        with trio.move_on_after(60) as nothing_to_write:
+            await registry.pings.wait()
+        assert nothing_to_write.cancelled_caught
         nursery.cancel_scope.cancel()
 
 
