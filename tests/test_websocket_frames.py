@@ -200,6 +200,8 @@ def test_frames_are_refused_when_wsproto_refuses_them(
 @SENDERS
 @given(data=st.binary(max_size=40), cuts=cuts())
 @example(data=b"\x81\xfe\x00\x7d", cuts=[])
+@example(data=b"\x00\x82\x00\x00\x00\x00\x00", cuts=[])
+@example(data=b"\x00\x82", cuts=[])
 @example(data=b"\x82\xff\x80\x00\x00\x00\x00\x00\x00\x00", cuts=[])
 def test_any_bytes_are_read_or_refused_alike(
     from_client: bool, data: bytes, cuts: list[int]
@@ -208,8 +210,12 @@ def test_any_bytes_are_read_or_refused_alike(
     events, code = read_by_us(pieces, from_client=from_client)
     theirs, their_code = read_by_them(pieces, from_client=from_client)
     assert events == theirs
-    # wsproto looks into the text of a frame that has not arrived completely.
-    assert code == their_code or (code is None and their_code == CloseCode.INVALID_DATA)
+    if code is None and their_code == CloseCode.INVALID_DATA:
+        return  # wsproto decodes a text while its frame is arriving
+    if code is not None and their_code is None:
+        # It refuses a data frame that is out of place at the first byte after the mask.
+        _, their_code = read_by_them([*pieces, bytes(5)], from_client=from_client)
+    assert code == their_code
 
 
 def test_the_close_codes_are_those_of_wsproto() -> None:

@@ -208,7 +208,7 @@ class FrameReader:
         if (second >= _MASKED) is not self._is_masked:
             raise FrameError("a frame is not masked" if self._is_masked else "a frame is masked")
         if not opcode & _CONTROL:
-            self._check_size(length)
+            self._check_data(opcode, length)
         if self._is_masked:
             start += 4
         end = start + length
@@ -228,8 +228,11 @@ class FrameReader:
         self._needed = size
         return False
 
-    def _check_size(self, length: int) -> None:
-        """Refuse a message as soon as a header announces too much."""
+    def _check_data(self, opcode: int, length: int) -> None:
+        """Refuse a data frame at its header if it is out of place, or its message too large."""
+        if (opcode == Opcode.CONTINUATION) is (self._kind is None):
+            expected = "a continuation" if self._kind is not None else "a new message"
+            raise FrameError(f"a frame of type {opcode} came instead of {expected}")
         if self._max_message_bytes is not None and self._size + length > self._max_message_bytes:
             raise FrameError(
                 f"a message has more than {self._max_message_bytes} bytes",
@@ -244,9 +247,6 @@ class FrameReader:
 
     def _take_part(self, opcode: int, payload: bytes, *, is_last: bool) -> str | bytes | None:
         """Add a data frame to its message; return the message when it is complete."""
-        if (opcode == Opcode.CONTINUATION) is (self._kind is None):
-            expected = "continuation" if self._kind is not None else "new message"
-            raise FrameError(f"a frame of type {opcode} came instead of a {expected}")
         if self._kind is None:
             if is_last:
                 return _decode_text(payload) if opcode == Opcode.TEXT else payload
