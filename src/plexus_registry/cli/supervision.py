@@ -49,7 +49,7 @@ def run_announced(
             ):
                 await trio.sleep_forever()
         except Exception:
-            log.exception("a bug ended the announcement; the command runs on")
+            log.exception("a bug ended the announcement; the command goes on running")
 
     async def supervise() -> int:
         # A signal that was ignored when we started (nohup) stays ignored, for the command as well.
@@ -68,8 +68,8 @@ def run_announced(
                 nursery.start_soon(keep_announced)
                 status = await process.wait()
                 nursery.cancel_scope.cancel()
-        # A signal that comes when the command has ended is for nobody: this process ends with the
-        # command's exit status. Trio hands on what is left to the handlers from before, above.
+        # The command has ended, and this process ends with its exit status: later signals are
+        # ignored. Trio passes those that it still holds to the handlers from above.
         for each in heard:
             signal.signal(each, signal.SIG_IGN)
         return status if status >= 0 else 128 - status

@@ -225,7 +225,7 @@ class _Announcer:
                 try:
                     await self._hold_connection()
                 except CallError as error:
-                    # A refusal lasts: nothing here changes what is asked for.
+                    # A refusal lasts: the next request will be the same.
                     self._announcement.become(Status.REFUSED, error)
                 except RegistryUnavailableError as error:
                     self._announcement.become(Status.UNREACHABLE, error)

@@ -34,6 +34,7 @@ from plexus_registry.rules.events import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
     from collections.abc import Set as AbstractSet
+    from contextlib import AbstractAsyncContextManager
     from typing import Self, Unpack
 
     from plexus_registry.client.socket import ClientSocket
@@ -240,10 +241,9 @@ class RegistryClient:
         """Wait until the connection is over."""
         await self._exchange.wait_lost()
 
-    @asynccontextmanager
-    async def watch(
+    def watch(
         self, *, since: int | None = None, name: str | None = None, namespace: str | None = None
-    ) -> AsyncIterator[AsyncIterator[WatchEvent]]:
+    ) -> AbstractAsyncContextManager[AsyncIterator[WatchEvent]]:
         """Follow the changes.
 
         The first event is a snapshot of all backends. With `since` there is no snapshot, if the
@@ -257,9 +257,7 @@ class RegistryClient:
             name: Only changes of this backend.
             namespace: Only changes of backends in this namespace.
         """
-        params = _given(since=since, name=name, namespace=namespace)
-        async with self._exchange.watch(params) as events:
-            yield events
+        return self._exchange.watch(_given(since=since, name=name, namespace=namespace))
 
     async def _ask(self, verb: str, params: Mapping[str, object], kind: type[E]) -> E:
         """Call a method of the registry, and decode the event that answers it."""
