@@ -39,7 +39,7 @@ ROOMS: dict[str, Room] = {
     "app": Room("server tasks rpc registry health config storage settings concurrency rules"),
     "server": Room(
         "rpc registry health config storage settings concurrency websocket_frames rules",
-        pure="access_policy connection_limits http",
+        pure="access_policy http",
     ),
     "tasks": Room("registry health config storage concurrency rules"),
     "client": Room("concurrency websocket_frames rules"),

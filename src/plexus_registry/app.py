@@ -1,4 +1,17 @@
-"""The composition root: builds the parts, and keeps them running in one nursery."""
+"""The composition root: builds the parts, and keeps them running in one nursery.
+
+Theory of operation. `run` is the whole process: it handles signals around `open_registry` and
+`serve`. `open_registry` opens the database and declares the backends of the environment, the
+defaults and the config file. `serve` binds the port and opens the nursery, which holds:
+
+- the server, in the body, with one task for each connection;
+- the tasks beside it: config watch, sweeper, ping writer, storage repair, and prober.
+
+Everything stops in the opposite order. SIGINT or SIGTERM begins the shutdown: the server finishes
+the current requests and returns, and `serve` then cancels the other tasks. At the end,
+`open_registry` writes the last pings and closes the database. A second signal cancels `serve` at
+once. If a task crashes, the log names it, the nursery cancels the others, and the process ends.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +39,10 @@ from plexus_registry.rules.backend import Layer
 from plexus_registry.rules.change_log import KEPT_CHANGES
 from plexus_registry.rules.errors import ConfigError, MethodError, StartError, StorageFailed
 from plexus_registry.rules.local_hub import LOCAL_HUB, declared_at_start
-from plexus_registry.server.build import build_server, open_certificate, raise_open_files
-from plexus_registry.server.connection import serve_connection
-from plexus_registry.server.listener import is_reachable, open_listeners, url_of
-from plexus_registry.server.server import serve_connections
+from plexus_registry.server.listener import open_port, raise_open_files, url_of
+from plexus_registry.server.server import Server
 from plexus_registry.server.shutdown import Shutdown
+from plexus_registry.server.tls import open_certificate
 from plexus_registry.server.token_file import MIN_TOKEN
 from plexus_registry.storage.opening import open_store
 from plexus_registry.tasks.config_watch import watch_config_forever, watch_config_once
@@ -48,7 +60,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FULL_COLLECTION_THRESHOLD = 5_000
-"""So many collections of the middle generation come before a full one; Python's default is 10."""
+"""The number of middle collections before a full garbage collection; Python's default is 10."""
 
 
 @asynccontextmanager
@@ -60,17 +72,17 @@ async def open_registry(
     kept_changes: int = KEPT_CHANGES,
     network: Network | None = None,
 ) -> AsyncIterator[Registry]:
-    """Open a registry on its database, with what file, environment and defaults declare.
+    """Open a registry on its database, and declare the backends of environment and config file.
 
-    It answers its verbs at once; `serve` lets others ask, watches the config file and looks
-    after health. Pings that wait for the disk are written at the end.
+    Its verbs can be called at once. `serve` opens the port, watches the config file and probes
+    the backends. Pings that are not on the disk yet are written at the end.
 
     Args:
-        settings: Where everything is.
-        now: The clock whose times are stored.
-        run_sync: How blocking work is run.
+        settings: The paths, the declared backends, and the settings of the health checks.
+        now: The clock for the times that are stored.
+        run_sync: Runs blocking work.
         kept_changes: How many changes a watch can be behind.
-        network: How backends are reached for a probe; by default over this machine's network.
+        network: The network for the probes; by default that of this machine.
 
     Raises:
         StartError: The database cannot be used, or a setting is malformed.
@@ -120,7 +132,8 @@ def _local_hub(registry: Registry, settings: Settings) -> dict[str, Declaration]
         return {}
     if registry.health.probes:
         return declared_at_start(registry.catalog)
-    return {LOCAL_HUB.name: LOCAL_HUB}  # nobody would see that its other name is gone
+    # Without probes, nobody would notice that another name of the hub is gone.
+    return {LOCAL_HUB.name: LOCAL_HUB}
 
 
 async def _write_last(registry: Registry) -> None:
@@ -146,27 +159,28 @@ async def serve(
     certificate: Certificate | None = None,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve a registry until it is cancelled or drained.
+    """Serve a registry until it is cancelled or its shutdown has ended.
 
     Args:
-        registry: What `open_registry` opened.
-        settings: The same settings.
-        shutdown: Begin it to stop gently; cancel to stop at once. Nothing acknowledged is lost
+        registry: A registry that `open_registry` opened.
+        settings: The settings that it was opened with.
+        shutdown: Begin it to stop gently; cancel to stop at once. No acknowledged change is lost
             either way.
-        certificate: What connections are secured with; the settings name its files if not given.
-        task_status: Started with the URL once the port is bound and everything runs.
+        certificate: The certificate for TLS; by default, it is read from the files of the settings.
+        task_status: Started with the URL when the port accepts connections and all tasks run.
 
     Raises:
-        StartError: The port cannot be bound, or not as safely as the settings ask for; or a token
-            is too short.
+        StartError: The port cannot be bound, other machines can reach it and there is no token, or
+            a token is too short.
     """
     shutdown = shutdown or Shutdown()
     certificate = certificate or open_certificate(settings)
     for token in (settings.token, settings.read_token):
         if token is not None and len(token) < MIN_TOKEN:
             raise StartError(f"a token has fewer than {MIN_TOKEN} characters: choose a longer one")
-    mechanisms = _mechanisms(settings)
-    hub = Hub(settings.hub_namespace, limits=settings.limits, mechanisms=mechanisms)
+    hub = Hub(
+        settings.hub_namespace, limits=settings.limits, mechanisms=_login_mechanisms(settings)
+    )
     tasks: dict[str, Task] = {
         "config watch": partial(
             watch_config_forever, registry, registry.config, every=settings.poll_interval
@@ -177,65 +191,36 @@ async def serve(
     }
     if settings.probe_interval > 0:
         tasks["prober"] = partial(probe_forever, registry, interval=settings.probe_interval)
-    async with _open_port(settings) as listeners, trio.open_nursery() as nursery:
-        server = build_server(
+    async with open_port(settings) as listeners, trio.open_nursery() as nursery:
+        # The port is bound: a client that connects meanwhile waits until it is accepted.
+        for name, task in tasks.items():
+            await nursery.start(_supervised, name, task)
+        server = Server(
             registry,
+            hub,
             settings,
-            serve_connection=lambda ws: serve_connection(registry, hub, ws, shutdown),
             shutdown=shutdown,
             url=url_of(listeners[0], is_secure=certificate is not None),
             certificate=certificate,
         )
-
-        async def serve_to_the_end_of_shutdown(task_status: trio.TaskStatus[str]) -> None:
-            with _fatal("acceptor"):
-                await serve_connections(server, listeners, task_status=task_status)
-            nursery.cancel_scope.cancel()
-
-        # The port is bound already: a client that comes meanwhile waits to be accepted.
-        for name, task in tasks.items():
-            await nursery.start(_supervised, name, task)
-        task_status.started(await nursery.start(serve_to_the_end_of_shutdown))
+        with _logged_crash("server"):
+            await server.serve(listeners, task_status=task_status)
+        nursery.cancel_scope.cancel()
 
 
-@asynccontextmanager
-async def _open_port(settings: Settings) -> AsyncIterator[list[trio.SocketListener]]:
-    """Bind the port, if that is as safe as the settings ask for; close it at the end."""
-    listeners = await open_listeners(settings.host, settings.port)
-    try:
-        if is_reachable(listeners) and not (settings.token or settings.insecure):
-            raise StartError(_EXPOSED.format(host=settings.host))
-        if is_reachable(listeners) and settings.token and not settings.tls_cert:
-            log.warning(_IN_CLEAR, settings.host)
-        yield listeners
-    finally:
-        for listener in listeners:
-            listener.socket.close()
-
-
-def _mechanisms(settings: Settings) -> tuple[dict[str, str], ...]:
-    """List how clients may identify themselves."""
+def _login_mechanisms(settings: Settings) -> tuple[dict[str, str], ...]:
+    """List how clients can identify themselves, for `_info`."""
     if settings.token is None:
         return ()
     bearer = {"kind": "bearer", "header": "Authorization"}
     return ({"kind": "anonymous"}, bearer) if settings.public_reads else (bearer,)
 
 
-_IN_CLEAR = (
-    "listening on %s without TLS: whoever is on the network between can read the token; give"
-    " --tls-cert and --tls-key, or listen on 127.0.0.1 behind a proxy that speaks TLS"
-)
-_EXPOSED = (
-    "listening on {host} lets everybody who reaches it register and delete: set a token"
-    " (--token-file or REGISTRY_TOKEN), listen on 127.0.0.1, or say --insecure"
-)
-
-
 class Task(Protocol):
-    """A task that says when its promise holds, and then runs until it is cancelled."""
+    """A task that reports when it has started, and runs until it is cancelled."""
 
     def __call__(self, *, task_status: trio.TaskStatus[None]) -> Awaitable[None]:
-        """Run it."""
+        """Run until cancelled."""
         ...
 
 
@@ -245,13 +230,13 @@ async def _supervised(
     *,
     task_status: trio.TaskStatus[None],
 ) -> None:
-    with _fatal(name):
+    with _logged_crash(name):
         await task(task_status=task_status)
 
 
 @contextmanager
-def _fatal(name: str) -> Iterator[None]:
-    """Say which task it was that brings the process down."""
+def _logged_crash(name: str) -> Iterator[None]:
+    """Log the name of a task that crashes, because its error ends the process."""
     try:
         yield
     except Exception:
@@ -260,23 +245,21 @@ def _fatal(name: str) -> Iterator[None]:
 
 
 async def run(settings: Settings, *, say: Callable[[str], None]) -> None:
-    """Run a registry as a process does: until SIGINT or SIGTERM, and then gently to an end.
+    """Run a registry as a process does, until SIGINT or SIGTERM stops it gently.
 
-    A second signal stops it at once; what was acknowledged is on the disk either way. SIGHUP has it
-    read the config file and the certificate again. SIGINT is received once it is ready; until then
-    it does what it does in the calling process.
+    A second signal stops it at once. SIGHUP makes it read the config file and the certificate
+    again. SIGINT is handled once the registry is ready; until then it acts as in the caller.
 
     Args:
-        settings: All of them.
-        say: Is given the line that says where everything is, once it is ready.
+        settings: The settings.
+        say: Called with the start-up line when the registry is ready.
 
     Raises:
         StartError: It cannot start.
     """
     shutdown = Shutdown()
     certificate = open_certificate(settings)
-    room = raise_open_files(settings.max_connections)
-    settings = replace(settings, max_connections=room)
+    settings = replace(settings, max_connections=raise_open_files(settings.max_connections))
     with lone_error(), ExitStack() as receivers:
         receive = trio.open_signal_receiver
         signals = receivers.enter_context(receive(signal.SIGTERM, signal.SIGHUP))
@@ -303,19 +286,20 @@ async def run(settings: Settings, *, say: Callable[[str], None]) -> None:
                     shutdown.begin()
 
             url = await nursery.start(serve_to_the_end)
-            # It is held by the outer stack, until the last pings are written.
+            # The outer stack keeps this receiver open until the last pings are written.
             interrupts = receivers.enter_context(receive(signal.SIGINT))
             nursery.start_soon(obey, interrupts)
-            collect_garbage_seldom()
+            make_full_collections_rare()
             say(start_up_line(url, settings, registry))
             await obey(signals)
 
 
-def collect_garbage_seldom() -> None:
-    """Have full garbage collections of this process be rare; for a process that only serves.
+def make_full_collections_rare() -> None:
+    """Make full garbage collections rare in this process, which only serves.
 
-    A full collection looks at every object, with 5,000 connections for half a second, in which
-    nobody is answered. It would free nothing: connections, requests and changes leave no cycles.
+    A full collection visits every object. With 5,000 connections it takes half a second, in which
+    no client is answered. It would free nothing, because connections, requests and changes leave
+    no cycles.
     """
     gc.collect()
     gc.freeze()
@@ -324,7 +308,7 @@ def collect_garbage_seldom() -> None:
 
 
 async def reload_files(registry: Registry, certificate: Certificate | None) -> None:
-    """Read config file and certificate again; what is invalid is logged, and what was stays."""
+    """Read the config file and the certificate again; log an invalid one, and keep the old."""
     if certificate is not None:
         try:
             await trio.to_thread.run_sync(certificate.reload)
@@ -341,7 +325,7 @@ async def reload_files(registry: Registry, certificate: Certificate | None) -> N
 
 
 def start_up_line(url: str, settings: Settings, registry: Registry) -> str:
-    """Say where everything is and what is known at the start."""
+    """Return the line with the URL, the files, and the number of backends from each source."""
     sources = Counter(backend.source for backend in registry.list(active_only=False))
     known = ", ".join(f"{count} {source}" for source, count in sorted(sources.items()))
     return (

@@ -126,14 +126,14 @@ async def test_a_token_that_is_none_is_said_before_anybody_is_asked(tmp_path: Pa
     path.write_bytes(b"s3cret-s3cret-s3cret")
     path.chmod(0o640)
     said = (await run(NOWHERE, "list", f"--token-file={path}")).failed(2)
-    assert "mode is 0640; say: chmod 600" in said
+    assert "mode is 0640; run: chmod 600" in said
     path.chmod(0o600)
     path.write_bytes(b"")
     assert "holds no token" in (await run(NOWHERE, "list", f"--token-file={path}")).failed(2)
     path.write_bytes(b"\xff")
-    assert "it is no text" in (await run(NOWHERE, "list", f"--token-file={path}")).failed(2)
+    assert "it is not text" in (await run(NOWHERE, "list", f"--token-file={path}")).failed(2)
     said = (await run(NOWHERE, "list", REGISTRY_TOKEN="a\nb")).failed(2)  # noqa: S106
-    assert said == "REGISTRY_TOKEN holds no token: one line of ASCII is one"
+    assert said == "REGISTRY_TOKEN holds no token: a token is one line of ASCII"
 
 
 async def test_a_registry_that_hangs_up_before_it_answers_is_no_answer() -> None:

@@ -1,4 +1,4 @@
-"""Requests from bytes: whole, in pieces, one after the other, and what is none."""
+"""Requests from bytes: whole, in pieces, one after the other, and malformed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from plexus_registry.server.access_policy import Refusal
 from plexus_registry.server.http import (
     HEAD_BYTES,
-    HeadReader,
     HttpRequest,
     HttpResponse,
+    RequestReader,
     encode_response,
     handshake_fault,
 )
@@ -21,23 +21,23 @@ PLAIN = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: \xe9\r\n\r\n"
 
 
 def read(*pieces: bytes) -> HttpRequest | Refusal | None:
-    reader = HeadReader()
+    reader = RequestReader()
     for piece in pieces:
-        reader.feed(piece)
-        taken = reader.take()
-        if taken is not None:
-            return taken
+        reader.receive_data(piece)
+        result = reader.next_request()
+        if result is not None:
+            return result
     return None
 
 
 @pytest.mark.parametrize("at", range(1, len(HEAD)))
 def test_a_head_may_be_split_anywhere(at: int) -> None:
-    reader = HeadReader()
-    reader.feed(HEAD[:at])
-    assert reader.take() is None
+    reader = RequestReader()
+    reader.receive_data(HEAD[:at])
+    assert reader.next_request() is None
     assert not reader.is_empty
-    reader.feed(HEAD[at:] + b"frame")
-    request = reader.take()
+    reader.receive_data(HEAD[at:] + b"frame")
+    request = reader.next_request()
     assert isinstance(request, HttpRequest)
     assert request.is_upgrade
     assert (request.raw, request.rest) == (HEAD, b"frame")
@@ -45,13 +45,15 @@ def test_a_head_may_be_split_anywhere(at: int) -> None:
 
 
 def test_pipelined_requests_come_one_by_one() -> None:
-    reader = HeadReader()
-    reader.feed(PLAIN + PLAIN.replace(b"GET", b"HEAD") + HEAD + b"frame")
-    taken = [request for _ in range(3) if isinstance(request := reader.take(), HttpRequest)]
-    methods = [(each.head.method, each.head.path, each.is_upgrade) for each in taken]
+    reader = RequestReader()
+    reader.receive_data(PLAIN + PLAIN.replace(b"GET", b"HEAD") + HEAD + b"frame")
+    requests = [
+        request for _ in range(3) if isinstance(request := reader.next_request(), HttpRequest)
+    ]
+    methods = [(each.head.method, each.head.path, each.is_upgrade) for each in requests]
     assert methods == [("GET", "/healthz", False), ("HEAD", "/healthz", False), ("GET", "/", True)]
-    assert not any(each.is_last for each in taken)
-    assert (taken[2].raw, taken[2].rest) == (HEAD, b"frame")
+    assert not any(each.is_last for each in requests)
+    assert (requests[2].raw, requests[2].rest) == (HEAD, b"frame")
 
 
 @pytest.mark.parametrize(
@@ -81,10 +83,10 @@ def test_a_head_has_a_largest_size() -> None:
 
 @given(pieces=st.lists(st.binary(min_size=1, max_size=40), max_size=20))
 def test_whatever_comes_is_a_request_or_refused_or_not_complete(pieces: list[bytes]) -> None:
-    taken = read(*pieces)
-    if isinstance(taken, Refusal):
-        assert 400 <= taken.status <= 505
-        assert taken.text.isprintable()
+    result = read(*pieces)
+    if isinstance(result, Refusal):
+        assert 400 <= result.status <= 505
+        assert result.text.isprintable()
 
 
 FAULTS = {

@@ -1,4 +1,4 @@
-"""Accepting goes on whatever the system says, and pauses where it has no room."""
+"""Accepting, which pauses if the system has no room, and the limits of connections."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 from trio.testing import memory_stream_pair
 
 from plexus_registry.concurrency import (
@@ -16,7 +18,12 @@ from plexus_registry.concurrency import (
     WINDOW_SECONDS,
     LogThrottle,
 )
-from plexus_registry.server.listener import PAUSE_SECONDS, accept_forever
+from plexus_registry.server.listener import (
+    PAUSE_SECONDS,
+    ConnectionLimits,
+    accept_forever,
+    group_of,
+)
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -93,3 +100,46 @@ async def test_an_address_is_logged_once_a_minute_and_only_so_many_are_known(
     assert caplog.messages[-1] == "one again"
     log_throttle.log_address("kind", "10.0.0.3", "three")
     assert caplog.messages[-1] == "three"
+
+
+ADDRESSES = ["127.0.0.1", "::1", "10.0.0.1", "10.0.0.2", "2001:db8::1", "::ffff:10.0.0.1"]
+
+
+@given(moves=st.lists(st.tuples(st.sampled_from(ADDRESSES), st.booleans()), max_size=60))
+def test_connections_are_counted_as_a_list_would(moves: list[tuple[str, bool]]) -> None:
+    connection_limits = ConnectionLimits(most=7, most_from_one=2)
+    inside: list[str] = []
+    for address, enters in moves:
+        if enters:
+            group = group_of(address)
+            peers = sum(group_of(each) == group for each in inside)
+            counted_as = "connections" if len(inside) >= 7 else ""
+            if not counted_as and group is not None and peers >= 2:
+                counted_as = "connections_per_address"
+            refusal = connection_limits.enter(address)
+            assert (refusal.counted_as if refusal else "") == counted_as
+            if refusal is None:
+                inside.append(address)
+            else:
+                assert refusal.status == 503
+                assert "--max-connections" in refusal.log
+        elif address in inside:
+            inside.remove(address)
+            connection_limits.leave(address)
+        assert connection_limits.count == len(inside)
+
+
+@pytest.mark.parametrize(
+    ("address", "group"),
+    [
+        ("127.0.0.9", None),
+        ("::1", None),
+        ("::ffff:127.0.0.1", None),
+        ("10.0.0.1", "10.0.0.1"),
+        ("::ffff:10.0.0.1", "10.0.0.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+    ],
+)
+def test_the_group_that_a_connection_is_counted_in(address: str, group: str | None) -> None:
+    assert group_of(address) == group

@@ -21,7 +21,7 @@ from plexus_registry.health.self_preservation import ROUNDS
 from plexus_registry.rules.backend import Health, Register, State, Update
 from plexus_registry.rules.errors import NotFound
 from plexus_registry.rules.probe_results import Answered, Unanswered
-from plexus_registry.server.health_report import reporter
+from plexus_registry.server.pages import health_report
 from plexus_registry.storage.opening import read_records
 from plexus_registry.tasks.prober import probe_forever
 from plexus_registry.tasks.sweeper import sweep_forever
@@ -60,10 +60,13 @@ class Harness:
         return self.registry.health.suspects_network
 
     def report(self) -> dict[str, object]:
-        report = reporter(
-            self.registry, db_path=Path("r.db"), connections=lambda: 0, refused=Counter()
+        return health_report(
+            self.registry,
+            db_path=Path("r.db"),
+            uptime_seconds=0.0,
+            connections=0,
+            refused=Counter(),
         )
-        return report()
 
     def state(self, name: str) -> State:
         backend = self.registry.get(name)

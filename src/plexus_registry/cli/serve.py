@@ -20,7 +20,7 @@ from plexus_registry.cli.logs import parse_levels, set_up_logging
 from plexus_registry.cli.session import keep_rule
 from plexus_registry.health.allowed_networks import parse_networks
 from plexus_registry.rules.errors import ConfigError, RegistryError, TokenError
-from plexus_registry.server.access_policy import origin_of, spelled_host
+from plexus_registry.server.access_policy import normalized_host, normalized_origin
 from plexus_registry.server.token_file import (
     READ_TOKEN_VARIABLE,
     TOKEN_VARIABLE,
@@ -58,7 +58,7 @@ def _networks(_ctx: click.Context, _param: click.Parameter, text: object) -> obj
 def _hosts(_ctx: click.Context, _param: click.Parameter, texts: object) -> object:
     hosts = _words(texts)
     for host in hosts:
-        if spelled_host(host) is None or "*" in host:
+        if normalized_host(host) is None or "*" in host:
             raise click.BadParameter(
                 f"{host!r} is no host: write a name or an address, such as registry.example.com"
             )
@@ -68,7 +68,7 @@ def _hosts(_ctx: click.Context, _param: click.Parameter, texts: object) -> objec
 def _origins(_ctx: click.Context, _param: click.Parameter, texts: object) -> object:
     origins = _words(texts)
     for origin in origins:
-        if origin_of(origin) is None or "*" in origin:
+        if normalized_origin(origin) is None or "*" in origin:
             raise click.BadParameter(
                 f"{origin!r} is no origin: write scheme, host and port without a path, such as"
                 " https://tools.example.com"

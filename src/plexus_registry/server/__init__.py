@@ -1,1 +1,1 @@
-"""The port: connections, HTTP, access, WebSockets."""
+"""The port: listener, HTTP, access policy, TLS, limits, WebSockets, pages, shutdown."""

@@ -1,6 +1,6 @@
-"""HTTP requests from bytes, and the bytes of answers; no waiting happens here.
+"""HTTP: bytes become requests, and answers become bytes. Nothing waits here.
 
-Only heads are read: a request that has a body is answered and its connection closed.
+Only the heads of requests are read. A request that has a body is the last of its connection.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from plexus_registry.server.access_policy import Refusal, RequestHead
 
 HEAD_BYTES = 16 * 1024
 _FIRST_LINE = re.compile(rb"[!-~]+ [!-~]+ HTTP/([0-9])\.([0-9])\r?")
-_OF_HANDSHAKE = {
+_HANDSHAKE_FIELDS = {
     *(b"host", b"upgrade", b"connection", b"sec-websocket-key", b"sec-websocket-version"),
     *(b"sec-websocket-protocol", b"sec-websocket-extensions"),
 }
@@ -27,14 +27,14 @@ _TLS_RECORD = b"\x16"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpRequest:
-    """A request whose head is complete.
+    """A request whose head has arrived.
 
     Attributes:
-        head: What it says.
-        raw: Its bytes.
-        rest: All that came after them so far.
-        has_body: Whether more of the request follows.
-        is_last: Whether its connection ends with its answer.
+        head: The head.
+        raw: The bytes of the head.
+        rest: The bytes that arrived after the head.
+        has_body: Whether a body follows.
+        is_last: Whether the connection ends with the answer.
     """
 
     head: RequestHead
@@ -45,12 +45,12 @@ class HttpRequest:
 
     @property
     def is_upgrade(self) -> bool:
-        """Whether it asks for a WebSocket."""
+        """Whether the request asks for a WebSocket."""
         return "websocket" in self.head.words(b"upgrade")
 
 
-class HeadReader:
-    """Takes the bytes of a connection, and gives its requests one after the other."""
+class RequestReader:
+    """Splits the bytes of a connection into requests."""
 
     def __init__(self) -> None:
         self._begin(b"")
@@ -64,19 +64,19 @@ class HeadReader:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no byte of the next request is there."""
+        """Whether no byte of the next request has arrived."""
         return not self._raw
 
-    def feed(self, data: bytes | bytearray) -> None:
-        """Take what arrived."""
+    def receive_data(self, data: bytes | bytearray) -> None:
+        """Add bytes that arrived."""
         self._raw += data
         self._parser.receive_data(bytes(data))
 
-    def take(self) -> HttpRequest | Refusal | None:
-        """Give the next request, or why there will be none; None where more must arrive first."""
-        fault = self._wrong_first_line()
-        if fault is not None:
-            return fault
+    def next_request(self) -> HttpRequest | Refusal | None:
+        """Return the next request, a refusal of what arrived, or None until more bytes arrive."""
+        refusal = self._check_first_line()
+        if refusal is not None:
+            return refusal
         try:
             event = self._parser.next_event()
             if not isinstance(event, h11.Request):
@@ -85,9 +85,9 @@ class HeadReader:
         except h11.RemoteProtocolError as error:
             if error.error_status_hint == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE:
                 return TOO_LARGE
-            # What follows the colon is what the peer sent, and that may be a token.
+            # After the colon, h11 quotes what the peer sent, and that may be a token.
             reason = str(error).partition(":")[0]
-            return bad_request(f"This is no HTTP request that can be read: {shown(reason)}.")
+            return bad_request(f"This is not a valid HTTP request: {shown(reason)}.")
         raw = bytes(self._raw[: len(self._raw) - len(rest)])
         if len(raw) > HEAD_BYTES:
             return TOO_LARGE
@@ -104,8 +104,8 @@ class HeadReader:
         self._begin(rest)
         return HttpRequest(head=head, raw=raw, rest=rest, has_body=has_body, is_last=is_last)
 
-    def _wrong_first_line(self) -> Refusal | None:
-        """Tell at once what no further byte can make a request."""
+    def _check_first_line(self) -> Refusal | None:
+        """Refuse bytes that cannot become an HTTP/1 request, however many more arrive."""
         if self._first_line_is_good:
             return None
         if self._raw.startswith(_TLS_RECORD):
@@ -115,7 +115,7 @@ class HeadReader:
             return None
         match = _FIRST_LINE.fullmatch(line)
         if match is None:
-            return bad_request("The first line is no HTTP request: write `GET / HTTP/1.1`.")
+            return bad_request("The first line is not an HTTP request such as `GET / HTTP/1.1`.")
         if match[1] != b"1":
             return WRONG_VERSION
         self._first_line_is_good = True
@@ -123,18 +123,18 @@ class HeadReader:
 
 
 def handshake_fault(request: HttpRequest) -> Refusal | None:
-    """Find out what keeps an upgrade request from being a WebSocket handshake.
+    """Return the refusal of an upgrade request that is not a valid WebSocket handshake, or None.
 
     Source: RFC 6455, section 4.2.1.
     """
     head = request.head
     for name, value in head.fields:
-        if name in _OF_HANDSHAKE and not (
+        if name in _HANDSHAKE_FIELDS and not (
             value.isascii() and value.decode("latin-1").isprintable()
         ):
             return bad_request(f"The field {name.decode()} of a handshake must be plain ASCII.")
     if [value.lower() for value in head.values(b"upgrade")] != ["websocket"]:
-        return bad_request("A WebSocket handshake needs `Upgrade: websocket`, and nothing else.")
+        return bad_request("A WebSocket handshake needs exactly one `Upgrade: websocket`.")
     if head.version != "1.1":
         return bad_request("A WebSocket handshake needs HTTP/1.1.")
     if "upgrade" not in head.words(b"connection"):
@@ -142,7 +142,7 @@ def handshake_fault(request: HttpRequest) -> Refusal | None:
     if head.values(b"sec-websocket-version") != ["13"]:
         return Refusal(
             status=HTTPStatus.UPGRADE_REQUIRED,
-            word="bad_request",
+            counted_as="bad_request",
             text="A WebSocket handshake needs `Sec-WebSocket-Version: 13`.",
             fields=(("Sec-WebSocket-Version", "13"), ("Upgrade", "websocket")),
         )
@@ -152,7 +152,7 @@ def handshake_fault(request: HttpRequest) -> Refusal | None:
             "A WebSocket handshake needs one `Sec-WebSocket-Key`: 16 random bytes in base64."
         )
     if request.has_body:
-        return bad_request("A WebSocket handshake has no body.")
+        return bad_request("A WebSocket handshake must have no body.")
     return None
 
 
@@ -161,9 +161,9 @@ class HttpResponse:
     """An HTTP answer.
 
     Attributes:
-        status: The status.
-        body: The text.
-        content_type: What the text is.
+        status: The HTTP status.
+        body: The body, as text.
+        content_type: The media type of the body.
         fields: More header fields.
     """
 
@@ -174,11 +174,11 @@ class HttpResponse:
 
 
 def response_to(refusal: Refusal) -> HttpResponse:
-    """Say a refusal."""
+    """Return the answer that explains a refusal."""
     return HttpResponse(status=refusal.status, body=refusal.text + "\n", fields=refusal.fields)
 
 
-# Whatever is answered is for the one who asked, runs nothing and is shown in no frame.
+# No answer may be cached, run code, or be shown inside a page of another site.
 _COMMON_FIELDS = (
     ("Cache-Control", "no-store"),
     ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
@@ -189,7 +189,7 @@ _COMMON_FIELDS = (
 
 
 def encode_response(answer: HttpResponse, *, is_last: bool, without_body: bool = False) -> bytes:
-    """Encode an answer; `without_body` is for HEAD."""
+    """Encode an answer; `without_body` is for the answer to HEAD."""
     body = answer.body.encode()
     status = HTTPStatus(answer.status)
     fields = [
@@ -208,23 +208,23 @@ def encode_response(answer: HttpResponse, *, is_last: bool, without_body: bool =
 
 
 def bad_request(text: str) -> Refusal:
-    """Refuse what is no request that can be understood."""
-    return Refusal(status=HTTPStatus.BAD_REQUEST, word="bad_request", text=text)
+    """Return a refusal of a malformed request."""
+    return Refusal(status=HTTPStatus.BAD_REQUEST, counted_as="bad_request", text=text)
 
 
 TOO_LARGE = Refusal(
     status=HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-    word="head_bytes",
-    text=f"The head of a request may have {HEAD_BYTES} bytes.",
+    counted_as="head_bytes",
+    text=f"The head of a request may have at most {HEAD_BYTES} bytes.",
 )
 TOO_SLOW = Refusal(
     status=HTTPStatus.REQUEST_TIMEOUT,
-    word="head_seconds",
+    counted_as="head_seconds",
     text="The head of the request took too long to arrive.",
 )
 WRONG_VERSION = Refusal(
     status=HTTPStatus.HTTP_VERSION_NOT_SUPPORTED,
-    word="bad_request",
+    counted_as="bad_request",
     text="This registry speaks HTTP/1.1.",
 )
 TLS_ON_PLAIN = bad_request(

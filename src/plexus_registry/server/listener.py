@@ -1,91 +1,126 @@
-"""The port: bound, and accepting, also while the process has no room for more connections."""
+"""The port: bound, and accepting as many connections as the limits and the system allow."""
 
 from __future__ import annotations
 
 import errno
+import logging
 import resource
-from typing import TYPE_CHECKING, TypeVar
+from collections import Counter
+from contextlib import asynccontextmanager
+from ipaddress import IPv6Address, ip_address
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import trio
 
 from plexus_registry.rules.errors import StartError
-from plexus_registry.server.access_policy import is_loopback
+from plexus_registry.server.access_policy import Refusal, is_loopback
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
+
+    from plexus_registry.settings import Settings
+
+log = logging.getLogger(__name__)
 
 Stream = TypeVar("Stream", bound=trio.abc.AsyncResource)
 
 PAUSE_SECONDS = 0.25
 OTHER_FILES = 32
-"""What a registry has open beside its connections: database, config file, Trio's own, and some."""
+"""Files that a registry needs beside its connections: database, config file, Trio's own, spare."""
 
 _NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
+_NO_TLS = (
+    "listening on %s without TLS: anybody on the network can read the token; give --tls-cert and"
+    " --tls-key, or listen on 127.0.0.1 behind a proxy that speaks TLS"
+)
+_EXPOSED = (
+    "on {host}, anybody on the network could register and delete: set a token (--token-file or"
+    " REGISTRY_TOKEN), listen on 127.0.0.1, or pass --insecure"
+)
 
 
-async def open_listeners(host: str, port: int) -> list[trio.SocketListener]:
-    """Bind the port; 0 picks a free one.
+@asynccontextmanager
+async def open_port(settings: Settings) -> AsyncIterator[list[trio.SocketListener]]:
+    """Bind the port, and close it at the end. Port 0 is any free port.
 
     Raises:
-        StartError: The port is in use, or the host is not one of this machine's.
+        StartError: The port cannot be bound, or other machines can reach it and there is no token.
     """
+    listeners = await _bind(settings.host, settings.port)
+    try:
+        addresses = [str(each.socket.getsockname()[0]) for each in listeners]
+        if not all(map(is_loopback, addresses)):
+            if not (settings.token or settings.insecure):
+                raise StartError(_EXPOSED.format(host=settings.host))
+            if settings.token and not settings.tls_cert:
+                log.warning(_NO_TLS, settings.host)
+        yield listeners
+    finally:
+        for listener in listeners:
+            listener.socket.close()
+
+
+async def _bind(host: str, port: int) -> list[trio.SocketListener]:
     try:
         listeners = await trio.open_tcp_listeners(port, host=host)
     except OSError as error:
         reasons = {
-            errno.EADDRINUSE: f"port {port} on {host} is in use: stop what listens there"
-            " (another registry?), or choose another --port",
+            errno.EADDRINUSE: f"port {port} on {host} is in use: stop the program that listens"
+            " there (another registry?), or choose another --port",
             errno.EACCES: f"port {port} needs privileges: choose a --port above 1023",
         }
         reason = reasons.get(error.errno or 0, f"cannot listen on {host}:{port}: {error}")
         raise StartError(reason) from error
     if port == 0:
-        # A name with several addresses would get as many different ports: keep one.
+        # Each address of the host has got another port: keep one.
         for surplus in listeners[1:]:
             await surplus.aclose()
         del listeners[1:]
     return listeners
 
 
-def is_reachable(listeners: list[trio.SocketListener]) -> bool:
-    """Whether anybody but this machine can connect."""
-    return not all(is_loopback(str(each.socket.getsockname()[0])) for each in listeners)
-
-
-def url_of(listener: trio.SocketListener, *, is_secure: bool = False) -> str:
-    """Where clients connect to a listener."""
+def url_of(listener: trio.SocketListener, *, is_secure: bool) -> str:
+    """Return the URL at which clients reach a listener."""
     scheme = "wss" if is_secure else "ws"
     host, port = listener.socket.getsockname()[:2]
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-def open_files_for(connections: int) -> int:
-    """Raise the number of files that may be open as far as it goes and is needed.
+def raise_open_files(connections: int) -> int:
+    """Raise this process's limit of open files as far as needed and allowed.
 
     Returns:
-        How many connections there is room for, at most as many as asked for.
+        How many connections fit in, at least 1; a warning is logged if they are fewer than asked.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = connections + OTHER_FILES
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    needed = connections + OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    if soft == resource.RLIM_INFINITY:
+    if soft == resource.RLIM_INFINITY or soft >= needed:
         return connections
-    return max(0, min(connections, soft - OTHER_FILES))
+    room = max(0, soft - OTHER_FILES)
+    log.warning(
+        "there is room for only %d connections, but --max-connections is %d: raise the hard limit"
+        " of `ulimit -n`, or pass --max-connections %d",
+        room,
+        connections,
+        room,
+    )
+    return max(1, room)
 
 
 async def accept_forever(
     listener: trio.abc.Listener[Stream],
-    receive: Callable[[Stream], object],
+    start: Callable[[Stream], object],
     report_fault: Callable[[str, str], None],
 ) -> None:
-    """Accept connections, and pause while the system has no room for more; closes the listener.
+    """Accept connections; pause if the system has no room for more. Close the listener at the end.
 
     Args:
-        listener: Where they come from.
-        receive: Takes each one, and does not wait.
-        report_fault: Is told, with the kind, when there is no room.
+        listener: The listener.
+        start: Starts to serve a connection, without waiting.
+        report_fault: Called with the name and the description of a fault, if there is no room.
     """
     async with listener:
         while True:
@@ -101,4 +136,103 @@ async def accept_forever(
                 )
                 await trio.sleep(PAUSE_SECONDS)
             else:
-                receive(stream)
+                start(stream)
+
+
+class Endpoints(NamedTuple):
+    """The two ends of a connection: address and port of the peer, and the local address."""
+
+    peer: str
+    port: int
+    local: str
+
+    def __str__(self) -> str:
+        return f"{self.peer} port {self.port}"
+
+
+def endpoints_of(stream: trio.abc.Stream) -> Endpoints:
+    """Return the endpoints of a stream; one that is not a socket counts as a local connection.
+
+    Raises:
+        OSError: The peer has left.
+    """
+    if not isinstance(stream, trio.SocketStream):
+        return Endpoints("127.0.0.1", 0, "127.0.0.1")
+    peer, port = stream.socket.getpeername()[:2]
+    return Endpoints(peer, port, stream.socket.getsockname()[0])
+
+
+_RETRY = (("Retry-After", "5"),)
+_IPV6_PREFIX = 64
+
+
+class ConnectionLimits:
+    """Limits the number of connections, in all and from each address.
+
+    All programs of this machine share the loopback addresses, so only the total limits these.
+
+    Attributes:
+        count: The number of open connections.
+    """
+
+    def __init__(self, *, most: int, most_from_one: int) -> None:
+        self._most = most
+        self._most_from_one = most_from_one
+        self._by_group: Counter[str] = Counter()
+        self.count = 0
+
+    def enter(self, address: str) -> Refusal | None:
+        """Count a new connection, or refuse it. Call `leave` only if it was not refused."""
+        if self.count >= self._most:
+            return Refusal(
+                status=503,
+                counted_as="connections",
+                text=f"This registry has {self._most} connections, which is its limit: try again"
+                " later, or ask its operator to raise --max-connections.",
+                log=f"refused a connection: {self._most} are open; if you need more, start the"
+                " registry with a larger --max-connections",
+                fields=_RETRY,
+            )
+        group = group_of(address)
+        if group is not None:
+            if self._by_group[group] >= self._most_from_one:
+                return Refusal(
+                    status=503,
+                    counted_as="connections_per_address",
+                    text=f"Your address already has {self._most_from_one} connections, which is"
+                    " the limit: close some, or ask the operator of the registry to raise"
+                    " --max-connections-per-address.",
+                    log=f"refused a connection from {group}, which has {self._most_from_one}; if"
+                    " it needs more, start the registry with a larger"
+                    " --max-connections-per-address",
+                    fields=_RETRY,
+                )
+            self._by_group[group] += 1
+        self.count += 1
+        return None
+
+    def leave(self, address: str) -> None:
+        """Stop counting a connection that has ended."""
+        self.count -= 1
+        group = group_of(address)
+        if group is not None:
+            self._by_group[group] -= 1
+            if not self._by_group[group]:
+                del self._by_group[group]
+
+
+def group_of(address: str) -> str | None:
+    """Return the group whose connections are counted together, or None for a loopback address.
+
+    The group is the address itself. For IPv6 it is the network, since one host often has a whole
+    /64 network.
+    """
+    ip = ip_address(address.partition("%")[0])
+    if isinstance(ip, IPv6Address):
+        if ip.ipv4_mapped is None:
+            if ip.is_loopback:
+                return None
+            prefix = int(ip) >> (128 - _IPV6_PREFIX) << (128 - _IPV6_PREFIX)
+            return f"{IPv6Address(prefix)}/{_IPV6_PREFIX}"
+        ip = ip.ipv4_mapped
+    return None if ip.is_loopback else str(ip)

@@ -1,7 +1,12 @@
-"""The one port: connections in, WebSockets out, and an answer for whoever speaks something else.
+"""The server: every connection of the port, from its acceptance to its end.
 
-Each connection is counted and read; if the access policy allows its handshake, it stays open as a
-WebSocket. An error of one connection ends here and never reaches another one.
+Theory of operation. Each connection has one task, which takes it through these steps: the
+connection limits, TLS, HTTP requests and the access policy (until one request is a WebSocket
+handshake), the WebSocket, and the close. A connection above a limit gets TLS and an error instead.
+An error of one connection ends that connection only.
+
+The shutdown stops accepting, ends idle connections at once, and busy ones after their current
+request. It lasts at most `SHUTDOWN_SECONDS`, and then cancels the connections that are left.
 """
 
 from __future__ import annotations
@@ -9,6 +14,7 @@ from __future__ import annotations
 import logging
 import socket
 import struct
+from collections import Counter
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -16,175 +22,286 @@ from typing import TYPE_CHECKING
 import trio
 from trio_websocket import ConnectionClosed
 
+from plexus_registry.concurrency import LogThrottle
+from plexus_registry.rpc.fairness import Fairness
 from plexus_registry.rpc.limits import Caller
 from plexus_registry.server import handshake
-from plexus_registry.server.access_policy import Grant
-from plexus_registry.server.handshake import (
-    Admitted,
-    Ends,
-    Server,
-    answer_requests,
-    hang_up,
-    secured,
+from plexus_registry.server.access_policy import UNAUTHORIZED, AccessPolicy, Grant, Refusal
+from plexus_registry.server.connection import serve_connection
+from plexus_registry.server.handshake import Handshake, answer_requests, hang_up
+from plexus_registry.server.heartbeat import Heartbeat
+from plexus_registry.server.http import (
+    HttpRequest,
+    HttpResponse,
+    bad_request,
+    encode_response,
+    handshake_fault,
+    response_to,
 )
-from plexus_registry.server.http import HttpResponse, encode_response
-from plexus_registry.server.listener import accept_forever, url_of
+from plexus_registry.server.listener import (
+    ConnectionLimits,
+    Endpoints,
+    accept_forever,
+    endpoints_of,
+)
+from plexus_registry.server.pages import Pages
+from plexus_registry.server.tls import start_tls
 from plexus_registry.server.websocket import accept_websocket
+from plexus_registry.websocket_frames import CloseCode
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from plexus_registry.concurrency import LogThrottle
+    from plexus_registry.registry import Registry
+    from plexus_registry.rpc.plexus import Hub
+    from plexus_registry.server.shutdown import Shutdown
+    from plexus_registry.server.tls import Certificate
+    from plexus_registry.settings import Settings
 
 log = logging.getLogger(__name__)
 
 SHUTDOWN_SECONDS = 5.0
 CLOSE_SECONDS = 1.0
-_INTERNAL_ERROR = 1011
-"""Close code. Source: RFC 6455, section 7.4.1."""
-MOST_TURNED_AWAY = 64
-"""How many connections beyond the limit are answered at a time; more are closed at once."""
+MOST_REFUSED_AT_ONCE = 64
+"""How many refused connections get an answer at the same time; more are closed without one."""
+
+_NO_LINGER = struct.pack("ii", 1, 0)
 
 
-async def serve_connections(
-    server: Server,
-    listeners: list[trio.SocketListener],
-    *,
-    task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """Accept connections until the shutdown begins, then let them end.
+class Server:
+    """Serves the connections of the port."""
 
-    Started with the URL of the first listener. Returns when the last connection has ended,
-    `SHUTDOWN_SECONDS` after the shutdown began at the latest.
-    """
-    async with trio.open_nursery() as connections:
-        async with trio.open_nursery() as acceptors:
-            await acceptors.start(server.heartbeat.check_forever)
-            receive = partial(_receive, server, connections, trio.CapacityLimiter(MOST_TURNED_AWAY))
-            for listener in listeners:
-                acceptors.start_soon(accept_forever, listener, receive, server.report_fault)
-            task_status.started(url_of(listeners[0], is_secure=server.certificate is not None))
-            await server.shutdown.begun.wait()
-            acceptors.cancel_scope.cancel()
-        connections.cancel_scope.deadline = trio.current_time() + SHUTDOWN_SECONDS
+    def __init__(
+        self,
+        registry: Registry,
+        hub: Hub,
+        settings: Settings,
+        *,
+        shutdown: Shutdown,
+        url: str,
+        certificate: Certificate | None,
+    ) -> None:
+        """Build the parts that all connections share.
 
-
-def _receive(
-    server: Server,
-    connections: trio.Nursery,
-    turned_away: trio.CapacityLimiter,
-    stream: trio.abc.Stream,
-) -> None:
-    """Begin with one connection."""
-    try:
-        ends = Ends.of(stream)
-    except OSError:
-        connections.start_soon(trio.aclose_forcefully, stream)
-        return
-    refusal = server.connection_limits.enter(ends.address)
-    if refusal is None:
-        connections.start_soon(
-            _see_through,
-            stream,
-            server.log_throttle,
-            partial(_attend, server, stream, ends),
-            partial(server.connection_limits.leave, ends.address),
+        Args:
+            registry: The registry to serve.
+            hub: Routes the requests.
+            settings: The limits and the access rules.
+            shutdown: Ends the connections when it begins.
+            url: The URL at which clients connect.
+            certificate: The certificate for TLS; None for a plain port.
+        """
+        self._registry = registry
+        self._hub = hub
+        self._shutdown = shutdown
+        self._url = url
+        self._certificate = certificate
+        self._max_message_bytes = settings.limits.message_bytes
+        self._refused: Counter[str] = Counter()
+        self._log_throttle = LogThrottle()
+        self._fairness = Fairness(max_unread=settings.max_unread_total)
+        self._being_refused = 0
+        self._connection_limits = ConnectionLimits(
+            most=settings.max_connections, most_from_one=settings.max_connections_per_address
         )
-        return
-    answer = server.refuse(refusal)
-    try:
-        turned_away.acquire_on_behalf_of_nowait(stream)
-    except trio.WouldBlock:
-        connections.start_soon(trio.aclose_forcefully, stream)
-        return
-    connections.start_soon(
-        _see_through,
-        stream,
-        server.log_throttle,
-        partial(_turn_away, server, stream, answer),
-        partial(turned_away.release_on_behalf_of, stream),
-    )
+        self._access_policy = AccessPolicy(
+            hosts=(settings.host, *settings.allow_hosts),
+            origins=settings.allow_origins,
+            token=settings.token,
+            read_token=settings.read_token,
+            public_reads=settings.public_reads,
+            allow_url_token=settings.allow_url_token,
+        )
+        self._pages = Pages(
+            registry,
+            url=url,
+            db_path=settings.db_path,
+            shutdown=shutdown,
+            connection_limits=self._connection_limits,
+            refused=self._refused,
+            is_health_public=settings.token is None,
+        )
+        self._heartbeat = Heartbeat(
+            ping_interval=settings.ping_interval,
+            unread_seconds=settings.unread_seconds,
+            max_message_bytes=self._max_message_bytes,
+            refused=self._refused,
+            log_throttle=self._log_throttle,
+        )
 
+    async def serve(
+        self,
+        listeners: list[trio.SocketListener],
+        *,
+        task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve connections until the shutdown begins, and then until the last one has ended.
 
-async def _see_through(
-    stream: trio.abc.Stream,
-    log_throttle: LogThrottle,
-    attend: Callable[[], Awaitable[None]],
-    leave: Callable[[], None],
-) -> None:
-    """See one connection through; nothing that happens to it escapes."""
-    try:
-        await attend()
-    except* (ConnectionClosed, trio.BrokenResourceError, trio.ClosedResourceError):
-        log.debug("connection lost")
-    except* Exception as bug:  # noqa: BLE001 - it is logged, and ends this connection only
-        log_throttle.log_bug("a connection failed", bug)
-    finally:
-        leave()
-        await trio.aclose_forcefully(stream)
+        Args:
+            listeners: The listeners of the port; they are closed at the end.
+            task_status: Started with the URL when the port accepts connections.
+        """
+        async with trio.open_nursery() as connections:
+            async with trio.open_nursery() as acceptors:
+                await acceptors.start(self._heartbeat.check_forever)
+                start = partial(self._start, connections)
+                for listener in listeners:
+                    acceptors.start_soon(accept_forever, listener, start, self._report_fault)
+                task_status.started(self._url)
+                await self._shutdown.begun.wait()
+                acceptors.cancel_scope.cancel()
+            connections.cancel_scope.deadline = trio.current_time() + SHUTDOWN_SECONDS
 
-
-async def _turn_away(server: Server, plain: trio.abc.Stream, answer: HttpResponse) -> None:
-    with trio.move_on_after(handshake.HEAD_SECONDS):
-        stream = await secured(server, plain)
-        if stream is not None:
-            await hang_up(stream, encode_response(answer, is_last=True))
-
-
-async def _attend(server: Server, plain: trio.abc.Stream, ends: Ends) -> None:
-    stream: trio.abc.Stream | None = None
-    admitted = None
-    with server.shutdown.slot() as slot:
-        if slot.is_leaving():
+    def _start(self, connections: trio.Nursery, stream: trio.abc.Stream) -> None:
+        """Start the task of a new connection."""
+        try:
+            endpoints = endpoints_of(stream)
+        except OSError:
+            connections.start_soon(trio.aclose_forcefully, stream)
             return
-        with trio.move_on_after(handshake.HEAD_SECONDS):
-            stream = await secured(server, plain)
-        if stream is not None:
-            admitted = await answer_requests(server, slot, stream, ends)
-    if stream is not None and admitted is not None:
-        await _hold(server, stream, admitted, ends)
+        refusal = self._connection_limits.enter(endpoints.peer)
+        if refusal is None:
+            connections.start_soon(self._run, stream, endpoints, None)
+            return
+        answer = self._refuse(refusal)
+        if self._being_refused >= MOST_REFUSED_AT_ONCE:
+            connections.start_soon(trio.aclose_forcefully, stream)
+            return
+        self._being_refused += 1
+        connections.start_soon(self._run, stream, endpoints, answer)
 
+    async def _run(
+        self, stream: trio.abc.Stream, endpoints: Endpoints, refusal: HttpResponse | None
+    ) -> None:
+        """Serve or refuse one connection, and close it; no error leaves its task."""
+        try:
+            if refusal is None:
+                await self._serve_stream(stream, endpoints)
+            else:
+                await self._send_refusal(stream, refusal)
+        except* (ConnectionClosed, trio.BrokenResourceError, trio.ClosedResourceError):
+            log.debug("connection lost")
+        except* Exception as bug:  # noqa: BLE001 - it is logged, and ends this connection only
+            self._log_throttle.log_bug("a connection failed", bug)
+        finally:
+            if refusal is None:
+                self._connection_limits.leave(endpoints.peer)
+            else:
+                self._being_refused -= 1
+            await trio.aclose_forcefully(stream)
 
-async def _hold(server: Server, stream: trio.abc.Stream, admitted: Admitted, ends: Ends) -> None:
-    """Hold one WebSocket open until it ends."""
-    caller = Caller(may_write=admitted.grant is Grant.ALL, refused=server.refused)
-    async with trio.open_nursery() as nursery:
-        websocket = None
+    async def _send_refusal(self, plain: trio.abc.Stream, refusal: HttpResponse) -> None:
         with trio.move_on_after(handshake.HEAD_SECONDS):
-            websocket = await accept_websocket(
-                nursery,
-                stream,
-                admitted.request.raw,
-                admitted.request.rest,
-                max_message_size=server.max_message_bytes,
-                caller=caller,
-                fairness=server.fairness,
+            stream = await self._secure(plain)
+            if stream is not None:
+                await hang_up(stream, encode_response(refusal, is_last=True))
+
+    async def _serve_stream(self, plain: trio.abc.Stream, endpoints: Endpoints) -> None:
+        stream: trio.abc.Stream | None = None
+        accepted = None
+        with self._shutdown.request_loop() as loop:
+            if loop.must_end():
+                return
+            with trio.move_on_after(handshake.HEAD_SECONDS):
+                stream = await self._secure(plain)
+            if stream is not None:
+                decide = partial(self._decide, endpoints)
+                accepted = await answer_requests(stream, loop, decide)
+        if stream is not None and accepted is not None:
+            await self._serve_websocket(stream, accepted, endpoints)
+
+    async def _secure(self, plain: trio.abc.Stream) -> trio.abc.Stream | None:
+        """Do the TLS handshake, if the port speaks TLS; return None if the peer does not."""
+        if self._certificate is None:
+            return plain
+        stream = await start_tls(plain, self._certificate)
+        if isinstance(stream, Refusal):
+            await hang_up(plain, encode_response(self._refuse(stream), is_last=True))
+            return None
+        return stream
+
+    def _decide(
+        self, endpoints: Endpoints, request: HttpRequest | Refusal
+    ) -> HttpResponse | Handshake:
+        """Decide how to answer a request; count and log it if it is refused."""
+        decision = request if isinstance(request, Refusal) else self._check(request, endpoints)
+        return self._refuse(decision) if isinstance(decision, Refusal) else decision
+
+    def _check(
+        self, request: HttpRequest, endpoints: Endpoints
+    ) -> HttpResponse | Refusal | Handshake:
+        head = request.head
+        refusal = self._access_policy.refusal(head, bound=endpoints.local)
+        if refusal is not None:
+            return refusal
+        if not head.target.startswith("/") and head.method in {"GET", "HEAD"}:
+            return bad_request("The target of the request must be a path, such as /.")
+        grant = self._access_policy.grant(head)
+        if grant is Grant.NOTHING and self._access_policy.has_token(head):
+            self._log_throttle.log_address(
+                "wrong token",
+                endpoints.peer,
+                f"refused {endpoints.peer}: its token is wrong; it needs the one of --token-file"
+                " or REGISTRY_TOKEN",
             )
+        if not request.is_upgrade or head.method != "GET":
+            return self._pages.answer(head, grant)
+        if (fault := handshake_fault(request)) is not None:
+            return fault
+        if grant is Grant.NOTHING:
+            return UNAUTHORIZED
+        return Handshake(request, grant)
+
+    async def _serve_websocket(
+        self, stream: trio.abc.Stream, accepted: Handshake, endpoints: Endpoints
+    ) -> None:
+        """Answer the handshake, and serve the WebSocket until it ends."""
+        caller = Caller(may_write=accepted.grant is Grant.ALL, refused=self._refused)
+        async with trio.open_nursery() as nursery:
+            websocket = None
+            with trio.move_on_after(handshake.HEAD_SECONDS):
+                websocket = await accept_websocket(
+                    nursery,
+                    stream,
+                    accepted.request.raw,
+                    accepted.request.rest,
+                    max_message_size=self._max_message_bytes,
+                    caller=caller,
+                    fairness=self._fairness,
+                )
+            if websocket is not None:
+                cut = partial(_cut, stream, nursery.cancel_scope)
+                watched = self._heartbeat.add(websocket, str(endpoints), cut)
+                try:
+                    await serve_connection(self._registry, self._hub, websocket, self._shutdown)
+                finally:
+                    if websocket.was_too_large:
+                        self._refused["message_bytes"] += 1
+                    # If a frame was cut in the middle, the peer would take a close for its rest.
+                    if websocket.sending is None:
+                        with trio.move_on_after(CLOSE_SECONDS, shield=True):
+                            # It changes nothing if the WebSocket was closed with a reason before.
+                            await websocket.close(CloseCode.INTERNAL_ERROR)
+                    self._heartbeat.remove(watched)
+            nursery.cancel_scope.cancel()
         if websocket is not None:
-            cut = partial(_cut, stream, nursery.cancel_scope)
-            watched = server.heartbeat.add(websocket, str(ends), cut)
-            try:
-                await server.serve_connection(websocket)
-            finally:
-                if websocket.was_too_large:
-                    server.refused["message_bytes"] += 1
-                # Where a frame was cut in the middle, a goodbye would be taken for its rest.
-                if websocket.sending is None:
-                    with trio.move_on_after(CLOSE_SECONDS, shield=True):
-                        await websocket.close(_INTERNAL_ERROR)  # unless it was closed with a reason
-                server.heartbeat.remove(watched)
-        nursery.cancel_scope.cancel()
-    if websocket is not None:
-        websocket.forget()
+            websocket.forget()
+
+    def _report_fault(self, name: str, text: str) -> None:
+        """Count and log a fault that is not answered to any peer."""
+        self._refused[name] += 1
+        self._log_throttle.log(name, text)
+
+    def _refuse(self, refusal: Refusal) -> HttpResponse:
+        """Count and log a refusal, and return its answer."""
+        self._refused[refusal.counted_as] += 1
+        if refusal.log:
+            self._log_throttle.log(refusal.counted_as, refusal.log)
+        return response_to(refusal)
 
 
 def _cut(stream: trio.abc.Stream, scope: trio.CancelScope) -> None:
-    """End a connection at once; what the system still holds for the peer is dropped."""
+    """End a connection at once; the system drops the bytes that the peer has not received."""
     plain = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
     if isinstance(plain, trio.SocketStream):
         with suppress(OSError):
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
     scope.cancel()
-
-
-_NO_LINGER = struct.pack("ii", 1, 0)

@@ -1,4 +1,4 @@
-"""Stopping without cutting anyone off in the middle of a request."""
+"""The gentle stop: a connection is ended between two requests, never in the middle of one."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class ConnectionSlot:
-    """One connection's part in the shutdown.
+class RequestLoop:
+    """The part of a connection's task that receives requests and answers them.
 
     Attributes:
         is_busy: Whether a request is being answered; the connection sets it.
@@ -25,40 +25,40 @@ class ConnectionSlot:
         self._scope = scope
         self.is_busy = False
 
-    def is_leaving(self) -> bool:
-        """Tell whether to take up no further request."""
+    def must_end(self) -> bool:
+        """Check whether the shutdown has begun, so that no further request may begin."""
         return self._shutdown.begun.is_set()
 
-    def ask_to_leave(self) -> None:
-        """End the wait for the next request; a request in hand goes on."""
+    def stop_waiting(self) -> None:
+        """Cancel the wait for the next request; a request that is being answered goes on."""
         if not self.is_busy:
             self._scope.cancel()
 
 
 class Shutdown:
-    """Ends connections: idle ones at once, busy ones after the request in hand.
+    """Ends connections: idle ones at once, busy ones after their current request.
 
     Attributes:
-        begun: Set once the shutdown began.
+        begun: Set when the shutdown begins.
     """
 
     def __init__(self) -> None:
         self.begun = trio.Event()
-        self._slots: set[ConnectionSlot] = set()
+        self._loops: set[RequestLoop] = set()
 
     def begin(self) -> None:
         """Begin the shutdown; a second call changes nothing."""
         self.begun.set()
-        for slot in self._slots:
-            slot.ask_to_leave()
+        for loop in self._loops:
+            loop.stop_waiting()
 
     @contextmanager
-    def slot(self) -> Iterator[ConnectionSlot]:
-        """Run a connection inside the block; it is cut short only between two requests."""
+    def request_loop(self) -> Iterator[RequestLoop]:
+        """Make a context that the shutdown cancels, but only between two requests."""
         with trio.CancelScope() as scope:
-            slot = ConnectionSlot(self, scope)
-            self._slots.add(slot)
+            loop = RequestLoop(self, scope)
+            self._loops.add(loop)
             try:
-                yield slot
+                yield loop
             finally:
-                self._slots.discard(slot)
+                self._loops.discard(loop)

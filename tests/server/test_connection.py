@@ -1,4 +1,4 @@
-"""What is told on a connection, and in which order with its answers."""
+"""The events that a connection sends, and their order among its answers."""
 
 from __future__ import annotations
 
