@@ -9,15 +9,13 @@ from hypothesis import HealthCheck, settings
 # A slow, shared machine is no reason to fail: what is too slow shows in scripts/bench.
 settings.register_profile(
     "dev",
-    max_examples=60,
-    stateful_step_count=30,
+    max_examples=50,
+    stateful_step_count=25,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
+settings.register_profile("ci", settings.get_profile("dev"), derandomize=True)
 settings.register_profile(
-    "ci", settings.get_profile("dev"), max_examples=100, stateful_step_count=40, derandomize=True
-)
-settings.register_profile(
-    "deep", settings.get_profile("dev"), max_examples=3000, stateful_step_count=80
+    "soak", settings.get_profile("dev"), max_examples=1000, stateful_step_count=60
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))

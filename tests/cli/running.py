@@ -9,12 +9,19 @@ import subprocess
 import sys
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
-from tests.e2e.harness import COMMAND, clean_environment, run_command
+from tests.e2e.harness import (
+    COMMAND,
+    MAIN,
+    Process,
+    clean_environment,
+    run_command,
+    running_process,
+)
+from tests.fork_server import open_fork
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -72,32 +79,17 @@ async def succeed(url: str, *arguments: str, **env: str) -> Done:
 
 
 @asynccontextmanager
-async def running(url: str, log: Path, *arguments: str) -> AsyncIterator[trio.Process]:
+async def running(url: str, log: Path, *arguments: str) -> AsyncIterator[Process]:
     """Start a verb that goes on, and kill it in the end if it still runs."""
-    with log.open("wb") as stderr:
-        async with trio.open_nursery() as nursery:
-            process: trio.Process = await nursery.start(
-                partial(
-                    trio.run_process,
-                    (*COMMAND, *arguments),
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=stderr,
-                    check=False,
-                    env=clean_environment(REGISTRY_URL=url),
-                )
-            )
-            try:
-                yield process
-            finally:
-                if process.returncode is None:
-                    process.kill()
+    command, env = (*COMMAND, *arguments), {"REGISTRY_URL": url}
+    async with running_process(command, log_path=log, stdin=subprocess.PIPE, env=env) as process:
+        yield process
 
 
 class Lines:
     """What a process prints, line by line."""
 
-    def __init__(self, process: trio.Process) -> None:
+    def __init__(self, process: Process) -> None:
         assert process.stdout is not None
         self._stream = process.stdout
         self._text = b""
@@ -125,13 +117,11 @@ def terminal() -> Iterator[tuple[int, int]]:
 async def run_on_terminal(url: str, *arguments: str, **env: str) -> str:
     """Run a verb to its end with its output on a terminal, and give what that shows."""
     with terminal() as (person, program), trio.fail_after(30):
-        await trio.run_process(
-            (*COMMAND, *arguments),
-            stdout=program,
-            stderr=program,
-            check=False,
-            env=clean_environment(REGISTRY_URL=url, **env),
-        )
+        environment = clean_environment(REGISTRY_URL=url, **env)
+        async with open_fork(
+            MAIN, arguments, env=environment, stdin=subprocess.PIPE, stdout=program, stderr=program
+        ) as process:
+            await process.wait()
         os.write(program, b"END")  # a terminal has no end of file
         text = b""
         while not text.endswith(b"END"):

@@ -44,7 +44,9 @@ MOMENTS = (1, 2_000, 20_000, 80_000)
 
 
 def interrupting(marker: Path, first: str, moment: int) -> tuple[str, ...]:
-    return (sys.executable, "-c", INTERRUPT_AT_CALL, str(marker), first, str(moment))
+    # Where its imports are to be interrupted, too, `env` makes it a new interpreter.
+    fresh = ("env",) if first == FIRST else ()
+    return (*fresh, sys.executable, "-c", INTERRUPT_AT_CALL, str(marker), first, str(moment))
 
 
 async def interrupted(

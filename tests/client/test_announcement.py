@@ -383,7 +383,7 @@ async def test_a_connection_that_is_cut_anywhere_is_made_good(
 ) -> None:
     async with serving(tmp_path) as registry:
         sent, received = await conversation(network, registry)
-        for at in range(1, sent if direction == "sending" else received, 17):
+        for at in range(1, sent if direction == "sending" else received, 37):
             setattr(network, f"cut_{direction}_at", at)
             async with announced() as announcement:
                 await trio.sleep(23)

@@ -109,14 +109,14 @@ async def test_calls_over_a_connection_that_is_cut_anywhere_have_an_answer_or_no
         whole = await use()
         assert network.last is not None
         size = network.last.sent if direction == "sending" else network.last.received
-        failures = 0
-        for at in range(size - 1):
+        cuts, failures = range(0, size - 1, 3), 0
+        for at in cuts:
             setattr(network, f"cut_{direction}_at", at)
             try:
                 assert await use() == whole
             except RegistryUnavailableError:
                 failures += 1
-    assert failures > size * 0.9
+    assert failures > len(cuts) * 0.9
 
 
 async def test_what_a_hostile_peer_nests_too_deep_is_no_answer() -> None:

@@ -7,12 +7,14 @@ import itertools
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -20,23 +22,30 @@ import msgspec
 import trio
 from trio_websocket import WebSocketConnection, wrap_client_stream
 
+from tests.fork_server import ForkedProcess, open_fork
+
 if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
     from pathlib import Path
 
 COMMAND = (sys.executable, "-m", "plexus_registry")
-START_SECONDS = 15
+# The same in a new interpreter, for what acts on its start.
+FRESH_COMMAND = ("env", *COMMAND)
+MAIN = "from plexus_registry.__main__ import main; main()"
+START_SECONDS = 30
 POLL_SECONDS = 0.02
+Process = trio.Process | ForkedProcess
 _URL = re.compile(r"wss?://[^\s,)]+")
 
 
 def clean_environment(**extra: str) -> dict[str, str]:
     """This process's environment, without anything that configures a registry.
 
-    Nobody is probed unless a test asks for it: the backends of most tests do not exist.
+    Nobody is probed unless a test asks for it: the backends of most tests do not exist. Coverage is
+    measured in forks, and not in new interpreters, where it takes long.
     """
-    ours = ("REGISTRY_", "RUST_LOG", "XDG_CONFIG_HOME")
+    ours = ("REGISTRY_", "RUST_LOG", "XDG_CONFIG_HOME", "COVERAGE_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return {**kept, "REGISTRY_PROBE_INTERVAL": "0", **extra}
 
@@ -52,7 +61,7 @@ class ServerProcess:
         log_path: The file that its standard error goes to.
     """
 
-    process: trio.Process
+    process: Process
     url: str
     start_up_line: str
     log_path: Path
@@ -105,27 +114,56 @@ async def running_command(
     command: tuple[str, ...] = COMMAND,
 ) -> AsyncIterator[ServerProcess]:
     """Start `trio-registry` with just these arguments, wait until it serves, and end it after."""
+    async with running_process((*command, *arguments), log_path=log_path, env=env) as process:
+        with trio.fail_after(START_SECONDS):
+            line = await _first_line(process)
+        url = _URL.search(line)
+        assert url is not None, f"no URL in {line!r}; see {log_path}"
+        yield ServerProcess(process, url[0], line, log_path)
+
+
+@asynccontextmanager
+async def running_process(
+    command: tuple[str, ...],
+    *,
+    log_path: Path,
+    stdin: int = subprocess.PIPE,
+    env: Mapping[str, str] | None = None,
+) -> AsyncIterator[Process]:
+    """Start a command with its output on a pipe and its errors in a file, and end it after."""
+    environment = clean_environment(**(env or {}))
+    forked = code_and_arguments(command)
     with log_path.open("ab") as log:
+        if forked is not None:
+            async with open_fork(
+                *forked, env=environment, stdin=stdin, stderr=log.fileno()
+            ) as process:
+                yield process
+            return
         async with trio.open_nursery() as nursery:
-            process: trio.Process = await nursery.start(
-                partial(
-                    trio.run_process,
-                    (*command, *arguments),
-                    stdout=subprocess.PIPE,
-                    stderr=log,
-                    check=False,
-                    env=clean_environment(**(env or {})),
-                )
+            run = partial(
+                trio.run_process,
+                command,
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                check=False,
+                env=environment,
             )
+            real: trio.Process = await nursery.start(run)
             try:
-                with trio.fail_after(START_SECONDS):
-                    line = await _first_line(process)
-                url = _URL.search(line)
-                assert url is not None, f"no URL in {line!r}; see {log_path}"
-                yield ServerProcess(process, url[0], line, log_path)
+                yield real
             finally:
-                if process.returncode is None:
-                    process.kill()
+                real.kill()
+
+
+def code_and_arguments(command: tuple[str, ...]) -> tuple[str, tuple[str, ...]] | None:
+    """What a fork has to run for a command; None where it takes a new interpreter."""
+    if command[:3] == COMMAND:
+        return MAIN, command[3:]
+    if command[:2] == (sys.executable, "-c"):
+        return command[2], command[3:]
+    return None
 
 
 @contextmanager
@@ -164,25 +202,30 @@ def shared_registry(
 
 def with_prelude(code: str) -> tuple[str, ...]:
     """A command like `COMMAND` that runs a line of Python first, to break something on purpose."""
-    run = "from plexus_registry.__main__ import main; main()"
-    return (sys.executable, "-c", f"{code}\n{run}")
+    return (sys.executable, "-c", f"{code}\n{MAIN}")
+
+
+def writing_at_most(size: int) -> tuple[str, ...]:
+    """A command like `COMMAND` that cannot write a larger file, as on a full disk."""
+    # A fork could not save the coverage that it measures.
+    code = f"import resource as r; r.setrlimit(r.RLIMIT_FSIZE, ({size}, {size}))"
+    return ("env", *with_prelude(code))
 
 
 def without_root_powers() -> tuple[str, ...]:
     """A command like `COMMAND` for which file permissions count, even if root runs the tests."""
-    if os.geteuid() != 0:
-        return COMMAND
-    # PR_CAPBSET_DROP of CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH, see capabilities(7).
-    code = (
-        "import ctypes, os, sys; prctl = ctypes.CDLL(None).prctl;"
-        "assert not any([prctl(24, power, 0, 0, 0) for power in (1, 2)]);"
-        "os.execv(sys.argv[1], sys.argv[1:])"
+    # See capset(2); the powers are CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH, capabilities(7).
+    return with_prelude(
+        "import ctypes; libc = ctypes.CDLL(None)\n"
+        "head, powers = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()\n"
+        "assert libc.capget(head, powers) == 0\n"
+        "powers[0] &= ~0b110; powers[1] &= ~0b110\n"
+        "assert libc.capset(head, powers) == 0"
     )
-    return (sys.executable, "-S", "-c", code, *COMMAND)
 
 
 async def eventually(
-    condition: Callable[[], object | Awaitable[object]], *, within: float = 10
+    condition: Callable[[], object | Awaitable[object]], *, within: float = 30
 ) -> None:
     """Wait until a condition, plain or asynchronous, is true; fail after `within` seconds."""
     with trio.fail_after(within):
@@ -190,22 +233,12 @@ async def eventually(
             await trio.sleep(POLL_SECONDS)
 
 
-async def always(
-    condition: Callable[[], object | Awaitable[object]], *, seconds: float = 0.5
-) -> None:
-    """Assert that a condition, plain or asynchronous, stays true for some seconds."""
-    end = trio.current_time() + seconds
-    while trio.current_time() < end:
-        assert await _is_met(condition)
-        await trio.sleep(POLL_SECONDS)
-
-
 async def _is_met(condition: Callable[[], object | Awaitable[object]]) -> bool:
     value = condition()
     return bool(await value if inspect.isawaitable(value) else value)
 
 
-async def _first_line(process: trio.Process) -> str:
+async def _first_line(process: Process) -> str:
     assert process.stdout is not None
     text = b""
     while b"\n" not in text:
@@ -284,7 +317,12 @@ class Peer:
 
 @asynccontextmanager
 async def dial(
-    url: str, *, tls: ssl.SSLContext | None = None, path: str = "/", **fields: str
+    url: str,
+    *,
+    tls: ssl.SSLContext | None = None,
+    path: str = "/",
+    receive_buffer: int | None = None,
+    **fields: str,
 ) -> AsyncIterator[Peer]:
     """Open a WebSocket to a registry, and close it whoever closed first.
 
@@ -292,10 +330,13 @@ async def dial(
         url: Where it is.
         tls: What to trust, for `wss`.
         path: The target of the request.
+        receive_buffer: How many bytes the system keeps for a peer that does not read.
         fields: Header fields to send, with `_` for `-`.
     """
     address = urlsplit(url)
     plain = await trio.open_tcp_stream(address.hostname or "", address.port or 0)
+    if receive_buffer is not None:
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     stream = plain if tls is None else trio.SSLStream(plain, tls, server_hostname=address.hostname)
     sent = [(name.replace("_", "-").encode(), value.encode()) for name, value in fields.items()]
     try:
@@ -316,11 +357,29 @@ async def run_command(
     command: tuple[str, ...] = COMMAND,
 ) -> subprocess.CompletedProcess[bytes]:
     """Run `trio-registry` with arguments to its end, and give status, output and errors."""
-    return await trio.run_process(
-        (*command, *arguments),
-        capture_stdout=True,
-        capture_stderr=True,
-        check=False,
-        stdin=stdin,
-        env=clean_environment(**(env or {})),
-    )
+    environment = clean_environment(**(env or {}))
+    forked = code_and_arguments((*command, *arguments))
+    if forked is None:
+        return await trio.run_process(
+            (*command, *arguments),
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+            stdin=stdin,
+            env=environment,
+        )
+    read: dict[str, bytes] = {}
+
+    async def read_all(name: str, stream: trio.abc.ReceiveStream | None) -> None:
+        assert stream is not None
+        read[name] = b"".join([data async for data in stream])
+
+    with TemporaryFile() as given:
+        given.write(stdin)
+        given.seek(0)
+        async with open_fork(*forked, env=environment, stdin=given.fileno()) as process:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(read_all, "stdout", process.stdout)
+                nursery.start_soon(read_all, "stderr", process.stderr)
+                status = await process.wait()
+    return subprocess.CompletedProcess(arguments, status, **read)

@@ -49,7 +49,7 @@ def nested(depth: int, opening: str = "[", closing: str = "]") -> str:
 
 
 async def still_answers(peer: Peer) -> None:
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         assert await peer.names() == []
 
 
@@ -174,7 +174,7 @@ def check_error(answer: object, code: int, id_: object) -> None:
 async def test_bad_input_gets_its_error(
     url: str, frame: str | bytes, code: int, id_: object
 ) -> None:
-    with trio.fail_after(15):
+    with trio.fail_after(30):
         async with dial(url) as peer:
             check_error(await peer.exchange(frame), code, id_)
             await still_answers(peer)
@@ -199,7 +199,7 @@ async def test_numbers_beyond_all_bounds_are_answered(url: str, number: str, pla
         "id": call('{"name":1}', id_=number),
         "name": call(f"[{number}]"),
     }
-    with trio.fail_after(15):
+    with trio.fail_after(30):
         async with dial(url) as peer:
             await peer.ws.send_message(frames[place])
             answer = msgspec.json.decode(await peer.ws.get_message(), type=dict[str, msgspec.Raw])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tomllib
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ import trio
 
 from plexus_registry.config.declarations import parse_toml
 from plexus_registry.settings import Settings
-from tests.e2e.harness import dial, run_command, running_registry, with_prelude
+from tests.e2e.harness import dial, run_command, running_registry, writing_at_most
 from tests.fields import IN_FILE
 
 if TYPE_CHECKING:
@@ -110,12 +109,8 @@ async def test_init_writes_a_file_that_loads_and_never_overwrites(tmp_path: Path
     assert b"Traceback" not in nowhere.stderr
 
 
-async def test_a_file_that_cannot_be_written_leaves_no_part_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in [each for each in os.environ if each.startswith("COV")]:
-        monkeypatch.delenv(name)  # what measures coverage could not write its file, either
-    small = with_prelude("import resource as r; r.setrlimit(r.RLIMIT_FSIZE, (100, 100))")
+async def test_a_file_that_cannot_be_written_leaves_no_part_behind(tmp_path: Path) -> None:
+    small = writing_at_most(100)
     path = tmp_path / "b.toml"
     with trio.fail_after(20):
         failed = await run_command("init", str(path), command=small)

@@ -8,7 +8,6 @@ import pytest
 import trio
 
 from tests.e2e.harness import (
-    always,
     dial,
     eventually,
     running_registry,
@@ -68,7 +67,6 @@ async def test_an_invalid_file_is_said_once_and_changes_nothing(
             async def is_unchanged() -> bool:
                 return await peer.backends() == before
 
-            await always(is_unchanged, seconds=0.2)
             error = await peer.error("registry.reload")
             assert await is_unchanged()
             config.replace(GOOD, entry("mended"))
@@ -99,9 +97,6 @@ async def test_the_last_good_entries_survive_a_restart(tmp_path: Path) -> None:
             await server.kill()
         async with running_registry(tmp_path, NO_HUB, POLL) as server, dial(server.url) as peer:
             assert await peer.backends() == before
-            # Each run says it once, at its start.
-            await always(lambda: server.log.count(KEPT_OUT) == 2, seconds=0.3)
-            assert await peer.backends() == before
             config.write(entry("a", 2), entry("b", 2))
 
             async def is_mended() -> bool:
@@ -110,6 +105,7 @@ async def test_the_last_good_entries_survive_a_restart(tmp_path: Path) -> None:
 
             await eventually(is_mended)
             assert await peer.names() == ["a"]
+            assert server.log.count(KEPT_OUT) == 2, "each run says it once, at its start"
 
 
 async def test_another_invalid_content_is_said_again(tmp_path: Path) -> None:
@@ -120,16 +116,6 @@ async def test_another_invalid_content_is_said_again(tmp_path: Path) -> None:
             config.write(entry("a", 70001))
             await eventually(lambda: "70001" in server.log)
             assert server.log.count(KEPT_OUT) == 2
-
-
-async def test_the_same_invalid_content_saved_again_is_not_said_again(tmp_path: Path) -> None:
-    with trio.fail_after(30):
-        async with watched(tmp_path, GOOD) as (server, _, config):
-            config.write(entry("a", 70000))
-            await eventually(lambda: KEPT_OUT in server.log)
-            for save in (config.write, config.replace, config.remove_and_write):
-                save(entry("a", 70000))
-                await always(lambda: server.log.count(KEPT_OUT) == 1, seconds=0.2)
 
 
 async def test_unknown_keys_are_a_warning(tmp_path: Path) -> None:

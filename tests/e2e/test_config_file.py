@@ -12,7 +12,6 @@ import trio
 from tests.e2e.harness import (
     Peer,
     ServerProcess,
-    always,
     dial,
     eventually,
     running_registry,
@@ -130,28 +129,6 @@ async def test_many_quick_saves_leave_the_last_one(tmp_path: Path) -> None:
             assert await ids(peer) == first
 
 
-async def test_a_file_that_is_empty_for_a_moment_loses_nothing(tmp_path: Path) -> None:
-    with trio.fail_after(30):
-        async with watched(tmp_path, entry("a"), poll="--poll-interval=0.5") as (_, peer, config):
-            first = await ids(peer)
-
-            async def is_kept() -> bool:
-                return await ids(peer) == first
-
-            for port in (2, 3, 4):
-                with config.path.open("w") as file:
-                    # One look falls into this, half a second after the last one; never two.
-                    await always(is_kept, seconds=0.2)
-                    file.write(entry("a", port))
-
-                async def is_applied(port: int = port) -> bool:
-                    assert await is_kept()
-                    return await ports(peer) == {"a": port}
-
-                await eventually(is_applied)
-                await always(is_kept, seconds=0.4)
-
-
 @pytest.mark.parametrize("goes", [Config.remove, Config.write], ids=["removed", "emptied"])
 async def test_a_file_that_is_gone_for_good_takes_its_entries_along(
     tmp_path: Path, goes: Callable[[Config], None]
@@ -220,7 +197,7 @@ async def test_a_change_that_could_not_be_read_is_not_forgotten(tmp_path: Path) 
             with no_more_files(server):
                 config.write(entry("a"), entry("b"))
                 await eventually(lambda: "cannot be read: Too many open files" in server.log)
-                await always(lambda: peer.names(), seconds=0.1)
+                assert await peer.names() == ["a"]
                 assert server.log.count("cannot be read") == 1
             # The file did not change meanwhile: it is the server's turn to look again.
             await lists(peer, "a", "b")

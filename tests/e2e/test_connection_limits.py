@@ -1,7 +1,8 @@
-"""Ten thousand idle connections at once: they are held, and this is what they cost."""
+"""Idle connections at once, a thousand or in a soak ten thousand: they are held, at little cost."""
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 from typing import TYPE_CHECKING
@@ -11,13 +12,13 @@ import trio
 
 from tests.e2e.harness import dial, running_registry
 from tests.e2e.raw import HEAD
-from tests.e2e.test_limits import memory
+from tests.e2e.test_limits import memory, processor_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-CONNECTIONS = 10_000
+CONNECTIONS = 10_000 if os.environ.get("HYPOTHESIS_PROFILE") == "soak" else 1_000
 AT_ONCE = 101
 MIB = 1024 * 1024
 
@@ -44,7 +45,7 @@ async def hold(port: int, connections: int, streams: list[trio.SocketStream]) ->
 
 
 @pytest.mark.slow
-async def test_ten_thousand_idle_connections(
+async def test_many_idle_connections(
     tmp_path: Path,
     many_files: None,
     record_property: Callable[[str, object], None],
@@ -60,21 +61,21 @@ async def test_ten_thousand_idle_connections(
             try:
                 held = len(streams)
                 each = (memory(server) - before) / held
-                start = trio.current_time()
+                spent = processor_seconds(server)
                 for _ in range(100):
                     assert await peer.names() == ["plexus"]
-                latency = (trio.current_time() - start) / 100
+                cost = (processor_seconds(server) - spent) / 100
                 for name, value in {"connections": held, "bytes_each": round(each)}.items():
                     record_property(name, value)
                 with capsys.disabled():
                     print(  # noqa: T201 - this is the report
                         f"\n{held} idle connections: {memory(server) / MIB:.0f} MiB in all,"
-                        f" {each / 1024:.1f} KiB each; a request takes {latency * 1000:.2f} ms",
+                        f" {each / 1024:.1f} KiB each; a request costs {cost * 1000:.1f} ms",
                         file=sys.stderr,
                     )
                 assert held >= CONNECTIONS - AT_ONCE
                 assert each < 64 * 1024
-                assert latency < 0.1
+                assert cost < 0.05
             finally:
                 for stream in streams:
                     await trio.aclose_forcefully(stream)

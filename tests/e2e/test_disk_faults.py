@@ -19,16 +19,17 @@ import trio
 from trio_websocket import ConnectionClosed
 
 from tests.e2e.disk_faults import Fault, Faults, disk_faults
-from tests.e2e.harness import Peer, dial, eventually, running_registry
+from tests.e2e.harness import FRESH_COMMAND, Peer, ServerProcess, dial, eventually, running_registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
 STORAGE_FAILED, NOT_FOUND = -32004, -32001
 OPTIONS = ("--no-auto-register", "--poll-interval=3600")
 # More of them for a soak: FAULT_ROUNDS=500 FAULT_SEED=7 pytest tests/e2e/test_disk_faults.py -s
-ROUNDS = int(os.environ.get("FAULT_ROUNDS", "6"))
+ROUNDS = int(os.environ.get("FAULT_ROUNDS", "4"))
 SEED = int(os.environ.get("FAULT_SEED", "1"))
 
 
@@ -36,6 +37,11 @@ SEED = int(os.environ.get("FAULT_SEED", "1"))
 def faults(tmp_path: Path) -> Iterator[Faults]:
     with disk_faults(tmp_path) as faults:
         yield faults
+
+
+def faulty_registry(folder: Path, faults: Faults) -> AbstractAsyncContextManager[ServerProcess]:
+    """Run a registry on a disk that can be made to fail."""
+    return running_registry(folder, *OPTIONS, env=faults.env, command=FRESH_COMMAND)
 
 
 async def storage(peer: Peer, method: str, **params: object) -> object:
@@ -49,7 +55,7 @@ async def storage(peer: Peer, method: str, **params: object) -> object:
 
 async def test_what_is_acknowledged_after_a_doubt_survives(tmp_path: Path, faults: Faults) -> None:
     with trio.fail_after(40):
-        async with running_registry(tmp_path, *OPTIONS, env=faults.env) as server:
+        async with faulty_registry(tmp_path, faults) as server:
             async with dial(server.url) as peer:
                 y = {"name": "y", "host": "h", "port": 1}
                 await peer.call("registry.register", **y)
@@ -70,7 +76,7 @@ async def test_what_is_not_found_after_a_doubt_does_not_appear(
     tmp_path: Path, faults: Faults
 ) -> None:
     with trio.fail_after(40):
-        async with running_registry(tmp_path, *OPTIONS, env=faults.env) as server:
+        async with faulty_registry(tmp_path, faults) as server:
             async with dial(server.url) as peer:
                 await peer.call("registry.register", name="y", host="h", port=1)
                 faults.set(Fault.SYNC_EIO)
@@ -84,7 +90,7 @@ async def test_what_is_not_found_after_a_doubt_does_not_appear(
 
 async def test_a_doubt_is_repaired_though_nobody_asks(tmp_path: Path, faults: Faults) -> None:
     with trio.fail_after(40):
-        async with running_registry(tmp_path, *OPTIONS, env=faults.env) as server:
+        async with faulty_registry(tmp_path, faults) as server:
             async with dial(server.url) as peer:
                 await peer.call("registry.register", name="y", host="h", port=1)
                 faults.set(Fault.SYNC_EIO)
@@ -107,7 +113,7 @@ async def test_a_crash_before_the_repair_shows_what_was_said_to_be_unknown(
 ) -> None:
     # It shows that the faults are real ones, and the doubt is no mere caution.
     with trio.fail_after(40):
-        async with running_registry(tmp_path, *OPTIONS, env=faults.env) as server:
+        async with faulty_registry(tmp_path, faults) as server:
             async with dial(server.url) as peer:
                 faults.set(Fault.SYNC_EIO)
                 assert await storage(peer, "register", name="z", host="h", port=1) == "unknown"
@@ -392,7 +398,7 @@ async def test_faults_and_kills_lose_nothing_and_bring_nothing_back(
     for number in range(ROUNDS + 1):
         faults.clear()
         with trio.fail_after(60):
-            async with running_registry(tmp_path, *OPTIONS, env=faults.env) as server:
+            async with faulty_registry(tmp_path, faults) as server:
                 async with dial(server.url) as peer:
                     ledger.judge(await found_by(peer))
                 if number == ROUNDS:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.e2e.harness import Peer
     from tests.e2e.raw import WebSocket
 
-WIDE = "é" * 1000
+WIDE = "é" * 2000
 
 
 async def fill(peer: Peer, count: int) -> None:
@@ -34,8 +34,8 @@ async def fill(peer: Peer, count: int) -> None:
         }
         for name in (f"n-{number:05}" for number in range(count))
     ]
-    for start in range(0, count, 400):
-        await peer.exchange(msgspec.json.encode(asked[start : start + 400]))
+    for start in range(0, count, 200):
+        await peer.exchange(msgspec.json.encode(asked[start : start + 200]))
 
 
 async def test_a_batch_whose_peer_has_left_ends(tmp_path: Path) -> None:
@@ -85,16 +85,16 @@ async def test_who_does_not_read_has_no_part_in_the_memory_of_others(tmp_path: P
         options = ("--no-auto-register", "--max-unread-total=1024", "--max-unread-bytes=99000000")
         async with running_registry(tmp_path, *options) as server:
             async with dial(server.url) as peer:
-                await fill(peer, 4000)  # more than the system takes for one who does not read
+                await fill(peer, 2000)  # more than the system takes for one who does not read
                 async with (
-                    wire_to(server.port, receive_buffer=4096) as stuck,
+                    wire_to(server.port, receive_buffer=100_000) as stuck,
                     wire_to(server.port) as reader,
                 ):
                     await stuck.open_websocket()
                     await stuck.send(frame(TEXT, LIST))
                     await reader.open_websocket()
                     await reader.send(frame(TEXT, LIST))
-                    assert len(await whole_message(reader)) > 4000 * len(WIDE)
+                    assert len(await whole_message(reader)) > 2000 * len(WIDE)
                 assert (await refused(server))["unread_total"] == 1
                 assert "it reads too slowly, and others wait" in server.log
 

@@ -71,7 +71,7 @@ async def test_a_batch_is_answered_once_in_order(url: str, name: str) -> None:
         request("delete", [name], id=7),
         ask_for(name, id=1),
     ]
-    with trio.fail_after(15):
+    with trio.fail_after(30):
         async with dial(url) as peer:
             answers = await answers_to(peer, batch)
             assert await peer.get(name) is None
@@ -86,7 +86,7 @@ async def test_a_batch_is_answered_once_in_order(url: str, name: str) -> None:
 async def test_a_batch_of_notifications_is_carried_out_and_not_answered(
     url: str, name: str
 ) -> None:
-    with trio.fail_after(15):
+    with trio.fail_after(30):
         async with dial(url) as peer:
             unknown = {"jsonrpc": "2.0", "method": "registry.nonsense"}
             batch = [register(name), unknown, request("get", []), request("deregister", [name])]
@@ -110,14 +110,14 @@ async def test_a_batch_of_notifications_is_carried_out_and_not_answered(
 async def test_a_notification_that_fails_is_not_answered(
     url: str, refused: dict[str, object]
 ) -> None:
-    with trio.fail_after(15):
+    with trio.fail_after(30):
         async with dial(url) as peer:
             await peer.ws.send_message(text(refused))
             assert await peer.get("nobody") is None
 
 
 async def test_notifications_are_carried_out_in_their_place(url: str, name: str) -> None:
-    with trio.fail_after(15):
+    with trio.fail_after(30):
         async with dial(url) as peer:
             for change in (
                 register(name),
@@ -152,7 +152,7 @@ IDS += ["0", "-0", "-7", "1.5", "1.50e+2", "18446744073709551616", "9" * 40]
 
 @pytest.mark.parametrize("id_", IDS)
 async def test_ids_are_echoed_as_they_were_written(url: str, id_: str) -> None:
-    with trio.fail_after(15):
+    with trio.fail_after(30):
         async with dial(url) as peer:
             await peer.ws.send_message(f'{{"jsonrpc":"2.0","id":{id_},"method":"registry.list"}}')
             answer = await peer.ws.get_message()
@@ -176,7 +176,7 @@ async def test_ids_are_echoed_as_they_were_written(url: str, id_: str) -> None:
     ids=["binary", "blanks around it", "unknown members", "any order", "escapes"],
 )
 async def test_unusual_requests_are_answered_with_text(url: str, sent: str | bytes) -> None:
-    with trio.fail_after(15):
+    with trio.fail_after(30):
         async with dial(url) as peer:
             await peer.ws.send_message(sent)
             answer = await peer.ws.get_message()
@@ -195,7 +195,7 @@ async def test_a_message_of_a_mebibyte_is_answered_and_no_larger_one(
         message = padded(text(ask_for("a", id=1)), size)
         return message.encode() if binary else message
 
-    with trio.fail_after(15):
+    with trio.fail_after(30):
         async with dial(url) as peer, dial(url) as bystander:
             answer = await peer.exchange(sized(MAX_MESSAGE))
             assert isinstance(answer, dict)
@@ -209,7 +209,7 @@ async def test_a_message_of_a_mebibyte_is_answered_and_no_larger_one(
 
 
 async def test_a_message_in_many_small_frames_is_held_to_the_same_size(url: str) -> None:
-    with trio.fail_after(15):
+    with trio.fail_after(30):
         async with wire_to(int(url.rpartition(":")[2])) as wire:
             await wire.open_websocket()
             await wire.send(frame(TEXT, text(ask_for("a", id=1)).encode(), last=False))
@@ -222,7 +222,7 @@ async def test_a_message_in_many_small_frames_is_held_to_the_same_size(url: str)
 async def test_control_frames_between_the_parts_of_a_message(url: str) -> None:
     call = text(ask_for("a", id=1)).encode()
     parts = frame(TEXT, call[:9], last=False), frame(PING, b"p"), frame(0, call[9:])
-    with trio.fail_after(15):
+    with trio.fail_after(30):
         async with wire_to(int(url.rpartition(":")[2])) as wire:
             await wire.open_websocket()
             for part in parts:

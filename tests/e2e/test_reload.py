@@ -143,7 +143,7 @@ async def test_it_answers_while_the_file_keeps_changing(tmp_path: Path) -> None:
         ):
             with rewritten_on_and_on(config):
                 for _ in range(5):
-                    with trio.fail_after(5):
+                    with trio.fail_after(8):
                         await peer.ask("registry.reload")
             assert await peer.call("registry.reload")
             assert await peer.names() == ["a"]

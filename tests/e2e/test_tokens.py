@@ -15,7 +15,14 @@ import trio
 from plexus_registry import Settings, open_registry, serve
 from plexus_registry.rules.errors import StartError
 from plexus_registry.rules.methods import METHODS
-from tests.e2e.harness import Peer, ServerProcess, dial, run_command, running_registry
+from tests.e2e.harness import (
+    FRESH_COMMAND,
+    Peer,
+    ServerProcess,
+    dial,
+    run_command,
+    running_registry,
+)
 from tests.e2e.raw import HEAD, wire_to
 
 ALL = "all-0f1e2d3c4b5a"
@@ -316,8 +323,9 @@ async def test_other_machines_may_connect_where_that_is_safe_or_meant(
 
 
 async def test_a_token_shows_nowhere(tmp_path: Path) -> None:
+    options = ("--log-level=debug", *both(tmp_path))
     with trio.fail_after(30):
-        async with running_registry(tmp_path, "--log-level=debug", *both(tmp_path)) as server:
+        async with running_registry(tmp_path, *options, command=FRESH_COMMAND) as server:
             async with dial(server.url, Authorization=f"Bearer {ALL}") as peer:
                 texts = [
                     msgspec.json.encode(await peer.ask("registry.list")).decode(),

@@ -11,7 +11,8 @@ import pytest
 import trio
 from trio_websocket import ConnectionClosed
 
-from tests.e2e.harness import dial, running_registry
+from plexus_registry.rules.change_log import KEPT_CHANGES
+from tests.e2e.harness import dial, running_registry, with_prelude
 from tests.e2e.test_config_file import NO_HUB, Config, entry
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 Json = dict[str, object]
 LIMIT_SECONDS = 40
 GOING_AWAY = 1001
+# Together they are far more than fits into the buffers of a socket.
+CHANGES = 3000
 
 
 async def watched(peer: Peer, **params: object) -> int:
@@ -193,32 +196,50 @@ async def test_a_watch_is_resumed_after_a_restart_without_a_gap(
             assert (await event(peer, last))["type"] == "snapshot"
 
 
-async def test_the_last_ten_thousand_changes_are_kept(tmp_path: Path) -> None:
-    kept = 10_000
-    with trio.fail_after(2 * LIMIT_SECONDS):
-        async with running_registry(tmp_path, NO_HUB) as server, dial(server.url) as peer:
-            request = {"host": "h", "replace": True}
-            for start in range(0, kept + 5, 1000):
-                batch = [
-                    {
-                        "jsonrpc": "2.0",
-                        "method": "registry.register",
-                        "params": {"name": "abc"[step % 3], "port": start + step + 1, **request},
-                    }
-                    for step in range(min(1000, kept + 5 - start))
-                ]
-                await peer.ws.send_message(msgspec.json.encode(batch).decode())
-            assert (await peer.call("registry.list"))["revision"] == kept + 5
+def keeping(changes: int) -> tuple[str, ...]:
+    """A command like `COMMAND` that keeps fewer changes."""
+    return with_prelude(
+        "from plexus_registry.app import open_registry\n"
+        f"open_registry.__wrapped__.__kwdefaults__['kept_changes'] = {changes}"
+    )
+
+
+def registrations(ports: range, **params: object) -> str:
+    """A batch that registers a name again and again, each time at another port."""
+    calls = [
+        {
+            "jsonrpc": "2.0",
+            "method": "registry.register",
+            "params": {"name": "a", "host": "h", "port": port, "replace": True, **params},
+        }
+        for port in ports
+    ]
+    return msgspec.json.encode(calls).decode()
+
+
+def test_ten_thousand_changes_are_kept() -> None:
+    assert KEPT_CHANGES == 10_000
+
+
+async def test_the_last_changes_are_kept_and_no_more(tmp_path: Path) -> None:
+    kept = 100
+    with trio.fail_after(LIMIT_SECONDS):
+        command = keeping(kept)
+        async with running_registry(tmp_path, NO_HUB, command=command) as server:
+            async with dial(server.url) as peer:
+                await peer.ws.send_message(registrations(range(1, kept + 6)))
+                assert (await peer.call("registry.list"))["revision"] == kept + 5
             await server.kill()
         with closing(sqlite3.connect(tmp_path / "registry.db")) as connection:
             (rows,) = connection.execute("SELECT count(*) FROM changes").fetchone()
         assert rows == kept
-        async with running_registry(tmp_path, NO_HUB) as server, dial(server.url) as peer:
-            number = await watched(peer, since=5)
-            told = [short(await event(peer, number))[1] for _ in range(kept)]
-            assert told == [*range(6, kept + 6)]
-            number = await watched(peer, since=4)
-            assert await event(peer, number) == {"type": "compacted", "revision": kept + 5}
+        async with running_registry(tmp_path, NO_HUB, command=command) as server:
+            async with dial(server.url) as peer:
+                number = await watched(peer, since=5)
+                told = [short(await event(peer, number))[1] for _ in range(kept)]
+                assert told == [*range(6, kept + 6)]
+                number = await watched(peer, since=4)
+                assert await event(peer, number) == {"type": "compacted", "revision": kept + 5}
 
 
 @pytest.mark.parametrize(
@@ -256,26 +277,18 @@ async def test_a_batch_of_watches_is_answered_before_any_event(tmp_path: Path) -
 
 async def test_a_reader_that_stops_hinders_nobody_and_is_cut_off(tmp_path: Path) -> None:
     """Its socket fills, then its watch falls out of what is kept, and it can go on from there."""
-    text = "x" * 4000
     patience = f"--unread-seconds={3 * LIMIT_SECONDS}"
+    kept, step = 200, 100
     with trio.fail_after(3 * LIMIT_SECONDS):
-        async with running_registry(tmp_path, NO_HUB, patience) as server:
-            async with dial(server.url) as slow, dial(server.url) as peer:
+        async with running_registry(tmp_path, NO_HUB, patience, command=keeping(kept)) as server:
+            async with dial(server.url, receive_buffer=100_000) as slow, dial(server.url) as peer:
                 number = await watched(slow)
                 first = await event(slow, number)
                 assert first["type"] == "snapshot"
-                params = {"name": "a", "host": "h", "description": text, "replace": True}
-                for start in range(0, 12_000, 200):
-                    batch = [
-                        {
-                            "jsonrpc": "2.0",
-                            "method": "registry.register",
-                            "params": {**params, "port": start + step + 1},
-                        }
-                        for step in range(200)
-                    ]
-                    await peer.ws.send_message(msgspec.json.encode(batch).decode())
-                assert (await peer.call("registry.list"))["revision"] == 12_000
+                for start in range(1, CHANGES, step):
+                    ports = range(start, start + step)
+                    await peer.ws.send_message(registrations(ports, description="x" * 4000))
+                assert (await peer.call("registry.list"))["revision"] == CHANGES
                 seen = 0
                 while (change := await event(slow, number))["type"] == "backend_registered" or (
                     change["type"] == "backend_updated"
@@ -284,8 +297,9 @@ async def test_a_reader_that_stops_hinders_nobody_and_is_cut_off(tmp_path: Path)
                     assert change["revision"] == seen
                 assert change["type"] == "error"
                 assert (change["code"], change["revision"]) == ("too_slow", seen)
+                assert seen < CHANGES - kept
                 number = await watched(slow, since=seen)
-                assert await event(slow, number) == {"type": "compacted", "revision": 12_000}
+                assert await event(slow, number) == {"type": "compacted", "revision": CHANGES}
 
 
 async def test_a_stop_says_goodbye_to_watchers(tmp_path: Path) -> None:

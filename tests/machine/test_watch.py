@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 import trio
-from hypothesis import event, settings
+from hypothesis import event
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 from trio.testing import wait_all_tasks_blocked
@@ -471,5 +471,4 @@ def _without_sign_of_life(backend: Json) -> Json:
     return {key: value for key, value in backend.items() if key != "last_seen"}
 
 
-WatchMachine.TestCase.settings = settings(stateful_step_count=40)
 TestWatchMachine = pytest.mark.slow(WatchMachine.TestCase)

@@ -212,6 +212,12 @@ async def test_an_invalid_file_is_logged_once_and_changes_nothing(
             await registry.reload()
         assert refusal.value.data["line"] == 8
         assert registry.config.error is not None
+        text = file.read_text()
+        file.unlink()
+        file.write_text(text)  # the same again, in a new file
+        for _ in range(3):
+            await look(registry)
+        assert [each.levelname for each in caplog.records].count("ERROR") == 1
         file.write_text(entry("c"))
         await look(registry)
         await look(registry)
