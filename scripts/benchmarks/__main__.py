@@ -15,32 +15,22 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
-from bench_fairness import measure_fairness
-from bench_peer import measure_peer
-from bench_plan import FULL, QUICK, Bench, Plan
-from bench_plexus import measure_plexus
-from bench_probes import measure_probes
-from bench_processes import Cores, choose_cores, open_load_generator, pin
-from bench_report import Figure, format_table, write_json
-from bench_scenarios import (
-    measure_memory,
-    measure_reads,
-    measure_registers,
-    measure_sizes,
-    measure_start,
-    measure_verbs,
-)
+import scenarios
+from bench import QUICK, Bench, Plan
+from fairness import measure_fairness
 from picows import WSError
+from report import Figure, format_table, write_json
+from servers import choose_cores, pin
 
 SCENARIOS: dict[str, Callable[[Bench], list[Figure]]] = {
-    "reads": measure_reads,
-    "register": measure_registers,
-    "sizes": measure_sizes,
-    "memory": measure_memory,
-    "start": measure_start,
-    "verbs": measure_verbs,
-    "plexus": measure_plexus,
-    "probes": measure_probes,
+    "reads": scenarios.measure_reads,
+    "register": scenarios.measure_registers,
+    "sizes": scenarios.measure_sizes,
+    "memory": scenarios.measure_memory,
+    "start": scenarios.measure_start,
+    "verbs": scenarios.measure_verbs,
+    "plexus": scenarios.measure_plexus,
+    "probes": scenarios.measure_probes,
     "fairness": measure_fairness,
 }
 
@@ -75,40 +65,28 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.rounds is not None and arguments.rounds < 1:
         parser.error("--rounds: at least 1")
-    known = [*SCENARIOS, "peer"] if arguments.peer else [*SCENARIOS]
-    for name in arguments.only.split(",") if arguments.only else ():
-        if name not in known:
-            parser.error(f"--only: {name!r} is none of {', '.join(known)}")
+    if arguments.peer is not None:
+        SCENARIOS["peer"] = partial(scenarios.measure_peer, peer_url=arguments.peer)
+    arguments.only = arguments.only.split(",") if arguments.only else [*SCENARIOS]
+    for name in arguments.only:
+        if name not in SCENARIOS:
+            parser.error(f"--only: {name!r} is none of {', '.join(SCENARIOS)}")
     return arguments
 
 
-def choose_scenarios(
-    only: str | None, peer: str | None
-) -> dict[str, Callable[[Bench], list[Figure]]]:
-    """Select what to run, in the order of `SCENARIOS`; the peer comes last."""
-    scenarios = dict(SCENARIOS)
-    if peer is not None:
-        scenarios["peer"] = partial(measure_peer, peer_url=peer)
-    if only is None:
-        return scenarios
-    return {name: scenario for name, scenario in scenarios.items() if name in only.split(",")}
-
-
-def run(
-    scenarios: dict[str, Callable[[Bench], list[Figure]]], plan: Plan, cores: Cores, folder: Path
-) -> tuple[list[Figure], dict[str, str]]:
-    """Run the scenarios; return their figures, and why for each that came to none."""
+def run(bench: Bench, names: list[str]) -> tuple[list[Figure], dict[str, str]]:
+    """Run scenarios; return their figures, and why for each that came to none."""
     figures: list[Figure] = []
     failures: dict[str, str] = {}
-    with open_load_generator(cores) as load:
-        bench = Bench(plan=plan, load=load, cores=cores, folder=folder)
-        for name, scenario in scenarios.items():
-            started = time.perf_counter()
-            try:
-                figures += scenario(bench)
-            except (OSError, RuntimeError, ValueError, WSError) as error:
-                failures[name] = str(error) or type(error).__name__
-            print(f"{name}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
+    for name, scenario in SCENARIOS.items():
+        if name not in names:
+            continue
+        started = time.perf_counter()
+        try:
+            figures += scenario(bench)
+        except (OSError, RuntimeError, ValueError, WSError) as error:
+            failures[name] = str(error) or type(error).__name__
+        print(f"{name}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
     return figures, failures
 
 
@@ -122,10 +100,9 @@ def main() -> int:
         print(f"load average {busy:.1f}: others are at work, be wary", file=sys.stderr, flush=True)
     cores = choose_cores()
     pin(cores.load)
-    plan = QUICK if arguments.quick else FULL
+    plan = QUICK if arguments.quick else Plan()
     if arguments.rounds is not None:
         plan = replace(plan, rounds=arguments.rounds)
-    scenarios = choose_scenarios(arguments.only, arguments.peer)
     # Here and not in the system's temporary folder, which may be memory: commits shall be real.
     with tempfile.TemporaryDirectory(prefix=".bench-", dir=Path.cwd()) as folder:
         where = (
@@ -134,7 +111,7 @@ def main() -> int:
             else f"servers on core {cores.server}, load on core {cores.load}"
         )
         print(f"databases in {folder}; {where}", file=sys.stderr, flush=True)
-        figures, failures = run(scenarios, plan, cores, Path(folder))
+        figures, failures = run(Bench(plan=plan, cores=cores, folder=Path(folder)), arguments.only)
     if figures:
         print(format_table(figures))
     for name, why in failures.items():

@@ -1,14 +1,17 @@
-"""How long a run measures, and the tools that all scenarios share."""
+"""How long a run measures, and what all scenarios share."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
-from bench_calls import Call
-from bench_load import Load
-from bench_processes import Cores, LoadGenerator
-from bench_report import Figure, Reach, compare
+from load import Call, Load, drive, register_batches, tell
+from report import Figure, compare
+from servers import Cores, Server, open_registry
+
+_folder_numbers = count()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,24 +27,15 @@ class Plan:
         probed: How many backends are probed.
     """
 
-    rounds: int
-    seconds: float
-    warm_up: float
-    read_connections: tuple[int, ...]
-    stored: tuple[int, ...]
-    idle_connections: int
-    probed: int
+    rounds: int = 5
+    seconds: float = 0.8
+    warm_up: float = 0.2
+    read_connections: tuple[int, ...] = (1, 16)
+    stored: tuple[int, ...] = (10, 1_000, 100_000)
+    idle_connections: int = 1_000
+    probed: int = 10_000
 
 
-FULL = Plan(
-    rounds=5,
-    seconds=0.8,
-    warm_up=0.2,
-    read_connections=(1, 16),
-    stored=(10, 1_000, 100_000),
-    idle_connections=1_000,
-    probed=10_000,
-)
 QUICK = Plan(
     rounds=1,
     seconds=0.2,
@@ -55,24 +49,31 @@ QUICK = Plan(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """One run's plan, load generator, cores and folder."""
+    """One run's plan, cores and folder."""
 
     plan: Plan
-    load: LoadGenerator
     cores: Cores
     folder: Path
 
+    def new_folder(self) -> Path:
+        """Make a folder of the run that nothing has used yet."""
+        folder = self.folder / f"registry-{next(_folder_numbers)}"
+        folder.mkdir()
+        return folder
+
+    @contextmanager
+    def filled_registry(self, stored: int) -> Iterator[Server]:
+        """Run a registry of its own in which `stored` backends are registered."""
+        with open_registry(self.new_folder(), self.cores) as server:
+            tell(server.url, register_batches(stored))
+            yield server
+
     def drive(self, url: str, call: Call, connections: int) -> Load:
         """Load one server for one side of one round."""
-        return self.load.drive(
-            url,
-            call,
-            connections=connections,
-            warm_up=self.plan.warm_up,
-            seconds=self.plan.seconds,
-        )
+        plan = self.plan
+        return drive(url, call, connections=connections, warm_up=plan.warm_up, seconds=plan.seconds)
 
-    def alternate(self, sides: Sequence[tuple[str, Call, int]]) -> list[list[Load]]:
+    def alternate(self, *sides: tuple[str, Call, int]) -> list[list[Load]]:
         """Drive sides A B C A B C ... and return each side's rounds."""
         rounds = [[self.drive(*side) for side in sides] for _ in range(self.plan.rounds)]
         return [list(side) for side in zip(*rounds, strict=True)]
@@ -85,7 +86,7 @@ def compare_loads(
     *,
     against: str,
     bases: Sequence[float],
-    reach: Reach | None = None,
+    at_least: float | None = None,
 ) -> Figure:
     """Make the figure of a driven server: calls a second, with its percentiles."""
     return compare(
@@ -95,7 +96,7 @@ def compare_loads(
         "calls/s",
         against=against,
         bases=bases,
-        reach=reach,
+        at_least=at_least,
         p50_ms=statistics.median(load.p50_ms for load in loads),
         p99_ms=statistics.median(load.p99_ms for load in loads),
     )
@@ -106,6 +107,6 @@ def rates(loads: Sequence[Load]) -> list[float]:
     return [load.rate for load in loads]
 
 
-def connections_text(count: int) -> str:
-    """Say how many connections."""
-    return "1 connection" if count == 1 else f"{count} connections"
+def connections_text(connections: int) -> str:
+    """Write a number of connections."""
+    return "1 connection" if connections == 1 else f"{connections} connections"

@@ -1,10 +1,10 @@
 """The processes of a run: which core each lives on, how it starts, and that it ends.
 
-Servers share one core and the load has another, so that a faster client never slows the server it
-measures. Where the machine cannot pin, everything floats and the report says so.
+Servers share one core and this process, which makes the load, has another, so that a faster client
+never slows the server that it measures. Where the machine cannot pin, everything floats and the
+report says so.
 """
 
-import json
 import os
 import re
 import select
@@ -17,10 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench_calls import Call
-from bench_load import Job, Load, encode_job
-
-SCRIPTS = Path(__file__).parent
+HERE = Path(__file__).parent
 START_SECONDS = 120
 STOP_SECONDS = 10
 REPLY_SECONDS = 60
@@ -42,12 +39,34 @@ class Server:
     url: str
     process_id: int
 
+    @property
+    def cpu_seconds(self) -> float:
+        """How long it has run on a core, in its own code and in the system's."""
+        fields = Path(f"/proc/{self.process_id}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def memory(self, kind: str = "VmRSS") -> int:
+        """Return how many bytes it holds, or with VmHWM, held at most."""
+        status = Path(f"/proc/{self.process_id}/status").read_text()
+        found = re.search(rf"^{kind}:\s+(\d+)", status, re.MULTILINE)
+        if found is None:
+            raise RuntimeError(f"process {self.process_id} has no {kind}")
+        return int(found[1]) * 1024
+
+    def open_sockets(self) -> int:
+        """Count the sockets that it has open."""
+        count = 0
+        for descriptor in Path(f"/proc/{self.process_id}/fd").iterdir():
+            try:
+                count += str(descriptor.readlink()).startswith("socket:")
+            except FileNotFoundError:  # closed while we looked
+                continue
+        return count
+
 
 def choose_cores() -> Cores:
     """Give the servers the first core that we may use and the load the last."""
-    if not hasattr(os, "sched_setaffinity"):
-        return Cores(server=None, load=None)
-    usable = sorted(os.sched_getaffinity(0))
+    usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if len(usable) < 2:
         return Cores(server=None, load=None)
     return Cores(server=usable[0], load=usable[-1])
@@ -104,6 +123,17 @@ def read_line(process: subprocess.Popen[bytes], seconds: float) -> str:
 
 
 @contextmanager
+def open_server(command: Sequence[str], core: int | None) -> Iterator[Server]:
+    """Run a server that prints its URL."""
+    with open_process(command, core) as process:
+        line = read_line(process, START_SECONDS)
+        found = URL.search(line)
+        if found is None:
+            raise RuntimeError(f"{command[0]} printed no URL: {line!r}")
+        yield Server(url=found.group(), process_id=process.pid)
+
+
+@contextmanager
 def open_registry(folder: Path, cores: Cores, *, probe_interval: float = 0.0) -> Iterator[Server]:
     """Run the registry on a database and a config file in `folder`; by default it probes nobody."""
     folder.mkdir(exist_ok=True)
@@ -113,72 +143,16 @@ def open_registry(folder: Path, cores: Cores, *, probe_interval: float = 0.0) ->
     command += ["--config", str(folder / "backends.toml")]
     command += ["--no-auto-register", "--log-level", "warning"]
     command += ["--probe-interval", str(probe_interval)]
-    with _open_server(command, cores.server) as server:
+    with open_server(command, cores.server) as server:
         yield server
 
 
-@contextmanager
-def open_bare_websocket(cores: Cores) -> Iterator[Server]:
-    """Run the server that answers with constants."""
-    with _open_server(
-        [sys.executable, str(SCRIPTS / "bench_bare.py"), "websocket"], cores.server
-    ) as server:
-        yield server
-
-
-@contextmanager
-def open_hub(name: str, cores: Cores) -> Iterator[Server]:
-    """Run a hub that answers `_info`, on the core of the load."""
-    with _open_server([sys.executable, str(SCRIPTS / "bench_hub.py"), name], cores.load) as hub:
-        yield hub
-
-
-@contextmanager
-def _open_server(command: Sequence[str], core: int | None) -> Iterator[Server]:
-    with open_process(command, core) as process:
-        line = read_line(process, START_SECONDS)
-        found = URL.search(line)
-        if found is None:
-            raise RuntimeError(f"{command[0]} printed no URL: {line!r}")
-        yield Server(url=found.group(), process_id=process.pid)
+def floor(*arguments: str) -> list[str]:
+    """Make the command of a part of `floor.py`."""
+    return [sys.executable, str(HERE / "floor.py"), *arguments]
 
 
 def run_bare_sqlite(folder: Path, seconds: float, cores: Cores) -> float:
     """Commit rows for a time and return how many a second."""
-    command = [sys.executable, str(SCRIPTS / "bench_bare.py"), "sqlite", str(folder), str(seconds)]
-    with open_process(command, cores.server) as process:
+    with open_process(floor("sqlite", str(folder), str(seconds)), cores.server) as process:
         return float(read_line(process, seconds + REPLY_SECONDS))
-
-
-class LoadGenerator:
-    """The other process's end: one job at a time."""
-
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self._process = process
-
-    def drive(
-        self, url: str, call: Call, *, connections: int, warm_up: float, seconds: float
-    ) -> Load:
-        """Load one server and return what it managed."""
-        assert self._process.stdin is not None
-        job = Job(url=url, call=call, connections=connections, warm_up=warm_up, seconds=seconds)
-        self._process.stdin.write(encode_job(job).encode())
-        load = Load(**json.loads(read_line(self._process, warm_up + seconds + REPLY_SECONDS)))
-        if load.failure is not None:
-            raise RuntimeError(f"{url}: {load.failure}")
-        return load
-
-
-@contextmanager
-def open_load_generator(cores: Cores) -> Iterator[LoadGenerator]:
-    """Run the load generator on its core."""
-    with open_process([sys.executable, str(SCRIPTS / "bench_load.py")], cores.load) as process:
-        yield LoadGenerator(process)
-
-
-def resident_bytes(process_id: int) -> int:
-    """Read how much memory a process holds."""
-    for line in Path(f"/proc/{process_id}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"process {process_id} has no VmRSS")
