@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import trio
 from trio.testing import memory_stream_pair
 
-from plexus_registry import app
 from plexus_registry.app import serve
+from plexus_registry.server import listener
 from plexus_registry.settings import Settings
 from tests.fakes import opened
 
@@ -141,7 +141,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Network:
     """Have client and server use a network of their own."""
     network = Network()
     monkeypatch.setattr(trio, "open_tcp_stream", network.open_tcp_stream)
-    monkeypatch.setattr(app, "open_listeners", network.open_listeners)
+    monkeypatch.setattr(listener, "_bind", network.open_listeners)
     return network
 
 
