@@ -79,7 +79,7 @@ async def test_plain_http_is_told_what_this_is(
     with trio.fail_after(30):
         async with wire_to(port) as wire:
             await wire.send(sent)
-            with trio.fail_after(8):
+            with trio.fail_after(4):
                 answer = await wire.read_to_the_end()
         head, _, body = answer.partition(b"\r\n\r\n")
         first, *fields = head.split(b"\r\n")
@@ -105,7 +105,7 @@ async def test_a_bad_handshake_is_refused_at_once(url: str, port: int, head: byt
     with trio.fail_after(30):
         async with wire_to(port) as wire:
             await wire.send(head)
-            with trio.fail_after(8):
+            with trio.fail_after(4):
                 answer = await wire.read_to_the_end()
         assert answer.startswith(b"HTTP/1.1 4")
         await still_serves(url)
@@ -178,7 +178,7 @@ async def test_what_is_no_request_is_answered_at_once(
     with trio.fail_after(30):
         async with wire_to(port) as wire:
             await wire.send(sent)
-            with trio.fail_after(8):
+            with trio.fail_after(4):
                 answer = await wire.read_to_the_end()
         assert answer.startswith(b"HTTP/1.1 %d " % status)
         await still_serves(url)
@@ -188,7 +188,7 @@ async def test_tls_on_the_plain_port_is_told_at_once(url: str, port: int) -> Non
     with trio.fail_after(30):
         async with wire_to(port) as wire:
             await wire.send(client_hello())
-            with trio.fail_after(8):
+            with trio.fail_after(4):
                 assert b"speaks plain HTTP" in await wire.read_to_the_end()
         await still_serves(url)
 
@@ -218,7 +218,7 @@ async def test_a_bad_frame_is_answered_with_its_close_code(
         async with dial(url) as bystander, wire_to(port) as wire:
             await wire.open_websocket()
             await wire.send(bad)
-            with trio.fail_after(8):
+            with trio.fail_after(4):
                 received = await wire.read_to_the_end()
             assert await bystander.names() == []
     # The close frame begins with its opcode, its length and the code. RFC 6455, section 7.1.7.
