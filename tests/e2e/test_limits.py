@@ -251,7 +251,7 @@ def limited(files: int) -> tuple[str, ...]:
 async def test_without_file_descriptors_it_waits_and_goes_on(tmp_path: Path) -> None:
     with trio.fail_after(60):
         async with running_registry(tmp_path, command=limited(60)) as server:
-            assert "room for 28 connections, and --max-connections is 10000" in server.log
+            assert "room for only 28 connections, but --max-connections is 10000" in server.log
             assert "ulimit -n" in server.log
             async with dial(server.url) as bystander:
                 async with AsyncExitStack() as flood:

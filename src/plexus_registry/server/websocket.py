@@ -1,4 +1,12 @@
-"""One WebSocket of the server: messages in, and all messages of an answer out at once."""
+"""The server's WebSockets, over trio-websocket.
+
+Theory of operation. The library reads the handshake itself and sends each message alone. This
+module adds what it lacks. `HandshakeStream` lies between the library and the connection: it hands
+on the bytes of the handshake that were read before, joins short messages, sends the close frame
+that the library omits, and shows whether the peer reads. `WebSocket` sends long messages without
+the library, piece by piece, because the library would keep a copy of each until the peer has read
+it.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +24,19 @@ from plexus_registry.websocket_frames import CloseCode, Opcode, encode_close, en
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+PIECE_BYTES = 64 * 1024
+"""More bytes are sent piece by piece, so that the heartbeat sees whether the peer reads."""
+RECEIVE_BYTES = 4096
+
+_ENCODED_AT_ONCE = 256 * 1024
+_CLOSE = encode_close(CloseCode.NORMAL)[:1]
+_OMITTED_CLOSES = (CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_DATA)
+"""The library ends the connection with these codes without sending its close frame."""
+# Busy: the peer reads nothing, and another task is still sending to it.
+_GONE = (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError)
+_ESTABLISHED = 1
+"""Source: Linux, include/net/tcp_states.h."""
 
 
 class WebSocket:
@@ -57,7 +78,7 @@ class WebSocket:
         self._stream.closed_by = lambda: None
 
     async def send(self, frames: Iterable[str]) -> None:
-        """Send messages, if any: short ones together, and long ones bit by bit."""
+        """Send messages, if any: short ones together, and long ones piece by piece."""
         short: list[str] = []
         size = 0
         for frame in frames:
@@ -82,11 +103,8 @@ class WebSocket:
         await self._ws.send_message(frames[-1])
 
     async def send_part(self, text: str, *, is_first: bool = True, is_last: bool = True) -> None:
-        """Send a part of a message, or all of it, as one frame that is encoded bit by bit.
-
-        The library would hold a copy of all of it until the peer has read it.
-        """
-        async with self._ws._stream_lock:  # noqa: SLF001 - what it sends itself must not come between
+        """Send a part of a message, or all of it, as one frame that is encoded piece by piece."""
+        async with self._ws._stream_lock:  # noqa: SLF001 - keeps the library's frames out
             if self._ws.closed is not None:
                 raise ConnectionClosed(self._ws.closed)
             try:
@@ -96,28 +114,28 @@ class WebSocket:
 
     @property
     def is_gone(self) -> bool:
-        """Whether the peer has left, also where its last messages are still unread."""
+        """Whether the peer has left, even if its last messages are not read yet."""
         return self._ws.closed is not None or self._stream.is_gone
 
     async def close(self, code: int = 1000, reason: str | None = None) -> None:
         """Send a close frame, and wait for the peer's."""
         await self._ws.aclose(code, reason)
-        await self._stream.say_why()
+        await self._stream.send_omitted_close()
 
     @property
     def sent(self) -> int:
-        """The number of pieces that were sent so far, or begun to be."""
+        """The number of pieces whose sending has begun."""
         return self._stream.sent
 
     @property
     def sending(self) -> int | None:
-        """The number of the piece that is being sent; None while nothing is."""
+        """The number of the piece that is being sent, or None."""
         return self._stream.sent if self._stream.is_sending else None
 
     @property
     def fragments(self) -> int:
-        """How many parts of a message came that is not whole yet."""
-        return len(self._ws._message_parts)  # noqa: SLF001 - it has no limit for them
+        """The number of fragments that arrived of a message that is not complete."""
+        return len(self._ws._message_parts)  # noqa: SLF001 - the library does not limit them
 
     @property
     def was_too_large(self) -> bool:
@@ -138,39 +156,40 @@ async def accept_websocket(
     caller: Caller | None = None,
     fairness: Fairness | None = None,
 ) -> WebSocket | None:
-    """Finish the WebSocket handshake that a peer began.
+    """Answer the WebSocket handshake of a peer.
 
     Args:
-        nursery: Where the WebSocket's own task runs.
+        nursery: Runs the library's task of the WebSocket.
         stream: The connection.
-        head: The head of the peer's request, which was read from it.
-        rest: What was read after that.
-        max_message_size: The size of a message, in bytes, above which the peer is cut off.
+        head: The bytes of the peer's request.
+        rest: The bytes that were read after the request.
+        max_message_size: The greatest size of a message in bytes; a larger one ends the connection.
         caller: The peer and its rights.
         fairness: The time and memory that all connections share.
 
     Returns:
-        The WebSocket; None where the peer's part of the handshake was wrong or it left.
+        The WebSocket, or None if the handshake was wrong or the peer has left.
     """
-    with trio.CancelScope() as handshake:
+    with trio.CancelScope() as scope:
         fairness = fairness or Fairness()
-        handed = HandshakeStream(stream, head, rest, handshake, fairness)
-        request = await wrap_server_stream(nursery, handed, max_message_size=max_message_size)
+        handshake = HandshakeStream(stream, head, rest, scope, fairness)
+        request = await wrap_server_stream(nursery, handshake, max_message_size=max_message_size)
         ws = await request.accept()
-        handed.open()
-        return WebSocket(ws, handed, nursery, caller or Caller(), fairness)
+        handshake.release_rest()
+        return WebSocket(ws, handshake, nursery, caller or Caller(), fairness)
     return None
 
 
 class HandshakeStream(trio.abc.Stream):
-    """A stream whose first bytes were read already, and that can gather what it sends.
+    """The stream that the library uses: its first bytes were read before, and it can join messages.
 
-    A handshake that fails only closes the stream, and its waiter would wait on: closing the
-    stream ends the wait too.
+    If a handshake fails, the library only closes the stream, and `accept_websocket` would wait
+    forever. So closing the stream also cancels the scope of the handshake.
 
     Attributes:
-        is_sending: Whether the peer did not take all of it yet.
-        sent: How many pieces were sent, or begun to be.
+        closed_by: Returns why the library closed the WebSocket, or None.
+        is_sending: Whether a piece is being sent.
+        sent: The number of pieces whose sending has begun.
     """
 
     def __init__(
@@ -178,33 +197,33 @@ class HandshakeStream(trio.abc.Stream):
         stream: trio.abc.Stream,
         head: bytes,
         rest: bytes,
-        handshake: trio.CancelScope,
+        scope: trio.CancelScope,
         fairness: Fairness,
     ) -> None:
         self._fairness = fairness
-        # Trio's stream checks for more, which takes its time where thousands wake together.
+        # The socket is faster than Trio's stream, which counts when thousands wake together.
         self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
         self._stream = stream
         self._head = head
         self._rest = rest
-        self._handshake = handshake
+        self._scope = scope
         self._gathered = bytearray()
         self._is_gathering = False
-        self._said_goodbye = False
+        self._has_sent_close = False
         self._is_over = False
         self.is_sending = False
         self.sent = 0
-        self._is_open = trio.Event() if rest else None
+        self._rest_released = trio.Event() if rest else None
         self.closed_by: Callable[[], CloseReason | None] = lambda: None
 
-    def open(self) -> None:
-        """Release the bytes that came with the handshake, which is complete now."""
-        if self._is_open is not None:
-            self._is_open.set()
+    def release_rest(self) -> None:
+        """Hand on the bytes that came after the handshake, which is complete now."""
+        if self._rest_released is not None:
+            self._rest_released.set()
 
     @contextmanager
     def gathering(self) -> Iterator[None]:
-        """Store all data that is sent inside, and send it together with the next data outside."""
+        """Make a context that keeps the data sent inside; the next data takes it along."""
         self._is_gathering = True
         try:
             yield
@@ -212,7 +231,7 @@ class HandshakeStream(trio.abc.Stream):
             self._is_gathering = False
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send everything, or gather it."""
+        """Send data, or keep it while gathering."""
         if self._is_gathering or self._gathered:
             self._gathered += data
             if self._is_gathering:
@@ -220,7 +239,7 @@ class HandshakeStream(trio.abc.Stream):
             data, self._gathered = self._gathered, bytearray()
         if self._is_over:
             raise trio.BrokenResourceError("the connection was ended")
-        self._said_goodbye = data[:1] == _CLOSE
+        self._has_sent_close = data[:1] == _CLOSE
         self.sent += 1
         self.is_sending = True
         if len(data) <= PIECE_BYTES:
@@ -230,10 +249,10 @@ class HandshakeStream(trio.abc.Stream):
         self.is_sending = False
 
     async def send_pieces(self, pieces: Iterable[bytes]) -> None:
-        """Send pieces that are one frame together."""
+        """Send the pieces of one frame."""
         if self._is_over:
             raise trio.BrokenResourceError("the connection was ended")
-        self._said_goodbye = False
+        self._has_sent_close = False
         for piece in pieces:
             self.sent += 1
             self.is_sending = True
@@ -242,7 +261,7 @@ class HandshakeStream(trio.abc.Stream):
 
     @property
     def is_gone(self) -> bool:
-        """Whether the peer has hung up; where the system cannot tell, that shows later."""
+        """Whether the peer has hung up; False if the system cannot tell."""
         plain = self._stream
         if isinstance(plain, trio.SSLStream):
             plain = plain.transport_stream
@@ -255,19 +274,19 @@ class HandshakeStream(trio.abc.Stream):
         return state[0] != _ESTABLISHED
 
     async def _send_pieces(self, rest: memoryview) -> None:
-        """Send a long answer so that it shows whether the peer takes any of it."""
+        """Send long data, and count each piece that the system accepts."""
         while rest:
-            if isinstance(self._stream, trio.SocketStream):
-                # As much as the system takes at a time: most often that is all.
+            if self._socket is not None:
+                # The system most often accepts everything at once.
                 try:
-                    taken = await self._stream.socket.send(rest)
+                    size = await self._socket.send(rest)
                 except OSError as error:
                     raise trio.BrokenResourceError from error
             else:
-                taken = min(PIECE_BYTES, len(rest))
-                await self._stream.send_all(rest[:taken])
+                size = min(PIECE_BYTES, len(rest))
+                await self._stream.send_all(rest[:size])
             self.sent += 1
-            rest = rest[taken:]
+            rest = rest[size:]
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until there is room to send."""
@@ -278,10 +297,10 @@ class HandshakeStream(trio.abc.Stream):
         if self._head:
             head, self._head = self._head, b""
             return head
-        if self._is_open is not None:
-            # The library looks at frames only when more comes after the handshake is done.
-            await self._is_open.wait()
-            self._is_open = None
+        if self._rest_released is not None:
+            # The library reads frames only from bytes that arrive after the handshake.
+            await self._rest_released.wait()
+            self._rest_released = None
             rest, self._rest = self._rest, b""
             return rest
         data: bytes | bytearray = b""
@@ -295,44 +314,30 @@ class HandshakeStream(trio.abc.Stream):
             broken = trio.BrokenResourceError("the connection was lost")
             broken.__cause__ = error
         if not data or data[:1] == _CLOSE:
-            # Thousands may leave at once, and to see one out takes as long as several calls.
+            # Thousands may leave at once, and ending a connection costs as much as several calls.
             await self._fairness.wait_for_turn()
         if broken is not None:
             raise broken
         return data
 
     async def aclose(self) -> None:
-        """Close the stream, and end the handshake if it is not over."""
-        self._handshake.cancel()
-        await self.say_why()
+        """Close the stream, and cancel the handshake if it is not complete."""
+        self._scope.cancel()
+        await self.send_omitted_close()
         await self._stream.aclose()
 
-    async def say_why(self) -> None:
-        """Send the close frame that the library leaves out where a peer broke the protocol.
+    async def send_omitted_close(self) -> None:
+        """Send the close frame that the library omits if the peer broke the protocol.
 
         Source: RFC 6455, section 7.1.7.
         """
         reason = self.closed_by()
-        is_late = self.is_sending or self._said_goodbye
-        if reason is None or reason.code not in _OUR_COMPLAINTS or is_late:
+        is_late = self.is_sending or self._has_sent_close
+        if reason is None or reason.code not in _OMITTED_CLOSES or is_late:
             return
-        self._said_goodbye = self._is_over = True
+        self._has_sent_close = self._is_over = True
         with trio.move_on_after(1, shield=True), suppress(*_GONE):
             await self._stream.send_all(encode_close(reason.code, reason.reason or ""))
-
-
-# Busy: the peer reads nothing, and an answer to it is still on its way.
-_GONE = (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError)
-_CLOSE = encode_close(CloseCode.NORMAL)[:1]
-PIECE_BYTES = 64 * 1024
-"""What is longer is sent so that it shows whether the peer takes any of it."""
-_OUR_COMPLAINTS = (CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_DATA)
-
-
-RECEIVE_BYTES = 4096
-_ESTABLISHED = 1
-"""Source: Linux, include/net/tcp_states.h."""
-_ENCODED_AT_ONCE = 256 * 1024
 
 
 def _frame(text: str, *, is_first: bool, is_last: bool) -> Iterator[bytes]:
