@@ -10,8 +10,7 @@ import trio
 from trio_websocket import ConnectionClosed
 
 from plexus_registry.app import open_registry
-from plexus_registry.rpc.fairness import Fairness, Share
-from plexus_registry.rpc.limits import Caller
+from plexus_registry.rpc.fairness import Caller, Fairness, Share
 from plexus_registry.rules.change_log import KEPT_CHANGES
 from plexus_registry.settings import Settings
 

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from plexus_registry.config.file import ConfigFile
     from plexus_registry.health.probe import Probe
     from plexus_registry.rules.backend import Declaration, Register, Update
-    from plexus_registry.rules.transaction import Transaction
+    from plexus_registry.rules.change_log import Transaction
     from plexus_registry.storage.sqlite import Store
 
 Rule = Callable[[Records], Decision | MethodError]

@@ -12,11 +12,11 @@ from functools import cache
 from pathlib import Path
 from typing import TypedDict, TypeVar, Unpack
 
-from plexus_registry.rpc.limits import Limits
 from plexus_registry.rules.methods import NAMESPACE
 from plexus_registry.rules.parameters import (
     SECONDS,
     SECONDS_OR_NEVER,
+    Limits,
     Values,
     is_name,
     whole,

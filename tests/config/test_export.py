@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plexus_registry.config.declarations import parse_toml
-from plexus_registry.config.export import export_toml
+from plexus_registry.config.declarations import export_toml, parse_toml
 from plexus_registry.rules.backend import Backend, Declaration
 from plexus_registry.rules.errors import ConfigError
 from tests import strategies as sts

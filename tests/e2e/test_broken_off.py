@@ -34,7 +34,7 @@ REQUEST = '{"jsonrpc":"2.0","id":"hungry","method":"registry.get","params":{"nam
 @pytest.mark.parametrize(
     ("function", "frame"),
     [
-        ("from_catalog", REQUEST),
+        ("Handler._from_catalog", REQUEST),
         ("read_frame", REQUEST),
         ("read_frame", f"[{REQUEST}]"),
         ("result_response", REQUEST),
@@ -52,7 +52,7 @@ async def test_no_memory_is_an_internal_error(tmp_path: Path, function: str, fra
                 # Where the frame cannot even be read, nobody knows its id.
                 assert answer["id"] == (None if function == "read_frame" else "hungry")
                 assert answer["error"]["code"] == INTERNAL
-                if function == "from_catalog":  # it failed for this request alone
+                if function == "Handler._from_catalog":  # it failed for this request alone
                     await peer.names()
                 else:
                     assert await close_code(peer) == INTERNAL_ERROR

@@ -29,7 +29,7 @@ from plexus_registry.health.network import RESOLVERS, Connection, RealNetwork
 from plexus_registry.health.probe import Probe
 from plexus_registry.rules.backend import Register
 from plexus_registry.rules.errors import StartError
-from plexus_registry.rules.probe_results import Answered, Report, Unanswered, Unchecked, Untried
+from plexus_registry.rules.states import Answered, Report, Unanswered, Unchecked, Untried
 from plexus_registry.tasks.prober import probe_forever
 from tests.fakes import opened
 from tests.health.test_tracker import backend_of

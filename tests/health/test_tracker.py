@@ -14,15 +14,16 @@ from plexus_registry.health.probe_history import FIRST_HOLD
 from plexus_registry.health.self_preservation import ROUNDS
 from plexus_registry.health.tracker import HealthTracker, Policy
 from plexus_registry.rules.backend import Backend, Source, State
-from plexus_registry.rules.probe_results import (
+from plexus_registry.rules.states import (
     Answered,
     Outcome,
+    Sign,
     Unanswered,
     Unchecked,
     Untried,
+    after_sign,
     is_answer_of,
 )
-from plexus_registry.rules.states import Sign, after_sign
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from plexus_registry.app import open_registry
 from plexus_registry.rules.backend import Register, State, Update
 from plexus_registry.rules.errors import ConfigInvalid, MethodError
-from plexus_registry.rules.probe_results import Answered, Unanswered
+from plexus_registry.rules.states import Answered, Unanswered
 from plexus_registry.settings import Settings
 from plexus_registry.storage.opening import read_records
 from plexus_registry.tasks.config_watch import watch_config_once
@@ -34,7 +34,7 @@ from tests.machine.model import RANKED, Entry, Model, Refusal
 if TYPE_CHECKING:
     from plexus_registry.registry import Registry
     from plexus_registry.rules.backend import Backend, Record
-    from plexus_registry.rules.probe_results import Outcome
+    from plexus_registry.rules.states import Outcome
 
 STALE_AFTER = 60
 ENVIRONMENT = "b=ws://env:7,e=wss://env:8"

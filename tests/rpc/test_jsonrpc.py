@@ -19,7 +19,7 @@ from plexus_registry.rpc.jsonrpc import (
     Request,
     read_frame,
 )
-from plexus_registry.rpc.limits import Limits
+from plexus_registry.rules.parameters import Limits
 from tests.rpc.json_texts import ID_TEXTS, json_texts
 
 if TYPE_CHECKING:

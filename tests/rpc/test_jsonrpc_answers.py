@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from plexus_registry.rpc.jsonrpc import error_response, result_response
 from plexus_registry.rules import errors
 from plexus_registry.rules.backend import Backend
-from plexus_registry.rules.events import encode_backend
+from plexus_registry.rules.events import encode_value
 from tests import strategies as sts
 from tests.rpc.json_texts import ID_TEXTS
 
@@ -52,4 +52,4 @@ def test_an_error_is_answered_with_code_message_and_data(request_id: str, error:
     assert value["data"].keys() == error.data.keys()
     holder = error.data.get("holder")
     if isinstance(holder, Backend):
-        assert value["data"]["holder"] == json.loads(encode_backend(holder))
+        assert value["data"]["holder"] == json.loads(encode_value(holder))

@@ -16,7 +16,7 @@ from plexus_registry.rpc.jsonrpc import (
     read_frame,
     result_response,
 )
-from plexus_registry.rpc.limits import Limits
+from plexus_registry.rules.parameters import Limits
 from tests.rpc.json_texts import json_texts, request_texts
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plexus_registry.rpc.streams import Stream
-from plexus_registry.rpc.subscriptions import (
+from plexus_registry.rpc.streams import (
     FIRST_NUMBER_BITS,
     FiniteStream,
+    Stream,
     Subscriptions,
     WatchStream,
 )

@@ -14,8 +14,8 @@ from plexus_registry.rules import catalog as catalog_module
 from plexus_registry.rules import events
 from plexus_registry.rules.backend import Backend, Declaration, Layer, Record
 from plexus_registry.rules.catalog import Catalog
+from plexus_registry.rules.change_log import Transaction
 from plexus_registry.rules.reconciliation import declare
-from plexus_registry.rules.transaction import Transaction
 from tests import strategies as sts
 from tests.fields import HIGHEST_FIRST, LOWER
 from tests.rpc.message_shapes import BARE, BARE_TEXT, FULL, FULL_TEXT, decoded, fresh
@@ -170,12 +170,12 @@ def test_found_and_listed_have_the_shape_of_the_protocol(backend: Backend, text:
     listed = f'{{"type":"backends","revision":7,"backends":[{text}]}}'
     assert catalog.listed(active_only=False) == listed
     assert catalog.listed(active_only=True) == '{"type":"backends","revision":7,"backends":[]}'
-    assert catalog.found("a") == events.encode_event(events.Found(backend=backend))
-    assert catalog.listed(active_only=False) == events.encode_event(
+    assert catalog.found("a") == events.encode_value(events.Found(backend=backend))
+    assert catalog.listed(active_only=False) == events.encode_value(
         events.Listed(revision=7, backends=(backend,))
     )
     assert catalog.found("b") == '{"type":"backend","backend":null}'
-    assert catalog.found("b") == events.encode_event(events.Found(backend=None))
+    assert catalog.found("b") == events.encode_value(events.Found(backend=None))
 
 
 def test_what_is_cached_is_not_encoded_again() -> None:
@@ -197,7 +197,7 @@ def test_a_snapshot_shows_what_was_published_after_the_last_one() -> None:
     catalog = Catalog(revision=7)
     assert catalog.snapshot() == '{"type":"snapshot","revision":7,"backends":[]}'
     catalog.publish({"a": (Record(name="a", layer=Layer.AUTO, backend=FULL),)}, revision=8)
-    text = events.encode_backend(FULL)
+    text = events.encode_value(FULL)
     assert catalog.snapshot() == f'{{"type":"snapshot","revision":8,"backends":[{text}]}}'
     catalog.publish({}, revision=9)
     assert catalog.snapshot() == f'{{"type":"snapshot","revision":9,"backends":[{text}]}}'

@@ -10,10 +10,15 @@ from hypothesis import strategies as st
 from plexus_registry.rules import events
 from plexus_registry.rules.backend import Backend, Layer, Record
 from plexus_registry.rules.catalog import Catalog
-from plexus_registry.rules.change_log import ChangeLog, Entry, WatchCursor, change_between
+from plexus_registry.rules.change_log import (
+    ChangeLog,
+    Entry,
+    Transaction,
+    WatchCursor,
+    change_between,
+)
 from plexus_registry.rules.errors import WatchEnded
 from plexus_registry.rules.methods import Watch as Command
-from plexus_registry.rules.transaction import Transaction
 from tests.rpc.message_shapes import FULL
 
 AWAKE = msgspec.structs.replace(FULL, is_active=True)
@@ -128,7 +133,7 @@ def test_a_watch_from_an_unknown_revision_begins_anew(since: int) -> None:
     watch = WatchCursor(Command(since=since))
     compacted, snapshot = watch.due(ChangeLog(entries(6, 8)), catalog, most=2).events
     assert compacted == '{"type":"compacted","revision":8}'
-    assert snapshot == events.encode_event(events.Snapshot(revision=8, backends=(FULL,)))
+    assert snapshot == events.encode_value(events.Snapshot(revision=8, backends=(FULL,)))
     assert not watch.is_behind(ChangeLog(entries(6, 8)))
 
 

@@ -60,7 +60,7 @@ SHAPES = [
 
 @pytest.mark.parametrize(("event", "members"), SHAPES, ids=[text[:30] for _, text in SHAPES])
 def test_events_have_the_shape_of_the_protocol(event: events.Event, members: str) -> None:
-    assert events.encode_event(event) == f'{{"type":{members}}}'
+    assert events.encode_value(event) == f'{{"type":{members}}}'
 
 
 def test_a_refusal_is_reported_with_its_word_and_data() -> None:
@@ -72,7 +72,7 @@ def test_a_refusal_is_reported_with_its_word_and_data() -> None:
 
 @given(sts.backends(wide=True))
 def test_a_backend_is_encoded_with_its_members_in_order(backend: Backend) -> None:
-    encoded = decoded(events.encode_backend(backend))
+    encoded = decoded(events.encode_value(backend))
     assert [*encoded] == [*fresh(backend)]
     assert encoded == fresh(backend)
-    assert msgspec.json.decode(events.encode_backend(backend), type=Backend) == backend
+    assert msgspec.json.decode(events.encode_value(backend), type=Backend) == backend

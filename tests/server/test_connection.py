@@ -12,7 +12,7 @@ from trio_websocket import ConnectionClosed
 
 from plexus_registry.rpc.handler import Handler
 from plexus_registry.rpc.plexus import Hub
-from plexus_registry.rpc.subscriptions import CHARACTERS_AT_ONCE, LOOKS_AT_ONCE
+from plexus_registry.rpc.streams import CHARACTERS_AT_ONCE, LOOKS_AT_ONCE
 from plexus_registry.rules.backend import Register
 from plexus_registry.server.connection import serve_connection
 from plexus_registry.server.shutdown import Shutdown

@@ -12,7 +12,7 @@ from sqlite_utils import Database
 from plexus_registry.rules.backend import Layer, Record
 from plexus_registry.storage.migrations import LAYOUT, STEPS, TABLE, is_foreign, migrations
 from plexus_registry.storage.opening import open_store, read_records
-from plexus_registry.storage.rows import COLUMNS, INSERT, row_of
+from plexus_registry.storage.sqlite import COLUMNS, INSERT, row_of
 from tests.rpc.message_shapes import FULL
 
 if TYPE_CHECKING:

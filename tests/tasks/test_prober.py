@@ -20,7 +20,7 @@ import trio.testing
 from plexus_registry.health.self_preservation import ROUNDS
 from plexus_registry.rules.backend import Health, Register, State, Update
 from plexus_registry.rules.errors import NotFound
-from plexus_registry.rules.probe_results import Answered, Unanswered
+from plexus_registry.rules.states import Answered, Unanswered
 from plexus_registry.server.pages import health_report
 from plexus_registry.storage.opening import read_records
 from plexus_registry.tasks.prober import probe_forever

@@ -62,7 +62,7 @@ def export(session: Session, *, db_path: Path | None, output: Path | None) -> No
     The file states each backend of the registry, inactive ones too. A registry that loads it has
     the same backends.
     """
-    from plexus_registry.config.export import export_toml
+    from plexus_registry.config.declarations import export_toml
 
     backends = _asked(session) if db_path is None else _read(db_path)
     text = export_toml(backends)

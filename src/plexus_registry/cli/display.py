@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from plexus_registry.rules.backend import Backend
     from plexus_registry.rules.events import Reloaded
-    from plexus_registry.rules.probe_results import Step
+    from plexus_registry.rules.states import Step
 
 COLUMNS = ("NAME", "URL", "STATE", "SINCE", "LATENCY", "SEEN", "SOURCE", "DESCRIPTION")
 MAX_CELL = 60

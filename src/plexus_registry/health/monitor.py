@@ -21,16 +21,15 @@ from plexus_registry.rules.backend import State
 from plexus_registry.rules.errors import shown
 from plexus_registry.rules.local_hub import LOCAL_HUB
 from plexus_registry.rules.merge import effective
-from plexus_registry.rules.probe_results import Answered
-from plexus_registry.rules.states import differs
+from plexus_registry.rules.states import Answered, differs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from plexus_registry.rules.backend import Backend
     from plexus_registry.rules.catalog import Catalog
-    from plexus_registry.rules.probe_results import Outcome
-    from plexus_registry.rules.transaction import Transaction
+    from plexus_registry.rules.change_log import Transaction
+    from plexus_registry.rules.states import Outcome
     from plexus_registry.storage.group_commit import GroupCommit
 
 log = logging.getLogger(__name__)

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from plexus_registry.rules.backend import State
     from plexus_registry.rules.catalog import Catalog
+    from plexus_registry.rules.change_log import Transaction
     from plexus_registry.rules.operations import Records
-    from plexus_registry.rules.transaction import Transaction
     from plexus_registry.storage.group_commit import GroupCommit
 
     StartSoon: TypeAlias = Callable[[Callable[[], Awaitable[None]]], None]

@@ -30,7 +30,7 @@ from plexus_registry.health.network import (
 from plexus_registry.health.probe_protocol import CredentialError, ProbeProtocol, ProbeProtocolError
 from plexus_registry.rules.backend import FIELDS
 from plexus_registry.rules.errors import RegistryError, StartError, shown
-from plexus_registry.rules.probe_results import (
+from plexus_registry.rules.states import (
     CONNECT,
     INFO,
     NAME,

@@ -15,8 +15,14 @@ from math import inf
 import msgspec
 
 from plexus_registry.rules.backend import Backend, State
-from plexus_registry.rules.probe_results import Answered, Unanswered, is_answer_of, other_name
-from plexus_registry.rules.states import Sign, after_sign
+from plexus_registry.rules.states import (
+    Answered,
+    Sign,
+    Unanswered,
+    after_sign,
+    is_answer_of,
+    other_name,
+)
 
 FREE_FALLS = 2
 """After this many falls, a backend is not held down yet."""

@@ -19,7 +19,7 @@ import msgspec
 
 from plexus_registry.rules.errors import RegistryError, shown
 from plexus_registry.rules.parameters import is_text
-from plexus_registry.rules.probe_results import Answered
+from plexus_registry.rules.states import Answered
 from plexus_registry.websocket_frames import (
     CloseCode,
     CloseFrame,

@@ -18,15 +18,16 @@ from plexus_registry.health.deadlines import Deadlines
 from plexus_registry.health.probe_history import SHAKEN, ProbeHistory, after_answer, after_failure
 from plexus_registry.health.self_preservation import SelfPreservation
 from plexus_registry.rules.backend import Backend, State
-from plexus_registry.rules.probe_results import (
+from plexus_registry.rules.states import (
     Answered,
     Outcome,
+    Sign,
     Unanswered,
     Unchecked,
     Untried,
+    after_sign,
     is_answer_of,
 )
-from plexus_registry.rules.states import Sign, after_sign
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,6 +9,8 @@ not read is memory that the others lack.
 from __future__ import annotations
 
 import time
+from collections import Counter
+from dataclasses import dataclass, field
 
 import trio
 
@@ -20,6 +22,19 @@ LONG_CHARACTERS = 64 * 1024
 """A longer answer is held to the budget for unread answers."""
 VERY_LONG_CHARACTERS = 1024 * 1024
 """A longer answer takes so long to make that it needs a turn."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """The peer of one connection.
+
+    Attributes:
+        may_write: Whether it may change anything.
+        refused: How much was refused, by the name of the limit; all callers share it.
+    """
+
+    may_write: bool = True
+    refused: Counter[str] = field(default_factory=Counter)
 
 
 class Fairness:

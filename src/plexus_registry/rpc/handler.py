@@ -12,8 +12,15 @@ import logging
 from contextlib import AsyncExitStack, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
-from plexus_registry.rpc.dispatch import carry_out, from_catalog
-from plexus_registry.rpc.fairness import LONG_CHARACTERS, VERY_LONG_CHARACTERS, Fairness, Share
+import msgspec
+
+from plexus_registry.rpc.fairness import (
+    LONG_CHARACTERS,
+    VERY_LONG_CHARACTERS,
+    Caller,
+    Fairness,
+    Share,
+)
 from plexus_registry.rpc.jsonrpc import (
     Batch,
     Invalid,
@@ -22,9 +29,16 @@ from plexus_registry.rpc.jsonrpc import (
     read_frame,
     result_response,
 )
-from plexus_registry.rpc.limits import Caller
-from plexus_registry.rpc.streams import BUG, Stream, Unsubscribe, source_of
-from plexus_registry.rpc.subscriptions import FiniteStream, Subscriptions, WatchStream
+from plexus_registry.rpc.streams import (
+    BUG,
+    FiniteStream,
+    Stream,
+    Subscriptions,
+    Unsubscribe,
+    WatchStream,
+    source_of,
+)
+from plexus_registry.rules.backend import Register, Update
 from plexus_registry.rules.change_log import WatchCursor
 from plexus_registry.rules.errors import (
     AnswerLimitError,
@@ -35,10 +49,11 @@ from plexus_registry.rules.errors import (
     NestingLimitError,
     ProtocolError,
     SubscriptionLimitError,
+    Unauthorized,
     shown,
 )
-from plexus_registry.rules.events import encode_event, encode_failed
-from plexus_registry.rules.methods import Ping, Watch
+from plexus_registry.rules.events import encode_failed, encode_value
+from plexus_registry.rules.methods import BY_COMMAND, Get, List, Ping, Watch
 from plexus_registry.rules.parameters import Command
 
 if TYPE_CHECKING:
@@ -48,6 +63,7 @@ if TYPE_CHECKING:
     from plexus_registry.registry import Registry
     from plexus_registry.rpc.plexus import Hub
     from plexus_registry.rpc.streams import CallFailure, Route
+    from plexus_registry.rules.events import Event
 
 log = logging.getLogger(__name__)
 
@@ -136,22 +152,21 @@ class Handler:
             return [self._refuse(read.id, read.error)]
         try:
             route = self._hub.route(read.method, read.params)
-            found = from_catalog(self._registry, route)
+            found = self._from_catalog(route) if isinstance(route, (Get, List)) else None
         except ProtocolError as error:
             return [] if read.id is None else [error_response(read.id, error)]
         except Exception as error:  # noqa: BLE001 - it is logged, and answered
             return [] if read.id is None else [error_response(read.id, _bug(read, error))]
-        if found is None or (len(found) > LONG_CHARACTERS and self._must_wait(found)):
+        is_long = found is not None and len(found) > LONG_CHARACTERS
+        if found is None or (
+            is_long and (len(found) > VERY_LONG_CHARACTERS or self._share.is_full)
+        ):
             return self._answer_one(read, route)
-        return [] if read.id is None else [self._counted(result_response(read.id, found))]
-
-    def _must_wait(self, found: str) -> bool:
-        return len(found) > VERY_LONG_CHARACTERS or self._share.is_full
-
-    def _counted(self, text: str) -> str:
-        """Count a text as unread until it is sent."""
-        self._held += self._share.hold(text)
-        return text
+        if read.id is None:
+            return []
+        response = result_response(read.id, found)
+        self._held += self._share.hold(response)
+        return [response]
 
     async def _answer_batch(self, batch: Batch) -> list[str]:
         """Answer the requests of a batch in turn, for as long as the peer is there."""
@@ -167,7 +182,8 @@ class Handler:
                 if response is None:
                     continue
                 self._unsent += _bytes_of(response)
-                responses.append(self._counted(response))
+                self._held += self._share.hold(response)
+                responses.append(response)
                 size += len(response)
                 if self._peer is not None and size > PART_CHARACTERS:
                     if not parts:
@@ -204,13 +220,20 @@ class Handler:
         if request.id is None:
             return None
         self._caller.refused[limit] += 1
-        return error_response(request.id, self._too_much())
+        most = self._hub.limits.unread_bytes
+        error = AnswerLimitError(
+            "The answers of this batch are too large: this request was not carried out,"
+            " send it by itself",
+            reason=f"Exceeded max limit of {most}",
+        )
+        return error_response(request.id, error)
 
     async def _answer_one(self, request: Request, route: Route) -> list[str]:
         response = await self._respond(request, route)
         if response is None:
             return []
-        return [self._counted(response), *self._subscriptions.flush()]
+        self._held += self._share.hold(response)
+        return [response, *self._subscriptions.flush()]
 
     async def _respond(self, request: Request, route: Route | None) -> str | None:
         """Answer one request, which may be routed already."""
@@ -242,7 +265,7 @@ class Handler:
             items = self._hub.encoder.all_items(content, outcome, now=self._registry.now())
             self._unsent += sum(map(_bytes_of, items))
             for item in items:
-                self._counted(item)
+                self._held += self._share.hold(item)
             live = FiniteStream(stream, items)
         return str(self._subscriptions.begin(live)) if is_heard else ""
 
@@ -299,10 +322,37 @@ class Handler:
         )
 
     async def _carry_out(self, command: Command) -> str:
-        registry, peer = self._registry, self._peer
-        if isinstance(command, Ping) and peer is not None and self._caller.may_write:
-            return encode_event(await registry.pings.ping_in_time(command.name, peer.start_soon))
-        return await carry_out(registry, command, self._caller, self._share)
+        """Carry out a command, not a watch, and return the event that reports it as JSON text."""
+        registry, caller, peer = self._registry, self._caller, self._peer
+        method = BY_COMMAND[type(command)]
+        if method.writes and not caller.may_write:
+            caller.refused[Unauthorized.word] += 1
+            raise Unauthorized
+        if isinstance(command, (Get, List)):
+            if len(self._from_catalog(command)) > LONG_CHARACTERS:
+                await self._share.wait_for_room()
+            return self._from_catalog(command)
+        verb = getattr(registry, method.name)
+        event: Event
+        try:
+            if isinstance(command, (Register, Update)):
+                event = await verb(command)
+            elif isinstance(command, Ping) and peer is not None:
+                event = await registry.pings.ping_in_time(command.name, peer.start_soon)
+            else:
+                event = await verb(**msgspec.structs.asdict(command))
+        except MethodError as error:
+            # Its traceback holds frames, and one of them holds the error: without this, only the
+            # garbage collector would free them.
+            raise error.with_traceback(None)  # noqa: B904 - the same error
+        return encode_value(event)
+
+    def _from_catalog(self, command: Get | List) -> str:
+        """Return the event that answers `get` or `list`, which the catalog keeps as JSON text."""
+        catalog = self._registry.catalog
+        if isinstance(command, Get):
+            return catalog.found(command.name)
+        return catalog.listed(active_only=command.active_only)
 
     def _refuse(self, request_id: str, error: CallError) -> str:
         """Answer with an error; those of limits are counted."""
@@ -310,14 +360,6 @@ class Handler:
         if limit is not None:
             self._caller.refused[limit] += 1
         return error_response(request_id, error)
-
-    def _too_much(self) -> AnswerLimitError:
-        most = self._hub.limits.unread_bytes
-        return AnswerLimitError(
-            "The answers of this batch are too large: this request was not carried out,"
-            " send it by itself",
-            reason=f"Exceeded max limit of {most}",
-        )
 
 
 _LIMITS: dict[type[CallError], str] = {

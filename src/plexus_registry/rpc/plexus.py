@@ -24,7 +24,6 @@ from plexus_registry.rpc.call_parameters import (
     subscription,
     unknown_response,
 )
-from plexus_registry.rpc.limits import Limits
 from plexus_registry.rpc.schema import Plugin, hub_plugin, registry_plugin
 from plexus_registry.rpc.streams import (
     CallFailure,
@@ -46,11 +45,12 @@ from plexus_registry.rules.methods import (
     command_from,
     nearest,
 )
+from plexus_registry.rules.parameters import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from plexus_registry.rpc.json_schema import Schema
+    from plexus_registry.rpc.schema import Schema
     from plexus_registry.rules.parameters import Command
 
 INFO = "_info"

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from plexus_registry.rules.backend import MANUAL_LAYERS, RANK, Backend, Layer, Record
 from plexus_registry.rules.events import (
-    encode_backend,
     encode_found,
     encode_listed,
     encode_snapshot,
+    encode_value,
 )
 from plexus_registry.rules.merge import effective
 
@@ -104,7 +104,7 @@ class Catalog:
     def _encode(self, backend: Backend) -> str:
         encoded = self._encoded.get(backend.name)
         if encoded is None:
-            encoded = self._encoded[backend.name] = encode_backend(backend)
+            encoded = self._encoded[backend.name] = encode_value(backend)
         return encoded
 
     def publish(self, changes: Mapping[str, Records], revision: int | None = None) -> None:

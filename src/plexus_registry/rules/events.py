@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from plexus_registry.rules.backend import Backend
-from plexus_registry.rules.probe_results import Step
+from plexus_registry.rules.states import Step
 
 if TYPE_CHECKING:
     from plexus_registry.rules.errors import MethodError, WatchEnded
@@ -155,14 +155,9 @@ EVENTS: tuple[type[Event], ...] = (
 _encode = msgspec.json.Encoder().encode
 
 
-def encode_event(event: Event) -> str:
-    """Encode an event as the JSON text that goes into a reply."""
-    return _encode(event).decode()
-
-
-def encode_backend(backend: Backend) -> str:
-    """Encode a backend as the JSON text that goes into events."""
-    return _encode(backend).decode()
+def encode_value(value: object) -> str:
+    """Encode any JSON value, events and backends included, as the text that goes into replies."""
+    return _encode(value).decode()
 
 
 def encode_failed(error: MethodError) -> str:
@@ -172,12 +167,7 @@ def encode_failed(error: MethodError) -> str:
 
 def encode_ended(error: WatchEnded) -> str:
     """Encode the end of a watch as the event that reports it."""
-    return encode_event(Ended(message=error.message, code=error.code, revision=error.revision))
-
-
-def encode_value(value: object) -> str:
-    """Encode any JSON value, records included."""
-    return _encode(value).decode()
+    return encode_value(Ended(message=error.message, code=error.code, revision=error.revision))
 
 
 def encode_found(backend: str | None) -> str:

@@ -15,16 +15,16 @@ import msgspec
 from plexus_registry.rules import operations
 from plexus_registry.rules.backend import FIELDS, SOURCE_OF, Declaration, Layer
 from plexus_registry.rules.merge import holder
-from plexus_registry.rules.probe_results import Answered, Outcome
 from plexus_registry.rules.reconciliation import declared_record, reconcile
+from plexus_registry.rules.states import Answered, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from plexus_registry.rules.backend import Backend
     from plexus_registry.rules.catalog import Catalog
+    from plexus_registry.rules.change_log import Transaction
     from plexus_registry.rules.operations import Records
-    from plexus_registry.rules.transaction import Transaction
 
 Names = frozenset[str]
 

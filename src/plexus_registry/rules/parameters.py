@@ -1,4 +1,4 @@
-"""Which values may be given: the rules of fields and parameters, and commands that keep them.
+"""Which values may be given: the rules of fields and parameters, commands that keep them, limits.
 
 The same rules hold for calls, the config file and the environment.
 
@@ -249,3 +249,24 @@ SECONDS_OR_NEVER = Values(
 
 # An adopted database may hold names that nobody could register; a caller may ask for them.
 KNOWN_NAME = Parameter("name", ANY_STRING, "The backend's name.", required=True)
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """The limits of one connection; clients find them in `_info`.
+
+    Attributes:
+        message_bytes: The size of a request; a larger one closes the connection (1009).
+        batch_requests: Requests in one batch; more of them are refused (-32010).
+        subscriptions: Live streams; one more is refused (-32006).
+        nesting: The levels of arrays and objects in a message; a deeper one is refused (-32700).
+        unread_bytes: What may wait for one peer to read it; if the answers of a batch are more,
+            the rest of it is refused (-32008).
+
+    Source: manual/protocol.md, "Limits".
+    """
+
+    message_bytes: int = 1024 * 1024
+    batch_requests: int = 1000
+    subscriptions: int = 1024
+    nesting: int = 64
+    unread_bytes: int = 16 * 1024 * 1024

@@ -16,7 +16,7 @@ from plexus_registry.rules.events import Reloaded
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from plexus_registry.rules.transaction import Transaction
+    from plexus_registry.rules.change_log import Transaction
 
 
 def declare(

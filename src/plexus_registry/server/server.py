@@ -23,8 +23,7 @@ import trio
 from trio_websocket import ConnectionClosed
 
 from plexus_registry.concurrency import LogThrottle
-from plexus_registry.rpc.fairness import Fairness
-from plexus_registry.rpc.limits import Caller
+from plexus_registry.rpc.fairness import Caller, Fairness
 from plexus_registry.server import handshake
 from plexus_registry.server.access_policy import UNAUTHORIZED, AccessPolicy, Grant, Refusal
 from plexus_registry.server.connection import serve_connection

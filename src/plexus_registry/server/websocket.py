@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING
 import trio
 from trio_websocket import CloseReason, ConnectionClosed, WebSocketConnection, wrap_server_stream
 
-from plexus_registry.rpc.fairness import Fairness, Share
-from plexus_registry.rpc.limits import Caller
+from plexus_registry.rpc.fairness import Caller, Fairness, Share
 from plexus_registry.websocket_frames import CloseCode, Opcode, encode_close, encode_header
 
 if TYPE_CHECKING:

@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import trio
 
+from plexus_registry.rules.change_log import Transaction
 from plexus_registry.rules.errors import StorageFailed
-from plexus_registry.rules.transaction import Transaction
 
 if TYPE_CHECKING:
     from plexus_registry.rules.catalog import Catalog

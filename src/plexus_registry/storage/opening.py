@@ -17,15 +17,16 @@ from sqlite_utils.db import NoTable
 from plexus_registry.concurrency import RunSync, run_in_thread
 from plexus_registry.rules.change_log import KEPT_CHANGES, Entry
 from plexus_registry.rules.errors import StartError
-from plexus_registry.rules.events import Compacted, encode_event
+from plexus_registry.rules.events import Compacted, encode_value
 from plexus_registry.storage.database_file import (
+    LockFile,
     copy_database,
+    hold_lock_file,
     refuse_damaged,
     refuse_missing,
     refuse_unsafe_file,
     refuse_without_tables,
 )
-from plexus_registry.storage.lock_file import LockFile, hold_lock_file
 from plexus_registry.storage.migrations import (
     CHANGES_TABLE,
     LAYOUT,
@@ -34,8 +35,7 @@ from plexus_registry.storage.migrations import (
     is_original_layout,
     migrations,
 )
-from plexus_registry.storage.rows import INSERT_CHANGE, change_of, record_of, row_of_change
-from plexus_registry.storage.sqlite import Store
+from plexus_registry.storage.sqlite import INSERT_CHANGE, Store, change_of, record_of, row_of_change
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -179,7 +179,7 @@ def _changes(
         )
     # Two above: no watch can resume from the revision between without a snapshot.
     first = Entry(
-        known_revision + 2, None, (), encode_event(Compacted(revision=known_revision + 2))
+        known_revision + 2, None, (), encode_value(Compacted(revision=known_revision + 2))
     )
     with db.atomic():
         db.execute(f"DELETE FROM {CHANGES_TABLE}")  # noqa: S608 - a constant

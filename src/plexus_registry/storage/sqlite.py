@@ -1,4 +1,4 @@
-"""Saves changes in the SQLite file, in worker threads.
+"""Saves changes in the SQLite file, in worker threads; records and entries as rows.
 
 A writer holds `Store.lock` and saves everything that waits in one transaction. When `save` returns,
 the changes are on the disk (write-ahead log, synchronous=FULL).
@@ -16,25 +16,16 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
+import msgspec
 import trio
 
+from plexus_registry.rules.backend import MANUAL_LAYERS, Backend, Health, Layer, Record, Source
+from plexus_registry.rules.change_log import Entry
 from plexus_registry.rules.errors import StorageFailed
-from plexus_registry.storage.database_file import (
-    OpenFiles,
-)
-from plexus_registry.storage.lock_file import LockFile, lock_path
-from plexus_registry.storage.migrations import (
-    LAYOUT,
-)
-from plexus_registry.storage.rows import (
-    DELETE,
-    FORGET,
-    INSERT,
-    INSERT_CHANGE,
-    TAKE_BACK,
-    row_of,
-    row_of_change,
-)
+from plexus_registry.rules.events import encode_value
+from plexus_registry.rules.states import durable
+from plexus_registry.storage.database_file import LockFile, OpenFiles, lock_path
+from plexus_registry.storage.migrations import CHANGES_TABLE, LAYOUT, TABLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,8 +34,6 @@ if TYPE_CHECKING:
     from sqlite_utils import Database
 
     from plexus_registry.concurrency import RunSync
-    from plexus_registry.rules.backend import Record
-    from plexus_registry.rules.change_log import Entry
     from plexus_registry.rules.operations import Records
 
 log = logging.getLogger(__name__)
@@ -168,3 +157,66 @@ def _roll_back(connection: sqlite3.Connection) -> None:
     """Abandon the transaction; if that fails, the next save tries again before it begins."""
     with suppress(sqlite3.Error):
         connection.rollback()
+
+
+_PLAIN = tuple(name for name in Backend.__struct_fields__ if name not in ("name", "health"))
+"""The members of a backend that are columns as they are, beside the key; `health` is JSON text."""
+COLUMNS = ("name", "layer", *_PLAIN, "health")
+
+# Per row a third of what `insert_all` takes, and it is the same every time.
+DELETE = f"DELETE FROM {TABLE} WHERE name = ?"  # noqa: S608 - all parts are constants
+INSERT = (
+    f"INSERT INTO {TABLE} ({', '.join(COLUMNS)})"  # noqa: S608 - as above
+    f" VALUES ({', '.join('?' * len(COLUMNS))})"
+)
+INSERT_CHANGE = (
+    f"INSERT INTO {CHANGES_TABLE} (revision, name, namespaces, event)"  # noqa: S608 - as above
+    " VALUES (?, ?, ?, ?)"
+)
+TAKE_BACK = f"DELETE FROM {CHANGES_TABLE} WHERE revision > ?"  # noqa: S608 - as above
+FORGET = f"DELETE FROM {CHANGES_TABLE} WHERE revision <= ?"  # noqa: S608 - as above
+
+
+def row_of(record: Record) -> tuple[object, ...]:
+    """Turn a record into its row; a record of a call is in the layer `database` on the disk."""
+    layer = Layer.DATABASE if record.layer in MANUAL_LAYERS else record.layer
+    backend = record.backend
+    if backend is None:
+        return (record.name, layer, *(None for _ in _PLAIN), None)
+    health = durable(backend.health)
+    return (
+        record.name,
+        layer,
+        *(getattr(backend, column) for column in _PLAIN),
+        None if health is None else encode_value(health),
+    )
+
+
+def record_of(row: Mapping[str, object]) -> Record:
+    """Turn a row into its record; columns that an older layout lacks are not known."""
+    name, layer = str(row["name"]), Layer(str(row["layer"]))
+    if row["id"] is None:
+        return Record(name=name, layer=layer, backend=None)
+    values = {"name": name, **{column: row[column] for column in _PLAIN if column in row}}
+    values["source"] = Source(str(row["source"]))
+    values["is_active"] = bool(row["is_active"])
+    if row.get("health") is not None:
+        values["health"] = msgspec.json.decode(str(row["health"]), type=Health)
+    return Record(name=name, layer=layer, backend=msgspec.convert(values, Backend))
+
+
+def row_of_change(entry: Entry) -> tuple[object, ...]:
+    """Turn an entry into its row."""
+    return (entry.revision, entry.name, encode_value(entry.namespaces), entry.event)
+
+
+def change_of(row: Mapping[str, object]) -> Entry:
+    """Turn a row into its entry."""
+    namespaces = msgspec.json.decode(str(row["namespaces"]), type=tuple[str | None, ...])
+    name = row["name"]
+    return Entry(
+        int(str(row["revision"])),
+        None if name is None else str(name),
+        namespaces,
+        str(row["event"]),
+    )

@@ -11,7 +11,7 @@ import trio
 from plexus_registry.concurrency import FailureLog, LogThrottle, Wakeup
 from plexus_registry.health.schedule import Schedule
 from plexus_registry.rules.errors import shown
-from plexus_registry.rules.probe_results import Untried
+from plexus_registry.rules.states import Untried
 
 if TYPE_CHECKING:
     from collections.abc import Callable
