@@ -15,7 +15,7 @@ from plexus_registry.server.access_policy import (
 )
 
 OPEN = AccessPolicy(hosts=["Registry.Example.com", "fd00::1"])
-BOUND = "192.168.1.5"
+LOCAL = "192.168.1.5"
 
 
 def asking(**fields: str) -> RequestHead:
@@ -27,7 +27,7 @@ def asking(**fields: str) -> RequestHead:
 
 
 def status(access_policy: AccessPolicy, head: RequestHead) -> int:
-    refusal = access_policy.refusal(head, bound=BOUND)
+    refusal = access_policy.refusal(head, local=LOCAL)
     return 200 if refusal is None else refusal.status
 
 
@@ -146,7 +146,7 @@ def test_a_page_of_this_machine_or_a_guest_gets_in(origin: str) -> None:
     ],
 )
 def test_any_other_page_does_not(origin: str) -> None:
-    refusal = GUESTS.refusal(asking(host="localhost", origin=origin), bound=BOUND)
+    refusal = GUESTS.refusal(asking(host="localhost", origin=origin), local=LOCAL)
     assert refusal is not None
     assert refusal.status == 403
     assert "--allow-origin" in refusal.log
@@ -168,7 +168,7 @@ def test_two_origins_are_refused() -> None:
 @given(value=st.text(st.characters(max_codepoint=255)))
 def test_a_refusal_escapes_what_was_sent(value: str) -> None:
     for head in (asking(host=value), asking(host="localhost", origin=value)):
-        refusal = OPEN.refusal(head, bound=BOUND)
+        refusal = OPEN.refusal(head, local=LOCAL)
         if refusal is not None:
             assert refusal.text.isprintable()
             assert refusal.log.isprintable()

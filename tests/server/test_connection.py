@@ -38,7 +38,7 @@ def kinds(wire: ScriptedWebSocket) -> list[object]:
 async def begun(
     nursery: trio.Nursery, registry: Registry, shutdown: Shutdown, *, is_reading: bool
 ) -> ScriptedWebSocket:
-    """A conversation that watches."""
+    """Start a connection that watches."""
     wire = ScriptedWebSocket(nursery)
     nursery.start_soon(partial(serve_connection, registry, HUB, wire, shutdown))  # type: ignore[arg-type]  # a script
     wire.barrier = None if is_reading else trio.Event()
@@ -47,7 +47,7 @@ async def begun(
     return wire
 
 
-async def test_what_is_being_told_comes_before_the_answer_to_the_unwatch(tmp_path: Path) -> None:
+async def test_events_being_sent_come_before_the_answer_to_the_unwatch(tmp_path: Path) -> None:
     for _ in range(20):  # the scheduler draws lots
         async with opened(tmp_path) as registry, trio.open_nursery() as nursery:
             wire = await begun(nursery, registry, Shutdown(), is_reading=True)
@@ -67,7 +67,7 @@ async def test_what_is_being_told_comes_before_the_answer_to_the_unwatch(tmp_pat
             nursery.cancel_scope.cancel()
 
 
-async def test_nothing_is_told_before_the_acknowledgement_was_sent(tmp_path: Path) -> None:
+async def test_no_event_is_sent_before_the_acknowledgement(tmp_path: Path) -> None:
     async with opened(tmp_path) as registry, trio.open_nursery() as nursery:
         wire = await begun(nursery, registry, Shutdown(), is_reading=False)
         await registry.register(Register(name="a", host="h", port=1))
@@ -80,7 +80,7 @@ async def test_nothing_is_told_before_the_acknowledgement_was_sent(tmp_path: Pat
         nursery.cancel_scope.cancel()
 
 
-async def test_a_drain_lets_what_is_being_told_be_told(tmp_path: Path) -> None:
+async def test_a_shutdown_finishes_the_events_being_sent(tmp_path: Path) -> None:
     shutdown = Shutdown()
     async with opened(tmp_path) as registry, trio.open_nursery() as nursery:
         wire = await begun(nursery, registry, shutdown, is_reading=True)
@@ -91,11 +91,11 @@ async def test_a_drain_lets_what_is_being_told_be_told(tmp_path: Path) -> None:
         await wait_all_tasks_blocked()
         await registry.delete("a")
         barrier.set()
-        # The conversation and its teller end by themselves: the nursery does.
+        # The connection and its watch sender end by themselves, or the nursery would not.
     assert kinds(wire) == [1, "backend_registered"]
 
 
-async def test_who_has_left_is_not_told_and_not_kept(tmp_path: Path) -> None:
+async def test_a_peer_that_has_left_is_not_kept(tmp_path: Path) -> None:
     async with opened(tmp_path) as registry:
         async with trio.open_nursery() as nursery:
             wire = await begun(nursery, registry, Shutdown(), is_reading=True)
@@ -126,7 +126,7 @@ async def test_many_snapshots_are_made_a_few_at_a_time_and_each_watch_has_its_tu
         assert sorted(told) == [*range(1, watches + 1)]
 
 
-async def test_watches_that_are_told_nothing_hold_nobody_up(tmp_path: Path) -> None:
+async def test_watches_without_events_hold_nobody_up(tmp_path: Path) -> None:
     """However much there is to go through for them, others have their turn in between."""
     async with opened(tmp_path) as registry:
         for number in range(100):
@@ -145,7 +145,7 @@ async def test_watches_that_are_told_nothing_hold_nobody_up(tmp_path: Path) -> N
 
 
 class LeftWire(ScriptedWebSocket):
-    """A WebSocket whose peer leaves while it is told something."""
+    """A WebSocket whose peer leaves while it receives an event."""
 
     async def send(self, frames: Sequence[str]) -> None:
         await super().send(frames)
@@ -153,7 +153,7 @@ class LeftWire(ScriptedWebSocket):
             raise ConnectionClosed(None)
 
 
-async def test_a_peer_that_leaves_while_it_is_told_something_ends_nothing_else(
+async def test_a_peer_that_leaves_during_an_event_ends_nothing_else(
     tmp_path: Path,
 ) -> None:
     """Its goodbye is answered by another task, in the same nursery."""

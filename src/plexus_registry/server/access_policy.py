@@ -187,24 +187,24 @@ class AccessPolicy:
         self._public_reads = public_reads
         self._allow_url_token = allow_url_token
 
-    def refusal(self, head: RequestHead, *, bound: str) -> Refusal | None:
+    def refusal(self, head: RequestHead, *, local: str) -> Refusal | None:
         """Check the Host and the Origin of a request.
 
         Args:
             head: The head of the request.
-            bound: The address of this machine that the peer connected to.
+            local: The address of this machine that the peer connected to.
 
         Returns:
             The refusal, or None if the request is allowed.
         """
-        return self._wrong_host(head, bound) or self._wrong_origin(head)
+        return self._wrong_host(head, local) or self._wrong_origin(head)
 
-    def _wrong_host(self, head: RequestHead, bound: str) -> Refusal | None:
+    def _wrong_host(self, head: RequestHead, local: str) -> Refusal | None:
         values = head.values(b"host")
         if not values:
             return None  # HTTP/1.0, which no browser speaks
         host = host_of(values[0]) if len(values) == 1 else None
-        if host is not None and self._is_ours(host, bound):
+        if host is not None and self._is_ours(host, local):
             return None
         name = shown(values[0])
         return Refusal(
@@ -216,8 +216,8 @@ class AccessPolicy:
             " with --allow-host",
         )
 
-    def _is_ours(self, host: str, bound: str) -> bool:
-        return is_loopback(host) or host in self._hosts or host == _normalized(bound.lower())
+    def _is_ours(self, host: str, local: str) -> bool:
+        return is_loopback(host) or host in self._hosts or host == _normalized(local.lower())
 
     def _wrong_origin(self, head: RequestHead) -> Refusal | None:
         values = head.values(b"origin")

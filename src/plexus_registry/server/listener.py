@@ -72,7 +72,7 @@ async def _bind(host: str, port: int) -> list[trio.SocketListener]:
         reason = reasons.get(error.errno or 0, f"cannot listen on {host}:{port}: {error}")
         raise StartError(reason) from error
     if port == 0:
-        # Each address of the host has got another port: keep one.
+        # Each address of the host got a free port of its own: keep one.
         for surplus in listeners[1:]:
             await surplus.aclose()
         del listeners[1:]

@@ -106,7 +106,7 @@ For Synapse: synapse -P {self._url.rpartition(":")[2]}. For health checks: /heal
             )
         return HttpResponse(
             status=HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE,
-            # Only ASCII is left unescaped, so no character can control the terminal of a reader.
+            # Other characters than ASCII are escaped, so none can control the terminal of a reader.
             body=json.dumps(content, separators=(",", ":")) + "\n",
             content_type="application/json",
         )

@@ -228,7 +228,7 @@ class Server:
         self, request: HttpRequest, endpoints: Endpoints
     ) -> HttpResponse | Refusal | Handshake:
         head = request.head
-        refusal = self._access_policy.refusal(head, bound=endpoints.local)
+        refusal = self._access_policy.refusal(head, local=endpoints.local)
         if refusal is not None:
             return refusal
         if not head.target.startswith("/") and head.method in {"GET", "HEAD"}:

@@ -200,7 +200,7 @@ class HandshakeStream(trio.abc.Stream):
         fairness: Fairness,
     ) -> None:
         self._fairness = fairness
-        # The socket is faster than Trio's stream, which counts when thousands wake together.
+        # When thousands wake together, it matters that the socket is faster than Trio's stream.
         self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
         self._stream = stream
         self._head = head
