@@ -271,11 +271,10 @@ class Registry:
         changes: Mapping[str, Records],
         saved_again: Mapping[str, Records],
     ) -> None:
-        before = {name: self.catalog.get(name) for name in changes}
-        self.catalog.publish(changes, transaction.revision)
+        published = self.catalog.publish(changes, transaction.revision)
         self.change_log.append(transaction.entries)
-        for name in changes:
-            self.health.note_change(name, before[name], self.catalog.get(name))
+        for name, before, after in published:
+            self.health.note_change(name, before, after)
         for name in transaction.registered:
             self.health.note_registration(name)
         for name in transaction.signs_of_life:

@@ -134,11 +134,7 @@ def _has_lone_surrogate(text: str) -> bool:
 
 
 def _separators(text: str) -> int:
-    return text.count(",") + _openings(text)
-
-
-def _openings(text: str) -> int:
-    return text.count("{") + text.count("[")
+    return text.count(",") + text.count("{") + text.count("[")
 
 
 def _read_batch(text: str, max_batch: int, max_nesting: int) -> Batch | Invalid:
@@ -167,14 +163,17 @@ def _read_request(text: str, max_nesting: int, *, level: int = 1) -> Request | I
     """Read one request, whose outermost brackets are at a level of the frame."""
     try:
         envelope = _decode_envelope(text)
-        if level + _openings(text) - 1 > max_nesting:
+        params = None if envelope.params is msgspec.UNSET else envelope.params
+        if level + text.count("{") + text.count("[") - 1 > max_nesting:
             if level + _depth(text) - 1 > max_nesting:
                 return _too_deep(max_nesting)
-            repeated = _repeated_key(text)
-        elif text.count(":") == _kept_members(envelope):
-            repeated = None
+            may_repeat = True
         else:
-            repeated = _repeated_key(text)
+            # Each member of a text has a colon, and the decoder keeps only the last of equal
+            # members: where there are as many colons as kept members, none was given twice.
+            kept = 2 + (envelope.params is not msgspec.UNSET) + (envelope.id is not msgspec.UNSET)
+            may_repeat = text.count(":") != kept + (0 if params is None else _members(params))
+        repeated = _repeated_key(text) if may_repeat else None
     except msgspec.ValidationError as error:
         return _refuse(text, str(error), max_nesting)
     except msgspec.DecodeError as error:
@@ -186,7 +185,6 @@ def _read_request(text: str, max_nesting: int, *, level: int = 1) -> Request | I
     request_id = _id_text(envelope.id)
     if request_id == _BAD_ID:
         return _refuse(text, "id must be a string, a number or null", max_nesting)
-    params = None if envelope.params is msgspec.UNSET else envelope.params
     return Request(envelope.method, params, request_id)
 
 
@@ -224,18 +222,8 @@ def _parse_error(reason: str) -> ParseError:
     return ParseError("Parse error", reason=reason)
 
 
-def _kept_members(envelope: _Envelope) -> int:
-    """Count the members that the decoder kept, unknown ones beside `params` left out.
-
-    Each member of a text has a colon, and the decoder keeps only the last of equal members: where
-    there are as many colons as kept members, none was given twice.
-    """
-    params, unset = envelope.params, msgspec.UNSET
-    count = 2 + (params is not unset) + (envelope.id is not unset)
-    return count + _members(params) if isinstance(params, (dict, list)) else count
-
-
 def _members(value: dict[str, object] | list[object]) -> int:
+    """Count the members of all objects in a value."""
     count, inner = (len(value), value.values()) if isinstance(value, dict) else (0, value)
     for each in inner:
         if isinstance(each, (dict, list)):

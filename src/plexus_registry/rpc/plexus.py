@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 INFO = "_info"
 RESULT = "result"
 """The method of notifications of `_info`, `HUB.hash` and `HUB.schema`."""
+WATCH = f"{NAMESPACE}.watch"
 EVENT = f"{NAMESPACE}.event"
 """The method of notifications of a direct watch."""
 
@@ -137,12 +138,13 @@ class Hub:
             ),
         }
         ends = {
-            f"{NAMESPACE}.unwatch": f"{NAMESPACE}.watch",
+            f"{NAMESPACE}.unwatch": WATCH,
             **{f"{method}_unsub": method for method in streams},
             **{f"{NAMESPACE}_unsubscribe_{each.name}": _underscored(each) for each in METHODS},
         }
         return {
-            **{f"{NAMESPACE}.{each.name}": partial(_direct_call, each) for each in METHODS},
+            **{f"{NAMESPACE}.{each.name}": partial(command_from, each) for each in METHODS},
+            WATCH: _direct_watch,
             **streams,
             f"{hub}.respond": _respond,
             **{_underscored(each): partial(_underscored_call, each) for each in METHODS},
@@ -290,11 +292,10 @@ class Hub:
         }
 
 
-def _direct_call(method: Method, params: object) -> Route:
-    command = command_from(method, params)
-    if isinstance(command, Watch):
-        return Stream(f"{NAMESPACE}.{method.name}", EVENT, command)
-    return command
+def _direct_watch(params: object) -> Stream:
+    command = command_from(BY_NAME["watch"], params)
+    assert isinstance(command, Watch)  # noqa: S101 - its row in the table of methods
+    return Stream(WATCH, EVENT, command)
 
 
 def _underscored(method: Method) -> str:

@@ -288,11 +288,9 @@ class Subscriptions:
 
     def flush(self) -> list[str]:
         """Return the frames that follow the acknowledgements; their streams end."""
-        frames = [
-            frame
-            for subscription, live in self._finite.items()
-            for frame in notifications(live.stream.notification, subscription, live.items)
-        ]
+        frames: list[str] = []
+        for subscription, live in self._finite.items():
+            frames += notifications(live.stream.notification, subscription, live.items)
         self._finite.clear()
         return frames
 

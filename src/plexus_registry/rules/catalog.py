@@ -19,7 +19,7 @@ from plexus_registry.rules.events import (
 from plexus_registry.rules.merge import effective
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
     from plexus_registry.rules.operations import Records
@@ -47,16 +47,10 @@ class Catalog:
         self._order: list[tuple[int, str]] = []
         self._listed: dict[bool, str] = {}
         self._snapshot: str | None = None
-        for record in records:
-            stated = (*self._records.get(record.name, NOTHING), record)
-            self._records[record.name] = stated
-        for name, stated in self._records.items():
-            self._records[name] = tuple(sorted(stated, key=lambda each: RANK[each.layer]))
-            self._index(name, NOTHING, stated)
-            backend = effective(stated)
-            if backend is not None:
-                self._effective[name] = backend
-        self._order = sorted(_place(each) for each in self._effective.values())
+        stated: dict[str, list[Record]] = {}
+        for record in sorted(records, key=lambda each: RANK[each.layer]):
+            stated.setdefault(record.name, []).append(record)
+        self.publish({name: tuple(each) for name, each in stated.items()}, revision)
 
     def __len__(self) -> int:
         return len(self._effective)
@@ -107,54 +101,53 @@ class Catalog:
             encoded = self._encoded[backend.name] = encode_value(backend)
         return encoded
 
-    def publish(self, changes: Mapping[str, Records], revision: int | None = None) -> None:
+    def publish(
+        self, changes: Mapping[str, Records], revision: int | None = None
+    ) -> Sequence[tuple[str, Backend | None, Backend | None]]:
         """Apply committed changes.
 
         Args:
             changes: The names that changed, with all that the layers state about each now.
             revision: The revision of the last change; None if none of them counts.
+
+        Returns:
+            Each name with its backend before and after.
         """
         former, self.revision = self.revision, self.revision if revision is None else revision
         # To sort once takes less time than to insert many, one at a time.
         sorts = len(changes) > max(SORTED_CHANGES, len(self._effective) // 8)
+        published = []
         for name, records in changes.items():
-            self._index(name, self._records.get(name, NOTHING), records)
+            # A name is never absent in between: a worker thread may be reading.
+            layers = [record.layer for record in records]
+            for layer in layers:
+                if layer in self._declared:
+                    self._declared[layer].add(name)
+            for record in self._records.get(name, NOTHING):
+                if record.layer in self._declared and record.layer not in layers:
+                    self._declared[record.layer].discard(name)
             if records:
                 self._records[name] = records
             else:
                 self._records.pop(name, None)
-            backend = effective(records)
-            if not sorts:
-                self._move(self._effective.get(name), backend)
-            if backend is None:
+            before, after = self._effective.get(name), effective(records)
+            moves = not (before and after and before.created_at == after.created_at)
+            if before is not None and moves and not sorts:
+                del self._order[bisect_left(self._order, _place(before))]
+            if after is None:
                 self._effective.pop(name, None)
             else:
-                self._effective[name] = backend
+                self._effective[name] = after
+                if moves and not sorts:
+                    insort(self._order, _place(after))
             self._encoded.pop(name, None)
+            published.append((name, before, after))
         if sorts:
             self._order = sorted(map(_place, self._effective.values()))
         if changes or former != self.revision:
             self._listed.clear()
             self._snapshot = None
-
-    def _index(self, name: str, before: Records, after: Records) -> None:
-        # A name is never absent in between: a worker thread may be reading.
-        layers = [record.layer for record in after]
-        for layer in layers:
-            if layer in self._declared:
-                self._declared[layer].add(name)
-        for record in before:
-            if record.layer in self._declared and record.layer not in layers:
-                self._declared[record.layer].discard(name)
-
-    def _move(self, former: Backend | None, backend: Backend | None) -> None:
-        """Keep the order of the list when one backend changes."""
-        if former and backend and former.created_at == backend.created_at:
-            return
-        if former is not None:
-            del self._order[bisect_left(self._order, _place(former))]
-        if backend is not None:
-            insort(self._order, _place(backend))
+        return published
 
     def _in_order(self, *, active_only: bool) -> Iterator[Backend]:
         for _, name in self._order:

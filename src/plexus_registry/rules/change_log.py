@@ -243,9 +243,13 @@ class Transaction:
             after = effective(records)
             event = change_between(before, after, self.revision + 1)
             if event is not None:
-                self._add_entry(event, name, before, after)
+                namespaces = tuple([each.namespace for each in (before, after) if each])
+                self.entries.append(Entry(event.revision, name, namespaces, encode_value(event)))
+                self.revision = event.revision
         for report in self._reports:
-            self._add_entry(msgspec.structs.replace(report, revision=self.revision + 1))
+            self.revision += 1
+            event = msgspec.structs.replace(report, revision=self.revision)
+            self.entries.append(Entry(self.revision, None, (), encode_value(event)))
         self._written.update(self._current)
         self.abandon_change()
         return self.revision
@@ -268,14 +272,3 @@ class Transaction:
         if not self._to_save:
             return {}
         return {name: self._catalog.records(name) for name in self._to_save - self.changes().keys()}
-
-    def _add_entry(
-        self,
-        event: Change,
-        name: str | None = None,
-        before: Backend | None = None,
-        after: Backend | None = None,
-    ) -> None:
-        self.revision += 1
-        namespaces = tuple([each.namespace for each in (before, after) if each is not None])
-        self.entries.append(Entry(self.revision, name, namespaces, encode_value(event)))

@@ -194,7 +194,23 @@ def command_from(method: Method, params: object, *, ignore_unknown: bool = False
         InvalidParamsError: A parameter is missing, unknown or breaks its rule; the first one in
             declaration order is named, with its value and the rule.
     """
-    given = _by_name(method, params)
+    given: Mapping[str, object] = {}
+    if isinstance(params, dict):
+        given = params
+    elif isinstance(params, list):
+        names = _names(method)
+        if len(params) > len(names):
+            raise InvalidParamsError(
+                f"{len(params)} positional parameters given, {method.name} takes at most"
+                f" {len(names)}: {', '.join(names) or 'none'}",
+                problem="too_many",
+            )
+        given = dict(zip(names, params, strict=False))
+    elif params is not None:
+        raise InvalidParamsError(
+            f"Parameters are {shown(params)}: they must be an object or an array",
+            problem="malformed",
+        )
     values: dict[str, object] = {}
     nulls = 0
     for parameter in method.command.parameters:
@@ -219,26 +235,6 @@ def _check_before(missing: Parameter, method: Method, given: Mapping[str, object
         value = given.get(parameter.name)
         if value is not None and not parameter.values.accepts(value):
             raise parameter.malformed(value)
-
-
-def _by_name(method: Method, params: object) -> Mapping[str, object]:
-    if params is None:
-        return {}
-    if isinstance(params, dict):
-        return params
-    if not isinstance(params, list):
-        raise InvalidParamsError(
-            f"Parameters are {shown(params)}: they must be an object or an array",
-            problem="malformed",
-        )
-    names = _names(method)
-    if len(params) > len(names):
-        raise InvalidParamsError(
-            f"{len(params)} positional parameters given, {method.name} takes at most"
-            f" {len(names)}: {', '.join(names) or 'none'}",
-            problem="too_many",
-        )
-    return dict(zip(names, params, strict=False))
 
 
 def _names(method: Method) -> list[str]:

@@ -83,7 +83,11 @@ def register(records: Records, claim: Register, *, now: int, new_id: str) -> Dec
     """
     held = holder(records)
     current = held.backend if held is not None and held.layer in MANUAL_LAYERS else None
-    stated = {name: value for name in FIELDS if not _clears(name, value := getattr(claim, name))}
+    stated = {
+        field.name: value
+        for field in FIELDS.values()
+        if (value := getattr(claim, field.name)) != "" or not field.is_clearable
+    }
     stated["source"] = Source(claim.source)
     stated["metadata"] = None if claim.metadata is None else metadata_text(claim.metadata)
     claimed = Backend(
@@ -106,11 +110,6 @@ def register(records: Records, claim: Register, *, now: int, new_id: str) -> Dec
             holder=current,
         )
     return _written(records, claimed)
-
-
-def _clears(name: str, value: object) -> bool:
-    """Whether a value clears its field."""
-    return value == "" and FIELDS[name].is_clearable
 
 
 def _refreshed(records: Records, current: Backend, claimed: Backend, *, now: int) -> Decision:
@@ -143,7 +142,7 @@ def update(records: Records, change: Update, *, now: int) -> Decision | MethodEr
     if current is None:
         return NotFound(change.name)
     given: dict[str, str | int | None] = {
-        field.name: None if _clears(field.name, value) else value
+        field.name: None if value == "" and field.is_clearable else value
         for field in FIELDS.values()
         if field.new is not None and (value := getattr(change, field.name)) is not None
     }
@@ -167,7 +166,7 @@ def delete(records: Records, name: str) -> Decision | MethodError:
         return NotFound(name)
     below = without(records, *MANUAL_LAYERS)
     if below:
-        below = with_record(below, Record(name=name, layer=Layer.RUNTIME, backend=None))
+        below = (Record(name=name, layer=Layer.RUNTIME, backend=None), *below)
     return Decision(below, current)
 
 
@@ -242,5 +241,5 @@ def _confirmed(
 def _written(records: Records, backend: Backend, *, is_sign_of_life: bool = False) -> Decision:
     """Write a record in this run: it replaces what an earlier run left."""
     record = Record(name=backend.name, layer=Layer.RUNTIME, backend=backend)
-    lower = without(records, Layer.DATABASE)
-    return Decision(with_record(lower, record), backend, is_sign_of_life)
+    records = (record, *without(records, *MANUAL_LAYERS))
+    return Decision(records, backend, is_sign_of_life)

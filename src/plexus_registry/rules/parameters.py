@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv6Address
+from math import inf
 from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
@@ -97,7 +98,8 @@ MAX_METADATA_BYTES = 16 * 1024
 MAX_SECONDS = 1e9
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
-_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?", re.ASCII)
+_LABEL = "[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?", re.ASCII)
 _BYTE = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 _IPV4 = re.compile(rf"(?:{_BYTE}\.){{3}}{_BYTE}", re.ASCII)
 _ZONE = re.compile(r"[A-Za-z0-9._-]{1,32}", re.ASCII)
@@ -115,11 +117,10 @@ def is_host(value: object) -> bool:
     if ":" in value:
         address, percent, zone = value.partition("%")
         return _is_ipv6(address) and (not percent or _ZONE.fullmatch(zone) is not None)
-    labels = value.removesuffix(".").split(".")
     # A host that ends in a number is an IPv4 address to every client (URL standard).
-    if labels[-1].isdecimal():
+    if value.removesuffix(".").rpartition(".")[2].isdecimal():
         return _IPV4.fullmatch(value) is not None
-    return all(_LABEL.fullmatch(label) for label in labels)
+    return _HOST_NAME.fullmatch(value) is not None
 
 
 def _is_ipv6(text: str) -> bool:
@@ -192,7 +193,7 @@ _STRING = {"type": "string"}
 
 def one_of(*words: str) -> Values:
     """Make the rule that a value is one of some words."""
-    return Values(" or ".join(f'"{word}"' for word in words), lambda value: value in words, _STRING)
+    return Values(" or ".join(f'"{word}"' for word in words), words.__contains__, _STRING)
 
 
 def _is_between(value: object, least: float, most: float) -> bool:
@@ -203,10 +204,9 @@ def whole(least: int, most: int | None = None) -> Values:
     """Make the rule that a value is a whole number within bounds, which belong to it."""
     schema: dict[str, str | int] = {"type": "integer", "minimum": least}
     if most is None:
-        rule = f"at least {least}"
-        return Values(rule, lambda value: _is_between(value, least, float("inf")), schema)
-    rule = f"from {least} to {most}"
-    return Values(rule, lambda value: _is_between(value, least, most), schema | {"maximum": most})
+        return Values(f"at least {least}", lambda value: _is_between(value, least, inf), schema)
+    schema["maximum"] = most
+    return Values(f"from {least} to {most}", lambda value: _is_between(value, least, most), schema)
 
 
 NAME = Values(

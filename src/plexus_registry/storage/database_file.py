@@ -51,44 +51,37 @@ class OpenFiles:
         """
         self._database = database
         self._paths = (database, log_path(database), *others)
-        self._identities, self._state = self._look()
+        self._identities, self._sizes = self._look()
 
-    def check(self, connection: sqlite3.Connection, *, revision: int) -> None:
-        """Check, before a transaction, that no other program has changed the files.
+    def check(
+        self, connection: sqlite3.Connection, *, revision: int, may_grow: bool = False
+    ) -> None:
+        """Check that no other program has changed the files, and remember how they are.
 
         Args:
             connection: The open connection.
             revision: The last revision that the database must hold.
+            may_grow: Whether this is after a transaction, which never makes them shorter.
 
         Raises:
             OSError: The next start would not find what this transaction writes.
             sqlite3.Error: The same.
         """
-        identities, state = self._look()
-        self._refuse_moved(identities, connection)
-        if state != self._state:
-            self._verify(revision)
-            _, self._state = self._look()
-
-    def accept(self, connection: sqlite3.Connection, *, revision: int) -> None:
-        """Check the files after a transaction, which never makes them shorter, and remember them.
-
-        The arguments and errors are those of `check`.
-        """
-        identities, state = self._look()
-        self._refuse_moved(identities, connection)
-        if any(size < former for (size, _), (former, _) in zip(state, self._state, strict=True)):
-            self._verify(revision)
-            _, state = self._look()
-        self._state = state
-
-    def _refuse_moved(self, identities: Pairs, connection: sqlite3.Connection) -> None:
+        identities, sizes = self._look()
         if identities != self._identities:
             # This saves what is committed so far in the database file, if that still exists.
             connection.execute("PRAGMA wal_checkpoint(FULL)")
             raise OSError(
                 "the file, its log or its lock was moved, removed or replaced; restart the registry"
             )
+        is_suspicious = sizes != self._sizes
+        if is_suspicious and may_grow:
+            pairs = zip(sizes, self._sizes, strict=True)
+            is_suspicious = any(size < former for (size, _), (former, _) in pairs)
+        if is_suspicious:
+            self._verify(revision)
+            _, sizes = self._look()
+        self._sizes = sizes
 
     def _verify(self, revision: int) -> None:
         """Read the changed files as the next start would.
@@ -115,11 +108,17 @@ class OpenFiles:
 
     def _look(self) -> tuple[Pairs, Pairs]:
         """Return device and inode of all files, and size and time of those that are written."""
-        statuses = [_status(path) for path in self._paths]
-        return (
-            tuple((each.st_dev, each.st_ino) if each else (0, 0) for each in statuses),
-            tuple((each.st_size, each.st_mtime_ns) if each else (0, 0) for each in statuses[:2]),
-        )
+        identities, sizes = [], []
+        for path in self._paths:
+            try:
+                status = os.stat(path)  # noqa: PTH116 - several times a commit
+            except FileNotFoundError:
+                identities.append((0, 0))
+                sizes.append((0, 0))
+            else:
+                identities.append((status.st_dev, status.st_ino))
+                sizes.append((status.st_size, status.st_mtime_ns))
+        return tuple(identities), tuple(sizes[:2])
 
 
 def log_path(database: Path) -> Path:
@@ -232,15 +231,10 @@ def _read_only(path: Path) -> sqlite3.Connection:
 
 
 def _size(path: Path) -> int:
-    status = _status(path)
-    return 0 if status is None else status.st_size
-
-
-def _status(path: Path) -> os.stat_result | None:
     try:
-        return os.stat(path)  # noqa: PTH116 - several times a commit
+        return path.stat().st_size
     except FileNotFoundError:
-        return None
+        return 0
 
 
 def lock_path(database: Path) -> Path:

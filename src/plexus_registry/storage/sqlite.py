@@ -14,6 +14,8 @@ import logging
 import sqlite3
 from contextlib import suppress
 from functools import partial
+from itertools import chain
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -108,11 +110,19 @@ class Store:
     ) -> None:
         connection = self._db.conn
         try:
-            self._check_files()
+            self._files.check(connection, revision=self._lock_file.revision)
             # A rollback that failed left the old transaction open.
             connection.rollback()
             connection.execute("BEGIN IMMEDIATE")
-            self._write(connection, changes, entries, after)
+            connection.executemany(DELETE, [(name,) for name in changes])
+            connection.executemany(INSERT, map(row_of, chain.from_iterable(changes.values())))
+            if after is not None:
+                connection.execute(TAKE_BACK, [after])
+                # A transaction that changes no row writes nothing; this one always writes a page.
+                connection.execute(f"PRAGMA user_version = {LAYOUT}")
+            if entries:
+                connection.executemany(INSERT_CHANGE, map(row_of_change, entries))
+                connection.execute(FORGET, [entries[-1].revision - self.kept_changes])
         except (sqlite3.Error, OSError) as error:
             _roll_back(connection)
             raise self._failed(error) from error
@@ -122,35 +132,12 @@ class Store:
         try:
             connection.execute("COMMIT")
             # If the files were moved away meanwhile, the next start does not read this commit.
-            self._files.accept(connection, revision=self._lock_file.revision)
+            self._files.check(connection, revision=self._lock_file.revision, may_grow=True)
         except (sqlite3.Error, OSError) as error:
             _roll_back(connection)
             raise self._failed(error, is_unknown=True) from error
         if entries:
             self._lock_file.note(entries[-1].revision)
-
-    def _write(
-        self,
-        connection: sqlite3.Connection,
-        changes: Mapping[str, Records],
-        entries: Sequence[Entry],
-        after: int | None,
-    ) -> None:
-        """Write into the open transaction."""
-        connection.executemany(DELETE, [(name,) for name in changes])
-        rows = [row_of(record) for records in changes.values() for record in records]
-        connection.executemany(INSERT, rows)
-        if after is not None:
-            connection.execute(TAKE_BACK, [after])
-            # A transaction that changes no row writes nothing; this one always writes a page.
-            connection.execute(f"PRAGMA user_version = {LAYOUT}")
-        if entries:
-            connection.executemany(INSERT_CHANGE, map(row_of_change, entries))
-            connection.execute(FORGET, [entries[-1].revision - self.kept_changes])
-
-    def _check_files(self) -> None:
-        """Raise what `OpenFiles.check` raises."""
-        self._files.check(self._db.conn, revision=self._lock_file.revision)
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:
@@ -161,6 +148,7 @@ def _roll_back(connection: sqlite3.Connection) -> None:
 
 _PLAIN = tuple(name for name in Backend.__struct_fields__ if name not in ("name", "health"))
 """The members of a backend that are columns as they are, beside the key; `health` is JSON text."""
+_plain_values = attrgetter(*_PLAIN)
 COLUMNS = ("name", "layer", *_PLAIN, "health")
 
 # Per row a third of what `insert_all` takes, and it is the same every time.
@@ -187,7 +175,7 @@ def row_of(record: Record) -> tuple[object, ...]:
     return (
         record.name,
         layer,
-        *(getattr(backend, column) for column in _PLAIN),
+        *_plain_values(backend),
         None if health is None else encode_value(health),
     )
 
