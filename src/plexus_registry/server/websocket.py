@@ -1,7 +1,7 @@
 """The server's WebSockets, over trio-websocket.
 
 Theory of operation. The library reads the handshake itself and sends each message alone. This
-module adds what it lacks. `HandshakeStream` lies between the library and the connection: it hands
+module adds the rest. `HandshakeStream` is between the library and the connection: it hands
 on the bytes of the handshake that were read before, joins short messages, sends the close frame
 that the library omits, and shows whether the peer reads. `WebSocket` sends long messages without
 the library, piece by piece, because the library would keep a copy of each until the peer has read
