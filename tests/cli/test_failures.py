@@ -11,6 +11,7 @@ from trio_websocket import WebSocketRequest, serve_websocket
 
 from plexus_registry.cli import VERBS
 from tests.cli.running import run, succeed
+from tests.client.scripted import ORIGINAL_ANSWERS, ORIGINAL_REFUSAL
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -79,7 +80,47 @@ async def test_a_server_that_answers_nothing_sensible_is_said_to_be_none() -> No
         await ws.aclose()
 
     async with server(talk_nonsense) as url:
-        assert f"{url}: the answer makes no sense" in (await run(url, "list")).failed(3)
+        assert f"{url}: the answer to registry.list makes no sense" in (
+            await run(url, "list")
+        ).failed(3)
+
+
+@asynccontextmanager
+async def original(answer: str) -> AsyncIterator[str]:
+    """A registry that answers one request as the original does."""
+
+    async def handle(request: WebSocketRequest) -> None:
+        ws = await request.accept()
+        await ws.get_message()
+        await ws.send_message(f'{{"jsonrpc":"2.0","id":1,"result":{answer}}}')
+        await ws.aclose()
+
+    async with server(handle) as url:
+        yield url
+
+
+SHOWN = {
+    "list": "alpha  ws://127.0.0.1:5001",
+    "get": "ws://127.0.0.1:5001",
+    "register": "Registered alpha at ws://127.0.0.1:5001",
+    "update": "Updated alpha at ws://127.0.0.1:5001",
+    "delete": "Deleted n",
+    "deregister": "Deregistered n: its entry stays, inactive",
+    "ping": "Pinged n",
+    "reload": "The config file states 1 backend: nothing changed",
+}
+
+
+@pytest.mark.parametrize("verb", ORIGINAL_ANSWERS)
+async def test_a_verb_understands_the_answer_of_the_original(verb: str) -> None:
+    async with original(ORIGINAL_ANSWERS[verb]) as url:
+        assert SHOWN[verb] in (await succeed(url, verb, *ASKING[verb])).out
+
+
+async def test_what_the_original_refuses_is_exit_status_1() -> None:
+    async with original(ORIGINAL_REFUSAL) as url:
+        said = (await run(url, "delete", "alpha")).failed(1)
+    assert said == "Backend not found: alpha"
 
 
 async def test_an_older_registry_says_no_to_what_it_does_not_know() -> None:

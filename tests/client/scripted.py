@@ -44,6 +44,25 @@ PINGED: dict[str, object] = {
     "message": "Backend health check updated",
 }
 
+_ORIGINAL_BACKEND = (
+    '{"id":"11111111-1111-4111-8111-111111111111","name":"alpha","host":"127.0.0.1","port":5001,'
+    '"protocol":"ws","source":"manual","is_active":true,"registered_at":1700000000,'
+    '"created_at":1700000000,"updated_at":1700000000}'
+)
+ORIGINAL_ANSWERS = {
+    "list": f'{{"type":"backends","backends":[{_ORIGINAL_BACKEND}]}}',
+    "get": f'{{"type":"backend","backend":{_ORIGINAL_BACKEND}}}',
+    "register": f'{{"type":"backend_registered","backend":{_ORIGINAL_BACKEND}}}',
+    "update": f'{{"type":"backend_updated","backend":{_ORIGINAL_BACKEND}}}',
+    "delete": '{"type":"backend_deleted","name":"alpha"}',
+    "deregister": '{"type":"backend_deregistered","name":"alpha"}',
+    "ping": '{"type":"ping","name":"alpha","success":true,'
+    '"message":"Backend health check updated"}',
+    "reload": '{"type":"reloaded","count":1}',
+}
+"""What the original registry, in Rust, answers to each of its methods."""
+ORIGINAL_REFUSAL = '{"type":"error","message":"Backend not found: alpha"}'
+
 
 class ScriptedPeer:
     """The server's end of a WebSocket.

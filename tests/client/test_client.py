@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 import trio
 from hypothesis import given
@@ -12,11 +13,21 @@ from hypothesis import strategies as st
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 from wsproto.events import CloseConnection, Ping, Pong, TextMessage
 
-from plexus_registry import Backend, RegistryUnavailableError, UrlError, announce, connect
+from plexus_registry import Backend, RegistryUnavailableError, Reloaded, UrlError, announce, connect
 from plexus_registry.client.connection import Backends, run_client
 from plexus_registry.client.socket import MAX_QUEUED_BYTES, parse_url, shake_hands, without_secrets
 from plexus_registry.rules import errors
-from tests.client.scripted import BACKEND, PINGED, URL, ScriptedPeer, encode, response, scripted
+from tests.client.scripted import (
+    BACKEND,
+    ORIGINAL_ANSWERS,
+    ORIGINAL_REFUSAL,
+    PINGED,
+    URL,
+    ScriptedPeer,
+    encode,
+    response,
+    scripted,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -210,6 +221,50 @@ async def test_the_revision_of_answers_is_kept_the_highest_and_that_of_a_list_wi
         await ask({"revision": 12}, client.call("registry.new", {}))
         await ask({"revision": "x"}, client.call("registry.new", {}))
         assert revision() == 12
+
+
+async def answered(method: str, answer: str) -> tuple[object, int | None]:
+    """What a call returns for an answer, or the refusal that it raises; and the revision."""
+    call, _, _ = CALLS[method]
+    got: list[object] = []
+
+    async with scripted() as (client, peer), trio.open_nursery() as nursery:
+
+        async def ask() -> None:
+            try:
+                got.append(await call(client))
+            except errors.CallError as refusal:
+                got.append(refusal)
+
+        nursery.start_soon(ask)
+        await peer.answer(await peer.receive(), msgspec.Raw(answer.encode()))
+    return got[0], client.revision
+
+
+@pytest.mark.parametrize("method", ORIGINAL_ANSWERS)
+async def test_the_answers_of_the_original_count_without_a_revision(method: str) -> None:
+    got, revision = await answered(method, ORIGINAL_ANSWERS[method])
+    assert revision is None
+    match method:
+        case "list":
+            assert isinstance(got, Backends)
+            assert ([each.name for each in got], got.revision) == (["alpha"], 0)
+        case "get" | "register" | "update":
+            assert isinstance(got, Backend)
+            assert (got.name, got.url) == ("alpha", "ws://127.0.0.1:5001")
+        case "delete" | "deregister":
+            assert got is None
+        case "ping":
+            assert got is True
+        case _:
+            assert got == Reloaded(revision=0, count=1)
+
+
+@pytest.mark.parametrize("method", CALLS)
+async def test_a_refusal_that_comes_as_an_event_is_raised(method: str) -> None:
+    got, _ = await answered(method, ORIGINAL_REFUSAL)
+    assert type(got) is errors.MethodError
+    assert str(got) == "Backend not found: alpha"
 
 
 @pytest.mark.parametrize(

@@ -183,12 +183,12 @@ async def test_a_lost_connection_comes_after_the_events_that_came() -> None:
             await anext(feed)
 
 
-async def test_an_event_without_what_it_needs_ends_the_connection() -> None:
+@pytest.mark.parametrize("missing", ["name", "revision"])
+async def test_an_event_without_what_it_needs_ends_the_connection(missing: str) -> None:
     """To pass it over would be a gap that nobody sees."""
-    async with (
-        scripted() as (client, peer),
-        watching(client, peer, {"type": "backend_deleted", "revision": 4}) as feed,
-    ):
+    event = deleted(4)
+    del event[missing]
+    async with scripted() as (client, peer), watching(client, peer, event) as feed:
         with pytest.raises(RegistryUnavailableError, match="makes no sense"):
             await anext(feed)
 

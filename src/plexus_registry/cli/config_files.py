@@ -15,6 +15,7 @@ from plexus_registry.cli.session import (
     Session,
     VerbError,
     address_options,
+    call,
     pass_session,
     timeout_option,
 )
@@ -63,20 +64,17 @@ def export(session: Session, *, db_path: Path | None, output: Path | None) -> No
     the same backends.
     """
     from plexus_registry.config.declarations import export_toml
+    from plexus_registry.rules.events import Listed
 
-    backends = _asked(session) if db_path is None else _read(db_path)
+    if db_path is None:
+        backends: Iterable[Backend] = call(session, "list", Listed, active_only=False).backends
+    else:
+        backends = _read(db_path)
     text = export_toml(backends)
     if output is None:
         click.echo(text, nl=False)
     else:
         _write_new(output, text)
-
-
-def _asked(session: Session) -> Iterable[Backend]:
-    from plexus_registry.cli.calls import call
-    from plexus_registry.rules.events import Listed
-
-    return call(session, "list", Listed, active_only=False).backends
 
 
 def _read(db_path: Path) -> Iterable[Backend]:

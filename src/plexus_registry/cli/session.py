@@ -1,23 +1,37 @@
-"""What the verbs have in common: their options, the registry that they ask, and how they fail."""
+"""What the verbs have in common: their options, their one call of a registry, how they fail.
+
+Trio and the client library are imported in functions: the help of a verb does not need them.
+"""
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import click
 
-from plexus_registry.cli.display import escaped
+from plexus_registry.cli.display import echo_json, escaped
 from plexus_registry.client import DEFAULT_URL
-from plexus_registry.rules.backend import DECLARABLE, FIELDS, OPTIONAL
-from plexus_registry.rules.errors import TokenError
+from plexus_registry.rules.backend import DECLARABLE, FIELDS, OPTIONAL, Backend
+from plexus_registry.rules.errors import (
+    CallError,
+    InvalidParamsError,
+    MethodNotFoundError,
+    NameTaken,
+    NotFound,
+    RegistryUnavailableError,
+    TokenError,
+    UrlError,
+)
 from plexus_registry.rules.parameters import SECONDS
 from plexus_registry.server.token_file import TOKEN_VARIABLE, read_token, token_in_environment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+    from plexus_registry.rules.events import Event
     from plexus_registry.rules.parameters import Values
 
 EXIT_NO = 1
@@ -28,6 +42,7 @@ PROTOCOL = click.Choice(["ws", "wss"])
 
 P = ParamSpec("P")
 T = TypeVar("T")
+E = TypeVar("E", bound="Event")
 
 
 class VerbError(click.ClickException):
@@ -159,3 +174,90 @@ def _with_options(
     for option in reversed(options):
         function = option(function)
     return function
+
+
+def call(session: Session, verb: str, kind: type[E], **params: object) -> E:
+    """Call a method of the registry, and print its answer if a program reads the output.
+
+    Args:
+        session: The values of the common options.
+        verb: The method, without its namespace.
+        kind: The event that answers it.
+        params: The parameters; those that are None are not sent.
+
+    Raises:
+        VerbError: There is no connection, no answer, or the answer is no.
+    """
+    import trio
+
+    from plexus_registry.client.connection import connect, decode_answer
+
+    method = f"registry.{verb}"
+    given = {name: value for name, value in params.items() if value is not None}
+    answers: list[object] = []
+
+    async def ask() -> None:
+        with trio.move_on_after(session.timeout):
+            async with connect(session.url, token=session.token) as client:
+                answers.append(await client.call(method, given))
+        # An answer that came in time counts, even if closing the connection took too long.
+        if not answers:
+            raise trio.TooSlowError
+
+    with failures_explained(session):
+        trio.run(ask)
+        event = decode_answer(answers[0], kind, method)
+    if session.as_json:
+        echo_json(answers[0])  # with all members, also those of a newer registry
+    return event
+
+
+@contextmanager
+def failures_explained(session: Session) -> Iterator[None]:
+    """Turn the errors of a call into a line that says what to do next, and an exit status."""
+    import trio
+
+    from plexus_registry.client.socket import without_secrets
+
+    where = without_secrets(session.url)
+    try:
+        yield
+    except UrlError as error:
+        raise VerbError(f"{error}, with --url or in REGISTRY_URL", EXIT_USAGE) from error
+    except trio.TooSlowError as error:
+        raise VerbError(
+            f"no answer from {where} within {session.timeout:g} s; is it a registry, and does it"
+            " run? --timeout waits longer, --url names another",
+            EXIT_NO_ANSWER,
+        ) from error
+    except RegistryUnavailableError as error:
+        raise VerbError(_unreachable(where, str(error)), EXIT_NO_ANSWER) from error
+    except InvalidParamsError as error:
+        raise VerbError(error.message, EXIT_USAGE) from error
+    except MethodNotFoundError as error:
+        hint = "that registry is older than this command; update it"
+        raise VerbError(f"{error.message}: {hint}") from error
+    except CallError as error:
+        raise VerbError(_refusal(error)) from error
+
+
+def _unreachable(where: str, reason: str) -> str:
+    reason = reason.replace("cannot connect to", "cannot reach a registry at", 1)
+    if where not in reason:
+        reason = f"{where}: {reason}"
+    if "HTTP status 401" in reason or "HTTP status 403" in reason:
+        return f"{reason}; give the token in {TOKEN_VARIABLE} or with --token-file"
+    return f"{reason}; start one with trio-registry, or name another with --url"
+
+
+def _refusal(error: CallError) -> str:
+    match error:
+        case NameTaken(data={"holder": Backend() as holder}):
+            return (
+                f"{holder.name} is taken by a live backend at {holder.url}: deregister or delete"
+                " it first, or take the name with --replace"
+            )
+        case NotFound():
+            return f"{error.message}; trio-registry list --all shows those that there are"
+        case _:
+            return error.message

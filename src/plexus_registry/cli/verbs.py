@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
@@ -20,6 +20,7 @@ from plexus_registry.cli.session import (
     PROTOCOL,
     Session,
     VerbError,
+    call,
     change_options,
     client_options,
     detail_options,
@@ -31,7 +32,6 @@ from plexus_registry.rules.events import (
     BackendRegistered,
     BackendUpdated,
     Checked,
-    Event,
     Found,
     Listed,
     Pinged,
@@ -41,15 +41,7 @@ from plexus_registry.rules.events import (
 if TYPE_CHECKING:
     from plexus_registry.rules.backend import Backend
 
-E = TypeVar("E", bound=Event)
-
 NAME = click.argument("name")
-
-
-def _ask(session: Session, method: str, kind: type[E], **params: object) -> E:
-    from plexus_registry.cli.calls import call  # it loads Trio
-
-    return call(session, method, kind, **params)
 
 
 def _say(session: Session, text: str) -> None:
@@ -68,7 +60,7 @@ def list_backends(session: Session, *, everything: bool) -> None:
     STATE is the result of pings and probes, SINCE how long it has been the same, LATENCY how long
     the last probe took, and SEEN the last sign of life.
     """
-    answer = _ask(session, "list", Listed, active_only=not everything)
+    answer = call(session, "list", Listed, active_only=not everything)
     if answer.backends:
         _say(session, table(answer.backends, columns=terminal_columns()))
     elif not session.as_json:
@@ -85,7 +77,7 @@ def get(session: Session, name: str) -> None:
 
     The exit status is 1 if no backend has the name.
     """
-    backend = _ask(session, "get", Found, name=name).backend
+    backend = call(session, "get", Found, name=name).backend
     if backend is None:
         raise VerbError(
             f"there is no backend {name}; trio-registry list --all shows those that there are"
@@ -118,7 +110,7 @@ def register(
     It stays until it is deleted. To register a program for just as long as it runs, use
     `trio-registry announce`.
     """
-    answer = _ask(
+    answer = call(
         session,
         "register",
         BackendRegistered,
@@ -146,7 +138,7 @@ def update(session: Session, /, *, name: str, **changes: str | int | None) -> No
     if all(value is None for value in changes.values()):
         options = ", ".join(f"--{option}" for option in changes)
         raise click.UsageError(f"Nothing to change: give at least one of {options}.")
-    answer = _ask(session, "update", BackendUpdated, name=name, **changes)
+    answer = call(session, "update", BackendUpdated, name=name, **changes)
     _say(session, f"Updated {_where(answer.backend)}")
 
 
@@ -159,7 +151,7 @@ def delete(session: Session, name: str) -> None:
 
     To keep its entry, and only make it inactive, use `trio-registry deregister`.
     """
-    _ask(session, "delete", BackendDeleted, name=name)
+    call(session, "delete", BackendDeleted, name=name)
     _say(session, f"Deleted {escaped(name)}")
 
 
@@ -172,7 +164,7 @@ def deregister(session: Session, name: str) -> None:
 
     It becomes active again when it registers or pings.
     """
-    _ask(session, "deregister", BackendDeregistered, name=name)
+    call(session, "deregister", BackendDeregistered, name=name)
     _say(session, f"Deregistered {escaped(name)}: its entry stays, inactive")
 
 
@@ -186,7 +178,7 @@ def ping(session: Session, name: str) -> None:
     Nothing connects to the backend. Once a backend was pinged, it must be pinged again and again,
     or it becomes inactive.
     """
-    if not _ask(session, "ping", Pinged, name=name).success:
+    if not call(session, "ping", Pinged, name=name).success:
         raise VerbError(f"there is no backend {name}; register it first")
     _say(session, f"Pinged {escaped(name)}")
 
@@ -200,7 +192,7 @@ def check(session: Session, name: str) -> None:
 
     The registry connects, not this command. The exit status is 1 if a step failed.
     """
-    answer = _ask(session, "check", Checked, name=name)
+    answer = call(session, "check", Checked, name=name)
     _say(session, checked(answer.steps))
     if not answer.ok:
         failed = answer.steps[-1]
@@ -218,7 +210,7 @@ def reload(session: Session) -> None:
     The registry watches the file by itself. This verb shows errors of the file at once, and brings
     back backends of the file that were deleted.
     """
-    answer = _ask(session, "reload", Reloaded)
+    answer = call(session, "reload", Reloaded)
     backends = "1 backend" if answer.count == 1 else f"{answer.count} backends"
     _say(
         session, f"The config file states {backends}: {changed_names(answer) or 'nothing changed'}"

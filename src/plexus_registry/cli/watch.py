@@ -20,6 +20,7 @@ from plexus_registry.cli.session import (
     Session,
     VerbError,
     client_options,
+    failures_explained,
     pass_session,
 )
 from plexus_registry.rules.events import (
@@ -73,8 +74,6 @@ def watch(session: Session, *, since: int | None, name: str | None, namespace: s
     --timeout is how long the first answer may take.
     """
     import trio
-
-    from plexus_registry.cli.calls import failures_explained
 
     follower = _Follower(session, since)
     try:

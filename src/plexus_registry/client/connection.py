@@ -9,6 +9,7 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
+import msgspec
 import trio
 
 from plexus_registry.client import DEFAULT_URL
@@ -17,6 +18,7 @@ from plexus_registry.client.socket import CLOSE_SECONDS, open_socket
 from plexus_registry.client.watch import decode
 from plexus_registry.concurrency import lone_error
 from plexus_registry.rules.backend import AllDetails, Backend, Details
+from plexus_registry.rules.errors import RegistryUnavailableError, rebuilt
 from plexus_registry.rules.events import (
     BackendDeleted,
     BackendDeregistered,
@@ -42,13 +44,16 @@ if TYPE_CHECKING:
 
 E = TypeVar("E", bound=Event)
 
+REFUSED = -32000
+"""The code of a refusal that came without one. Source: JSON-RPC 2.0, section 5.1."""
+
 
 class Backends(tuple[Backend, ...]):
     """Backends, newest first.
 
     Attributes:
         revision: The revision of the state that they show; `watch(since=...)` with it brings every
-            change after it.
+            change after it. It is 0 if the registry is an original one, which has no revisions.
     """
 
     revision: int
@@ -232,9 +237,10 @@ class RegistryClient:
 
     async def call(self, method: str, params: Mapping[str, object]) -> object:
         """Call any method, and return its result as plain JSON values."""
-        result = decode(await self._exchange.request(method, params), object, _answer_to(method))
+        text = await self._exchange.request(method, params)
+        result = decode(text, object, f"the answer to {method}")
         if isinstance(result, dict) and isinstance(result.get("revision"), int):
-            self._note(result["revision"])
+            self.revision = max(self.revision or 0, result["revision"])
         return result
 
     async def wait_lost(self) -> None:
@@ -260,19 +266,29 @@ class RegistryClient:
         return self._exchange.watch(_given(since=since, name=name, namespace=namespace))
 
     async def _ask(self, verb: str, params: Mapping[str, object], kind: type[E]) -> E:
-        """Call a method of the registry, and decode the event that answers it."""
         method = f"registry.{verb}"
-        event = decode(await self._exchange.request(method, params), kind, _answer_to(method))
-        if isinstance(event, (Change, Pinged)) and event.revision is not None:
-            self._note(event.revision)
-        return event
-
-    def _note(self, revision: int) -> None:
-        self.revision = revision if self.revision is None else max(self.revision, revision)
+        return decode_answer(await self.call(method, params), kind, method)
 
 
-def _answer_to(method: str) -> str:
-    return f"the answer to {method}"
+def decode_answer(answer: object, kind: type[E], method: str) -> E:
+    """Decode the event that answers a call.
+
+    The original registry has no revisions: its answers get revision 0. It also reports refusals
+    as events.
+
+    Raises:
+        MethodError: The answer is such a refusal.
+        RegistryUnavailableError: It is not the event: such a peer is no registry.
+    """
+    match answer:
+        case {"type": "error", "message": str(message)}:
+            raise rebuilt(REFUSED, message, None)
+        case dict() if issubclass(kind, Change):
+            answer = {"revision": 0, **answer}
+    try:
+        return msgspec.convert(answer, kind)
+    except msgspec.ValidationError as error:
+        raise RegistryUnavailableError(f"the answer to {method} makes no sense: {error}") from error
 
 
 def checked_details(details: Mapping[str, object], known: AbstractSet[str]) -> Mapping[str, object]:

@@ -29,7 +29,7 @@ NAMESPACE = "registry"
 
 
 class Delete(Command, frozen=True):
-    """Make the name not exist."""
+    """Delete a backend."""
 
     parameters: ClassVar[tuple[Parameter, ...]] = (KNOWN_NAME,)
 
@@ -120,14 +120,14 @@ METHODS: tuple[Method, ...] = (
     Method("list", "List the backends, newest first.", List, writes=False),
     Method("get", "Find one backend by name.", Get, writes=False),
     Method("update", "Change the fields that are given.", Update),
-    Method("delete", "Make a name not exist until it is registered again.", Delete),
+    Method("delete", "Delete a backend until it is registered again.", Delete),
     Method(
         "deregister",
-        "Say goodbye: the entry stays, inactive, until it registers or pings again.",
+        "Make a backend inactive until it registers or pings again; its entry stays.",
         Deregister,
     ),
-    Method("ping", "Give a sign of life.", Ping),
-    Method("check", "Probe a backend now, and tell step by step what came out.", Check),
+    Method("ping", "Report that a backend is alive.", Ping),
+    Method("check", "Probe a backend now, and show each step.", Check),
     Method("reload", "Read the config file now.", Reload),
     Method("watch", "Follow the changes.", Watch, streaming=True, writes=False),
 )
