@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, settings
 # A slow, shared machine is no reason to fail: what is too slow shows in scripts/bench.
 settings.register_profile(
     "dev",
-    max_examples=50,
-    stateful_step_count=25,
+    max_examples=40,
+    stateful_step_count=20,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
