@@ -111,15 +111,7 @@ class Handler:
         numbers_after: int = 0,
         peer: Peer | None = None,
     ) -> None:
-        """Prepare to answer.
-
-        Args:
-            registry: Carries out the commands.
-            hub: Routes the requests.
-            caller: The permission of the peer, and its counters.
-            numbers_after: The number that the subscriptions count on from.
-            peer: Takes the parts of long answers; without it all answers are given whole.
-        """
+        """Prepare to answer; without a peer that takes parts, all answers are given whole."""
         self.in_parts: Callable[[], AbstractAsyncContextManager[None]] = nullcontext
         self._registry = registry
         self._hub = hub
@@ -157,16 +149,16 @@ class Handler:
             return [] if read.id is None else [error_response(read.id, error)]
         except Exception as error:  # noqa: BLE001 - it is logged, and answered
             return [] if read.id is None else [error_response(read.id, _bug(read, error))]
-        is_long = found is not None and len(found) > LONG_CHARACTERS
-        if found is None or (
-            is_long and (len(found) > VERY_LONG_CHARACTERS or self._share.is_full)
-        ):
+        if found is None or (len(found) > LONG_CHARACTERS and self._must_wait(found)):
             return self._answer_one(read, route)
         if read.id is None:
             return []
         response = result_response(read.id, found)
         self._held += self._share.hold(response)
         return [response]
+
+    def _must_wait(self, found: str) -> bool:
+        return len(found) > VERY_LONG_CHARACTERS or self._share.is_full
 
     async def _answer_batch(self, batch: Batch) -> list[str]:
         """Answer the requests of a batch in turn, for as long as the peer is there."""
@@ -210,17 +202,13 @@ class Handler:
     async def _respond_in_batch(self, request: Request | Invalid) -> str | None:
         if isinstance(request, Invalid):
             return self._refuse(request.id, request.error)
-        limit = None
-        if self._unsent > self._hub.limits.unread_bytes:
-            limit = "unread_bytes"
-        elif self._share.must_give_way:
-            limit = "unread_total"
-        if limit is None:
+        most = self._hub.limits.unread_bytes
+        is_over = self._unsent > most
+        if not is_over and not self._share.must_give_way:
             return await self._respond(request, None)
         if request.id is None:
             return None
-        self._caller.refused[limit] += 1
-        most = self._hub.limits.unread_bytes
+        self._caller.refused["unread_bytes" if is_over else "unread_total"] += 1
         error = AnswerLimitError(
             "The answers of this batch are too large: this request was not carried out,"
             " send it by itself",
@@ -248,11 +236,12 @@ class Handler:
             else:
                 result = await self._carry_out(route)
         except CallError as refusal:
-            return None if request.id is None else self._refuse(request.id, refusal)
+            error = refusal
         except Exception as bug:  # noqa: BLE001 - it is logged, and answered
             error = _bug(request, bug)
-            return None if request.id is None else self._refuse(request.id, error)
-        return None if request.id is None else result_response(request.id, result)
+        else:
+            return None if request.id is None else result_response(request.id, result)
+        return None if request.id is None else self._refuse(request.id, error)
 
     async def _begin(self, stream: Stream, *, is_heard: bool) -> str:
         """Begin a stream, and return the number to acknowledge it with."""

@@ -80,12 +80,12 @@ class Hub:
         """Describe the hub.
 
         Args:
-            namespace: Its name; not the registry's own namespace.
+            namespace: Its name.
             limits: What one connection may ask for at a time.
             mechanisms: How callers may identify themselves; by default they need not.
 
         Raises:
-            ValueError: The namespace would hide the registry's methods.
+            ValueError: The namespace is the registry's own, and would hide its methods.
         """
         if namespace == NAMESPACE:
             raise ValueError(f"a hub called {NAMESPACE} would hide the registry's methods")
@@ -102,8 +102,15 @@ class Hub:
         }
         self._info = StreamContent(StaticText(encode_value(info)), namespace, INFO)
         self._hash_text = StaticText(encode_value({"event": "hash", "value": self._hub.hash}))
-        self._hashes_text = StaticText(encode_value(self._hashes()))
-        self._encoded: dict[tuple[str, str, str], StaticText] = {}
+        hashes = {
+            "namespace": namespace,
+            "self_hash": self._hub.self_hash,
+            "children_hash": self._hub.children_hash,
+            "hash": self._hub.hash,
+            "children": [{"namespace": NAMESPACE, "hash": self._registry.hash}],
+        }
+        self._hashes_text = StaticText(encode_value(hashes))
+        self._encoded: dict[tuple[str, str], StaticText] = {}
         self._routes = self._make_routes()
 
     # Routing of a request.
@@ -254,42 +261,32 @@ class Hub:
         return content
 
     def _schema(self, plugin: Plugin, params: object) -> StreamContent:
+        """Find the schema of a plugin, or of the one method that the parameters name."""
         name = schema_of(params)
-        content_type = f"{plugin.namespace}.schema"
-        if name is None:
-            text = self._encode(plugin.namespace, "", "whole", plugin.schema())
-            return StreamContent(text, plugin.namespace, content_type)
-        schema = plugin.method_schema(name) if isinstance(name, str) else None
+        schema = plugin.schema() if name is None else None
+        if isinstance(name, str):
+            schema = plugin.method_schema(name)
         if schema is None:
             wanted = clipped(name) if isinstance(name, str) else shown(name)
-            path = f"{plugin.namespace}.{wanted}"
-            return self._no_method(path, plugin.namespace, wanted, plugin)
-        text = self._encode(plugin.namespace, str(name), "method", schema)
-        return StreamContent(text, plugin.namespace, content_type)
+            return self._no_method(f"{plugin.namespace}.{wanted}", plugin.namespace, wanted, plugin)
+        return self._encoded_schema(plugin, "schema", schema, key=str(name or ""))
 
     def _schema_of_one(self, plugin: Plugin, path: str, name: str) -> StreamContent:
+        """Find the schema of a plugin reduced to one method."""
         schema = plugin.schema_of_one(name)
         if schema is None:
             return self._no_method(path, plugin.namespace, name, plugin)
-        text = self._encode(plugin.namespace, name, "one", schema)
-        return StreamContent(text, plugin.namespace, f"{plugin.namespace}.{name}.schema")
+        return self._encoded_schema(plugin, f"{name}.schema", schema)
 
-    def _encode(self, namespace: str, name: str, form: str, schema: Schema) -> StaticText:
-        """Encode a schema once."""
-        key = (namespace, name, form)
-        if key not in self._encoded:
-            self._encoded[key] = StaticText(encode_value(schema))
-        return self._encoded[key]
-
-    def _hashes(self) -> dict[str, object]:
-        hub, child = self._hub, self._registry
-        return {
-            "namespace": hub.namespace,
-            "self_hash": hub.self_hash,
-            "children_hash": hub.children_hash,
-            "hash": hub.hash,
-            "children": [{"namespace": child.namespace, "hash": child.hash}],
-        }
+    def _encoded_schema(
+        self, plugin: Plugin, what: str, schema: Schema, *, key: str = ""
+    ) -> StreamContent:
+        """Encode a schema, each only once."""
+        content_type = f"{plugin.namespace}.{what}"
+        text = self._encoded.get((content_type, key))
+        if text is None:
+            text = self._encoded[content_type, key] = StaticText(encode_value(schema))
+        return StreamContent(text, plugin.namespace, content_type)
 
 
 def _direct_watch(params: object) -> Stream:

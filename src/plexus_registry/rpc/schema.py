@@ -19,7 +19,7 @@ from msgspec import inspect
 
 from plexus_registry.rules.backend import FIELDS, Backend, Health, Source, State
 from plexus_registry.rules.events import EVENTS, Failed
-from plexus_registry.rules.methods import METHODS, NAMESPACE, Method
+from plexus_registry.rules.methods import METHODS, NAMESPACE
 from plexus_registry.rules.states import Step
 
 if TYPE_CHECKING:
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
     from plexus_registry.rules.parameters import Parameter
 
+Schema = dict[str, object]
+
 SURFACE_VERSION = "1.0.0"
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 SCHEMA_METHOD: Schema = {
     "name": "schema",
@@ -67,13 +70,17 @@ class Plugin:
         self.description = description
         self.children = tuple(children)
         self._methods = {str(method["name"]): method for method in (*methods, SCHEMA_METHOD)}
-        about = [namespace, SURFACE_VERSION, description]
-        self.self_hash = digest([*about, *(each["hash"] for each in self._methods.values())])
-        self.children_hash = (
-            digest([child.hash for child in self.children]) if self.children else None
-        )
-        parts = (self.self_hash, self.children_hash)
-        self.hash: str = digest([part for part in parts if part is not None])
+        self.self_hash = self._hash_of(self._methods.values())
+        self.children_hash: str | None = None
+        parts = [self.self_hash]
+        if self.children:
+            self.children_hash = digest([child.hash for child in self.children])
+            parts.append(self.children_hash)
+        self.hash: str = digest(parts)
+
+    def _hash_of(self, methods: Iterable[Schema]) -> str:
+        about = [self.namespace, SURFACE_VERSION, self.description]
+        return digest([*about, *(each["hash"] for each in methods)])
 
     def schema(self) -> Schema:
         """The PluginSchema."""
@@ -88,7 +95,7 @@ class Plugin:
         method = self._methods.get(name)
         if method is None:
             return None
-        self_hash = digest([self.namespace, SURFACE_VERSION, self.description, method["hash"]])
+        self_hash = self._hash_of([method])
         return self._schema(self_hash, digest([self_hash]), [method], ())
 
     def method_names(self) -> tuple[str, ...]:
@@ -128,13 +135,13 @@ def registry_plugin() -> Plugin:
         "Backend discovery and registration service for Plexus hubs",
         [
             method_schema(
-                method.name,
-                method.doc,
-                params=_params(method),
+                each.name,
+                each.doc,
+                params=parameters_schema(each.command.parameters),
                 returns=returns,
-                streaming=method.streaming,
+                streaming=each.streaming,
             )
-            for method in METHODS
+            for each in METHODS
         ],
     )
 
@@ -204,12 +211,11 @@ def _stream_item_schema() -> Schema:
             "timestamp": {"type": "integer", "format": "int64"},
         }
     )
-    # An error item inside another stream has no code.
-    optional = {"code"}
     variants = []
     for kind, own in members.items():
         variant = object_schema({"type": {**text, "const": kind}, "metadata": shared, **own})
-        required = [name for name in ("type", "metadata", *own) if name not in optional]
+        # An error item inside another stream has no code.
+        required = [name for name in ("type", "metadata", *own) if name != "code"]
         variants.append({**variant, "required": required})
     return titled("StreamItem", {"oneOf": variants, "$defs": {"StreamMetadata": metadata}})
 
@@ -235,16 +241,6 @@ def method_schema(
     return {**described, "hash": digest({**described, **shape}), **shape}
 
 
-def _params(method: Method) -> Schema | None:
-    parameters = method.command.parameters
-    return parameters_schema(parameters) if parameters else None
-
-
-Schema = dict[str, object]
-
-_DIALECT = "https://json-schema.org/draft/2020-12/schema"
-
-
 def titled(title: str, schema: Schema) -> Schema:
     """Add dialect and title to a schema that stands by itself."""
     return {"$schema": _DIALECT, "title": title, **schema}
@@ -255,13 +251,13 @@ def object_schema(properties: Mapping[str, object]) -> Schema:
     return {"type": "object", "properties": dict(properties), "required": list(properties)}
 
 
-def parameters_schema(parameters: Sequence[Parameter]) -> Schema:
-    """Describe the parameters of a method, as one object."""
-    schema: Schema = {
-        "type": "object",
-        "properties": {each.name: _parameter(each) for each in parameters},
-    }
+def parameters_schema(parameters: Sequence[Parameter]) -> Schema | None:
+    """Describe the parameters of a method, as one object; None if it has none."""
+    if not parameters:
+        return None
+    properties = {each.name: _parameter(each) for each in parameters}
     required = [each.name for each in parameters if each.required]
+    schema: Schema = {"type": "object", "properties": properties}
     return {**schema, "required": required} if required else schema
 
 

@@ -116,10 +116,9 @@ def source_of(content: StreamContent | Watch) -> Command | StaticText | CallFail
 
 
 class StreamEncoder:
-    """Encodes items under the hash of one hub."""
+    """Encodes items under the hash of everything that one hub describes."""
 
     def __init__(self, plexus_hash: str) -> None:
-        """Keep the hash of everything that the hub describes."""
         self._plexus_hash = plexus_hash
 
     def all_items(
@@ -141,23 +140,18 @@ class StreamEncoder:
             case CallFailure() as failure:
                 return self.end_items(content, now=now, failure=failure)
             case StaticText(text=text) | str(text):
-                return [
-                    *self.data_items(content, text, now=now),
-                    *self.end_items(content, now=now),
-                ]
+                return [self.data_item(content, text, now=now), *self.end_items(content, now=now)]
             case _:
                 raise ValueError("the stream of a command needs its outcome")
 
-    def data_items(self, content: StreamContent | Watch, text: str, *, now: int) -> list[str]:
-        """Encode the items that carry a JSON text; `now` is in Unix seconds."""
+    def data_item(self, content: StreamContent | Watch, text: str, *, now: int) -> str:
+        """Encode the item that carries a JSON text; `now` is in Unix seconds."""
         if not isinstance(content, StreamContent):
-            return [text]
+            return text
+        if isinstance(content.source, StreamContent):
+            text = self.data_item(content.source, text, now=now)
         shared = metadata(content.provenance, self._plexus_hash, now)
-        inner = content.source
-        texts = (
-            self.data_items(inner, text, now=now) if isinstance(inner, StreamContent) else [text]
-        )
-        return [data_item(shared, content.content_type, each) for each in texts]
+        return data_item(shared, content.content_type, text)
 
     def end_items(
         self,
@@ -241,12 +235,7 @@ class Subscriptions:
     """The streams of one connection."""
 
     def __init__(self, *, max_subscriptions: int, numbers_after: int) -> None:
-        """Begin without streams.
-
-        Args:
-            max_subscriptions: How many streams may be live at a time.
-            numbers_after: The number to count on from, of `FIRST_NUMBER_BITS` random bits.
-        """
+        """Begin without streams; their numbers count on from `FIRST_NUMBER_BITS` random bits."""
         self._max_subscriptions = max_subscriptions
         self._last = numbers_after
         self._finite: dict[int, FiniteStream] = {}
@@ -328,11 +317,7 @@ class Subscriptions:
                 events, looked = [encode_ended(error)], 0
                 end = encoder.end_items(stream.content, now=now)
                 del self._watches[number]
-            items = [
-                item
-                for each in events
-                for item in encoder.data_items(stream.content, each, now=now)
-            ]
+            items = [encoder.data_item(stream.content, each, now=now) for each in events]
             frames += notifications(stream.notification, number, [*items, *end])
             looks += looked
             if looks > LOOKS_AT_ONCE or sum(map(len, frames)) > CHARACTERS_AT_ONCE:
