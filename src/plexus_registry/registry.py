@@ -64,6 +64,10 @@ def wall_clock() -> int:
     return int(time.time())
 
 
+def _new_id() -> str:
+    return str(uuid4())
+
+
 class Registry:
     """The backends of one database, and all that can be done with them.
 
@@ -108,7 +112,7 @@ class Registry:
             NameTaken: A live backend at another address holds the name.
             StorageFailed: The change could not be saved.
         """
-        rule = partial(operations.register, claim=claim, now=self.now(), new_id=str(uuid4()))
+        rule = partial(operations.register, claim=claim, now=self.now(), new_id=_new_id())
         backend, revision = await self._commit(claim.name, rule, registers=True)
         return BackendRegistered(backend=backend, revision=revision)
 
@@ -180,12 +184,15 @@ class Registry:
 
     # What the origins declare.
 
-    async def declare(self, layer: Layer, declared: Mapping[str, Declaration]) -> Reloaded:
+    async def declare(
+        self, layer: Layer, declared: Mapping[str, Declaration], *, lifts_tombstones: bool = False
+    ) -> Reloaded:
         """Make a layer state just what its origin declares now.
 
         Args:
             layer: `env`, `file` or `auto`.
             declared: What the origin declares, by name.
+            lifts_tombstones: Whether names that calls deleted exist again if they are declared.
 
         Returns:
             How many backends are declared, and the names that changed in the layer.
@@ -193,10 +200,15 @@ class Registry:
         Raises:
             StorageFailed: The change could not be saved.
         """
-        reloaded, revision = await self.commits.commit(
-            lambda transaction: self._declare(transaction, layer, declared),
-            is_long=self._is_long(layer, declared),
-        )
+
+        def change(transaction: Transaction) -> Reloaded:
+            if lifts_tombstones:
+                for name in declared:
+                    transaction.write(name, operations.lift_tombstone(transaction.records(name)))
+            return declare(transaction, layer, declared, now=self.now(), new_id=_new_id)
+
+        names = max(len(declared), len(self.catalog.names(layer)))
+        reloaded, revision = await self.commits.commit(change, is_long=names > LONG_DECLARATION)
         return msgspec.structs.replace(reloaded, revision=revision)
 
     async def reload(self) -> Reloaded:
@@ -211,28 +223,11 @@ class Registry:
                 declared = (await self.config.read_now()).backends
             except ConfigError as error:
                 raise ConfigInvalid(error) from error
-
-            def change(transaction: Transaction) -> Reloaded:
-                for name in declared:
-                    transaction.write(name, operations.lift_tombstone(transaction.records(name)))
-                return self._declare(transaction, Layer.FILE, declared)
-
             try:
-                reloaded, revision = await self.commits.commit(
-                    change, is_long=self._is_long(Layer.FILE, declared)
-                )
+                return await self.declare(Layer.FILE, declared, lifts_tombstones=True)
             except BaseException:
                 self.config.forget()
                 raise
-            return msgspec.structs.replace(reloaded, revision=revision)
-
-    def _declare(
-        self, transaction: Transaction, layer: Layer, declared: Mapping[str, Declaration]
-    ) -> Reloaded:
-        return declare(transaction, layer, declared, now=self.now(), new_id=lambda: str(uuid4()))
-
-    def _is_long(self, layer: Layer, declared: Mapping[str, Declaration]) -> bool:
-        return max(len(declared), len(self.catalog.names(layer))) > LONG_DECLARATION
 
     # Changes as they come.
 

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plexus_registry.config.declarations import Declared, parse_environment
-from plexus_registry.rules.backend import FIELDS, Backend, Declaration, Layer, Record, Source
+from plexus_registry.rules.backend import FIELDS, Backend, Declaration, Source
 from plexus_registry.rules.errors import ConfigError
 from plexus_registry.rules.local_hub import LOCAL_HUB
-from plexus_registry.rules.reconciliation import declared_record, reconcile
+from plexus_registry.rules.reconciliation import reconcile
 from tests import strategies as sts
 from tests.fields import IN_FILE, OPTIONAL
 
@@ -168,10 +168,3 @@ def test_the_built_in_entry_keeps_the_rules() -> None:
         value = getattr(LOCAL_HUB, field)
         assert value is None or FIELDS[field].values.accepts(value)
     assert (LOCAL_HUB.name, LOCAL_HUB.host, LOCAL_HUB.port) == ("plexus", "127.0.0.1", 4444)
-
-
-@given(sts.backends(), st.sampled_from((Layer.ENV, Layer.FILE, Layer.AUTO)))
-def test_a_reconciled_backend_is_its_layers_statement(backend: Backend, layer: Layer) -> None:
-    assert declared_record(backend, layer) == Record(
-        name=backend.name, layer=layer, backend=backend
-    )

@@ -20,7 +20,7 @@ from plexus_registry.rules.backend import DECLARABLE, FIELDS, Backend, Declarati
 from plexus_registry.rules.errors import ConfigError, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 ENV_VARIABLE = "REGISTRY_BACKENDS"
 _TABLE = "backend"
@@ -72,11 +72,10 @@ def parse_toml(text: str, *, path: str) -> Declared:
         line_of = Lines(text, _TABLE, 0).of_top(_TABLE)
         raise ConfigError(path, line_of, "write [[backend]] with double brackets, one a backend")
     lines = Lines(text, _TABLE, len(entries))
-    warnings = _Warnings()
+    unknown: list[tuple[Callable[[str], int | None], str, str]] = []
     for key in document:
-        guess = _nearest(key, [_TABLE])
-        hint = f"; did you mean [[{_TABLE}]]?" if guess else ""
-        warnings.add(path, lines.of_top, key, f"unknown key {shown(key)} is ignored{hint}")
+        hint = f"; did you mean [[{_TABLE}]]?" if _nearest(key, [_TABLE]) else ""
+        unknown.append((lines.of_top, key, f"unknown key {shown(key)} is ignored{hint}"))
     backends: dict[str, Declaration] = {}
     indexes: dict[str, int] = {}
     for index, entry in enumerate(entries):
@@ -89,14 +88,9 @@ def parse_toml(text: str, *, path: str) -> Declared:
             raise fail(f"name {shown(name)} is stated twice{where}", "name")
         backends[name], indexes[name] = declaration, index
         for key in [each for each in entry if each not in _DECLARABLE_SET]:
-            hint = _hint(key, entry)
-            warnings.add(
-                path,
-                partial(lines.of_key, index),
-                key,
-                f"backend {index + 1}: unknown key {shown(key)} is ignored{hint}",
-            )
-    return Declared(backends, warnings.lines())
+            text = f"backend {index + 1}: unknown key {shown(key)} is ignored{_hint(key, entry)}"
+            unknown.append((partial(lines.of_key, index), key, text))
+    return Declared(backends, _warnings(path, unknown))
 
 
 def parse_environment(text: str) -> Declared:
@@ -138,10 +132,6 @@ def _pair_error(number: int, reason: str, _key: str | None = None, /) -> ConfigE
     return ConfigError(ENV_VARIABLE, None, f"backend {number}: {reason}")
 
 
-def _at(line: int | None) -> str:
-    return f", line {line}" if line else ""
-
-
 def _url_fields(url: str, fail: Fail) -> dict[str, object]:
     parts = _URL.fullmatch(url)
     if parts is None:
@@ -168,24 +158,18 @@ def _declaration(entry: object, fail: Fail) -> Declaration:
     return msgspec.convert(values, Declaration)
 
 
-class _Warnings:
-    """Warnings about a file, the first of them in full."""
-
-    def __init__(self) -> None:
-        self._lines: list[str] = []
-        self._more = 0
-
-    def add(self, path: str, line_of: Callable[[str], int | None], key: str, text: str) -> None:
-        if len(self._lines) < _MOST_WARNINGS:
-            self._lines.append(f"{path}{_at(line_of(key))}: {text}")
-        else:
-            self._more += 1
-        self._path = path
-
-    def lines(self) -> tuple[str, ...]:
-        if not self._more:
-            return tuple(self._lines)
-        return (*self._lines, f"{self._path}: {self._more} more unknown keys are ignored")
+def _warnings(
+    path: str, unknown: Sequence[tuple[Callable[[str], int | None], str, str]]
+) -> tuple[str, ...]:
+    """Warn of unknown keys: of each what finds its line, the key, and the text."""
+    warnings = []
+    for line_of, key, text in unknown[:_MOST_WARNINGS]:
+        line = line_of(key)
+        warnings.append(f"{path}{f', line {line}' if line else ''}: {text}")
+    if len(unknown) > _MOST_WARNINGS:
+        more = len(unknown) - _MOST_WARNINGS
+        warnings.append(f"{path}: {more} more unknown keys are ignored")
+    return tuple(warnings)
 
 
 def _refuse_mistyped_table(document: Mapping[str, object], lines: Lines, path: str) -> None:
@@ -243,19 +227,15 @@ def export_toml(backends: Iterable[Backend]) -> str:
         else:
             entries.append(entry)
     # One table each, so that a person can add another, and an error can name its line.
-    tables = [f"[[backend]]\n{_escaped(tomli_w.dumps(entry))}" for entry in entries]
+    tables = [f"[[backend]]\n{_NOT_ASCII.sub(_escape, tomli_w.dumps(entry))}" for entry in entries]
     return "".join(left_out) + "\n".join(tables)
 
 
-def _escaped(toml: str) -> str:
+def _escape(match: re.Match[str]) -> str:
     """Escape what a terminal or an editor would act on instead of showing it.
 
     `tomli_w` writes every text as a basic string on one line, where such an escape is valid.
     """
-    return _NOT_ASCII.sub(_escape, toml)
-
-
-def _escape(match: re.Match[str]) -> str:
     character = match[0]
     if character.isprintable() and character not in _FILLERS:
         return character

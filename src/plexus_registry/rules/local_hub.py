@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from plexus_registry.rules import operations
-from plexus_registry.rules.backend import FIELDS, SOURCE_OF, Declaration, Layer
+from plexus_registry.rules.backend import FIELDS, SOURCE_OF, Declaration, Layer, Record
 from plexus_registry.rules.merge import holder
-from plexus_registry.rules.reconciliation import declared_record, reconcile
+from plexus_registry.rules.reconciliation import reconcile
 from plexus_registry.rules.states import Answered, Outcome
 
 if TYPE_CHECKING:
@@ -117,6 +117,5 @@ def state_others(
             now=now,
             new_id=new_id,
         )
-        transaction.write(
-            name, operations.with_record(records, declared_record(backend, Layer.AUTO))
-        )
+        record = Record(name=name, layer=Layer.AUTO, backend=backend)
+        transaction.write(name, operations.with_record(records, record))

@@ -66,7 +66,8 @@ def declare(
         )
         if backend is not known_backend or adopted is not None:
             others = operations.without(records, Layer.ADOPTED) if adopted else records
-            transaction.write(name, operations.with_record(others, declared_record(backend, layer)))
+            record = Record(name=name, layer=layer, backend=backend)
+            transaction.write(name, operations.with_record(others, record))
         if backend is not known_backend:
             (added if known is None else updated).append(name)
     reloaded = Reloaded(
@@ -118,8 +119,3 @@ def reconcile(
     if backend.address != former.address:
         backend = msgspec.structs.replace(backend, last_seen=None, is_active=True, health=None)
     return msgspec.structs.replace(backend, updated_at=now)
-
-
-def declared_record(backend: Backend, layer: Layer) -> Record:
-    """Make the record of a reconciled backend."""
-    return Record(name=backend.name, layer=layer, backend=backend)

@@ -92,7 +92,7 @@ class OpenFiles:
             # Opening an empty database would remove its log.
             raise OSError(f"the file was emptied by another program; {_RESCUE}")
         try:
-            with closing(_read_only(self._database)) as fresh:
+            with closing(connect_read_only(self._database)) as fresh:
                 damage = first_damage(fresh)
                 pages = fresh.execute("PRAGMA page_count").fetchone()[0]
                 query = f"SELECT max(revision) FROM {CHANGES_TABLE}"  # noqa: S608 - a constant
@@ -161,22 +161,13 @@ def refuse_missing(path: Path, *, known_revision: int) -> None:
         return
     what = "is empty" if path.exists() else "is missing"
     if known_revision:
-        raise _missing(path, what, known_revision)
+        raise missing(path, what, known_revision)
     if _size(log_path(path)):
         raise StartError(f"database {path} {what}, but its log still exists: {_PUT_BACK}")
 
 
-def refuse_without_tables(path: Path, *, known_revision: int) -> None:
-    """Refuse an open database that has lost its tables.
-
-    Raises:
-        StartError: It has no tables, although its lock file knows a revision.
-    """
-    if known_revision:
-        raise _missing(path, "has no tables", known_revision)
-
-
-def _missing(path: Path, what: str, known_revision: int) -> StartError:
+def missing(path: Path, what: str, known_revision: int) -> StartError:
+    """Make the error that the database is not there that the lock file knows."""
     return StartError(
         f"database {path} {what}, but its lock file says that it was at revision"
         f" {known_revision}: {_PUT_BACK}"
@@ -226,7 +217,8 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _read_only(path: Path) -> sqlite3.Connection:
+def connect_read_only(path: Path) -> sqlite3.Connection:
+    """Connect to a database without changing it; a registry may be running on it."""
     return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=5)
 
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -58,6 +58,7 @@ class StorageFailure:
     reason: str
 
 
+@dataclass(slots=True, eq=False)
 class _QueuedChange(Generic[T_co]):
     """One change in the queue.
 
@@ -71,17 +72,13 @@ class _QueuedChange(Generic[T_co]):
         wakeup: Set when its group is finished, and when it is the first in the queue.
     """
 
-    __slots__ = ("change", "error", "is_long", "is_taken", "outcome", "revision", "wakeup")
-
-    outcome: T_co
-
-    def __init__(self, change: Change[T_co], *, is_long: bool) -> None:
-        self.change = change
-        self.is_long = is_long
-        self.is_taken = False
-        self.revision = 0
-        self.error: Exception | None = None
-        self.wakeup = trio.Event()
+    change: Change[T_co]
+    is_long: bool
+    is_taken: bool = False
+    outcome: T_co = field(init=False)
+    revision: int = 0
+    error: Exception | None = None
+    wakeup: trio.Event = field(default_factory=trio.Event)
 
     def make(self, transaction: Transaction) -> None:
         """Make the change in a transaction, after the ones before it."""
@@ -173,7 +170,7 @@ class GroupCommit:
             StorageFailed: The change could not be saved, and was not made.
             Exception: Whatever the change raised; it was not made.
         """
-        queued = _QueuedChange(change, is_long=is_long)
+        queued = _QueuedChange(change, is_long)
         self._queue.append(queued)
         try:
             while not queued.is_taken:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,12 +20,13 @@ from plexus_registry.rules.errors import StartError
 from plexus_registry.rules.events import Compacted, encode_value
 from plexus_registry.storage.database_file import (
     LockFile,
+    connect_read_only,
     copy_database,
     hold_lock_file,
+    missing,
     refuse_damaged,
     refuse_missing,
     refuse_unsafe_file,
-    refuse_without_tables,
 )
 from plexus_registry.storage.migrations import (
     CHANGES_TABLE,
@@ -121,14 +122,14 @@ def _open(
     try:
         db = Database(connection, execute_plugins=False)
         refuse_damaged(connection, path)
-        _refuse_foreign(db, path)
         was_empty = not db.table(TABLE).exists()
-        if was_empty and not start_empty:
-            refuse_without_tables(path, known_revision=lock_file.revision)
+        _refuse(db, path, 0 if start_empty or not was_empty else lock_file.revision)
         if is_original_layout(db):
-            copy = _copy_aside(connection, path)
+            copy = path.with_name(f"{path.name}.original")
+            if copy.exists():
+                copy = path.with_name(f"{path.name}.original-{time.time_ns()}")
+            copy_database(connection, copy)
             log.info("%s was written by the original registry; a copy is kept at %s", path, copy)
-        _refuse_newer_layout(connection, path)
         db.enable_wal()
         connection.execute("PRAGMA synchronous = FULL")
         migrations.apply(db)
@@ -147,6 +148,27 @@ def _open(
         lock_file=lock_file,
         run_sync=run_sync,
     )
+
+
+def _refuse(db: Database, path: Path, lost_revision: int) -> None:
+    """Refuse a database that is not ours, has lost its tables, or is newer than this program.
+
+    Args:
+        db: The open database.
+        path: Its path, for messages.
+        lost_revision: The revision that the lock file knows of missing tables; 0 if none are.
+    """
+    if is_foreign(db):
+        raise StartError(
+            f"database {path} belongs to another program, and was left alone:"
+            " choose another --db-path"
+        )
+    if lost_revision:
+        raise missing(path, "has no tables", lost_revision)
+    if db.conn.execute("PRAGMA user_version").fetchone()[0] > LAYOUT:
+        raise StartError(
+            f"database {path} was written by a newer version: upgrade, or choose another --db-path"
+        )
 
 
 def _changes(
@@ -187,22 +209,6 @@ def _changes(
     return (first,)
 
 
-def _refuse_foreign(db: Database, path: Path) -> None:
-    if is_foreign(db):
-        raise StartError(
-            f"database {path} belongs to another program, and was left alone:"
-            " choose another --db-path"
-        )
-
-
-def _refuse_newer_layout(connection: sqlite3.Connection, path: Path) -> None:
-    layout: int = connection.execute("PRAGMA user_version").fetchone()[0]
-    if layout > LAYOUT:
-        raise StartError(
-            f"database {path} was written by a newer version: upgrade, or choose another --db-path"
-        )
-
-
 def read_records(path: Path) -> tuple[Record, ...]:
     """Read the records of a database without changing it; a registry may be running on it.
 
@@ -210,19 +216,8 @@ def read_records(path: Path) -> tuple[Record, ...]:
         StartError: There is no such database, or no registry has used it yet.
     """
     with _as_start_error(path):
-        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=5)
-        try:
+        with closing(connect_read_only(path)) as connection:
             db = Database(connection, execute_plugins=False)
             if is_original_layout(db) or not db.table(TABLE).exists():
                 raise StartError(f"database {path} is not in use yet: start trio-registry once")
             return tuple(record_of(row) for row in db.table(TABLE).rows)
-        finally:
-            connection.close()
-
-
-def _copy_aside(connection: sqlite3.Connection, path: Path) -> Path:
-    copy = path.with_name(f"{path.name}.original")
-    if copy.exists():
-        copy = path.with_name(f"{path.name}.original-{time.time_ns()}")
-    copy_database(connection, copy)
-    return copy
