@@ -108,7 +108,7 @@ async def test_ctrl_c_while_the_command_of_announce_starts_is_not_lost(
     """The command would run for much longer than the test may take."""
     moments = range(1, 300, 40)
     arguments = ("announce", *ARGUMENTS["announce"])
-    first = "cli/supervision.py:supervise"
+    first = "cli/announce.py:supervise"
     assert await moments_that_came(tmp_path, moments, *arguments, url=url, first=first) == {
         *moments
     }

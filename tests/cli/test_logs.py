@@ -8,7 +8,7 @@ import sys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plexus_registry.cli.logs import MAX_LINE, LineFormatter
+from plexus_registry.cli.display import MAX_LOG_LINE, LineFormatter
 
 FORMATTER = LineFormatter("%(levelname)s %(name)s: %(message)s")
 
@@ -40,5 +40,5 @@ def test_a_trace_never_passes_for_an_event(text: str) -> None:
 
 def test_a_line_is_bounded() -> None:
     line = record("x" * 100_000)
-    assert len(line) < MAX_LINE + 40
+    assert len(line) < MAX_LOG_LINE + 40
     assert line.endswith("characters)")

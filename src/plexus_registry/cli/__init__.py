@@ -73,7 +73,9 @@ class VerbGroup(DefaultGroup):
         if args and not args[0].startswith("-") and args[0] not in VERBS:
             if ctx.resilient_parsing:  # completion: nothing fits after a mistyped verb
                 return None, None, []
-            _refuse(ctx, args[0])
+            from plexus_registry.cli.display import unknown
+
+            ctx.fail(unknown("No such verb", args[0], VERBS))
         found: tuple[str | None, click.Command | None, list[str]]
         found = super().resolve_command(ctx, args)
         return found
@@ -110,15 +112,6 @@ class VerbGroup(DefaultGroup):
             more = serve.shell_complete(click.Context(serve, parent=ctx), incomplete)
             items += [item for item in more if item.value not in known]
         return items
-
-
-def _refuse(ctx: click.Context, word: str) -> None:
-    from plexus_registry.cli.display import escaped
-    from plexus_registry.rules.methods import nearest
-
-    guess = nearest(word, VERBS, least=0.6)
-    known = f"did you mean {guess}?" if guess else f"there are {', '.join(VERBS)}"
-    ctx.fail(f"No such verb '{escaped(word)}': {known}")
 
 
 EPILOG = """\b

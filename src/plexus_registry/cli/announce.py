@@ -8,12 +8,17 @@ failure of the announcement never ends the command.
 
 from __future__ import annotations
 
+import logging
+import os
+import signal
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from plexus_registry.cli.display import set_up_logging
 from plexus_registry.cli.session import (
     EXIT_USAGE,
     PORT,
@@ -22,13 +27,30 @@ from plexus_registry.cli.session import (
     VerbError,
     address_options,
     detail_options,
+    failures_explained,
     keep_rule,
     pass_session,
 )
+from plexus_registry.rules.backend import DECLARABLE, FIELDS, Declaration
+from plexus_registry.rules.errors import shown
 from plexus_registry.rules.parameters import SECONDS
 
 if TYPE_CHECKING:
-    from plexus_registry.rules.backend import Declaration
+    from collections.abc import AsyncIterator, Sequence
+
+    import trio
+
+log = logging.getLogger(__name__)
+
+FORWARDED = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
+FROM_KEYBOARD = (signal.SIGINT, signal.SIGQUIT)
 
 EXIT_CANNOT_RUN = 126
 EXIT_NO_COMMAND = 127
@@ -97,19 +119,14 @@ def announce(
     A registry that is down never stops COMMAND: standard error says once that it is down, and
     once that it is back.
     """
-    from plexus_registry.cli.supervision import run_announced
     from plexus_registry.client.socket import parse_url
-    from plexus_registry.rules.backend import Declaration
-    from plexus_registry.rules.errors import UrlError
 
     service = Declaration(name=name, host=host, port=port, protocol=protocol, **details)
     _check(service)
-    try:
+    with failures_explained(session):
         parse_url(session.url)
-    except UrlError as error:
-        raise VerbError(f"{error}, with --url or in REGISTRY_URL", EXIT_USAGE) from error
     try:
-        status = run_announced(
+        status = _run_announced(
             service, command, url=session.url, token=session.token, stale_after=stale_after
         )
     except FileNotFoundError as error:
@@ -126,11 +143,73 @@ def announce(
 
 def _check(service: Declaration) -> None:
     """Check the values before the command runs: the registry would refuse them all the time."""
-    from plexus_registry.rules.backend import DECLARABLE, FIELDS
-    from plexus_registry.rules.errors import shown
-
     for option in DECLARABLE:
         value, values = getattr(service, option), FIELDS[option].values
         if value is not None and not values.accepts(value):
             reason = f"--{option} is {shown(value)}: it must be {values.rule}"
             raise VerbError(reason, EXIT_USAGE)
+
+
+def _run_announced(
+    service: Declaration, command: Sequence[str], *, url: str, token: str | None, stale_after: float
+) -> int:
+    """Announce a command while it runs, and return the exit status that a shell would show for it.
+
+    Raises:
+        OSError: The command cannot be run.
+    """
+    import trio
+    from msgspec.structs import asdict
+
+    from plexus_registry.client.announce import announce as announced
+
+    set_up_logging("trio-registry announce: %(message)s", {})
+
+    async def keep_announced() -> None:
+        try:
+            async with announced(url, **asdict(service), stale_after=stale_after, token=token):
+                await trio.sleep_forever()
+        except Exception:
+            log.exception("a bug ended the announcement; the command goes on running")
+
+    async def supervise() -> int:
+        # A signal that was ignored when we started (nohup) stays ignored, for the command as well.
+        heard = [each for each in FORWARDED if signal.getsignal(each) is not signal.SIG_IGN]
+        # These do not reach the command: it does not run yet.
+        early: list[int] = []
+        for each in heard:
+            signal.signal(each, lambda number, _: early.append(number))
+        process = await trio.lowlevel.open_process([*command])
+        with trio.open_signal_receiver(*heard) if heard else nullcontext() as signals:
+            for number in early:
+                process.send_signal(signal.Signals(number))
+            async with trio.open_nursery() as nursery:
+                if signals is not None:
+                    nursery.start_soon(_forward, signals, process)
+                nursery.start_soon(keep_announced)
+                status = await process.wait()
+                nursery.cancel_scope.cancel()
+        # The command has ended, and this process ends with its exit status: later signals are
+        # ignored. Trio passes those that it still holds to the handlers from above.
+        for each in heard:
+            signal.signal(each, signal.SIG_IGN)
+        return status if status >= 0 else 128 - status
+
+    return trio.run(supervise)
+
+
+async def _forward(signals: AsyncIterator[int], process: trio.Process) -> None:
+    async for number in signals:
+        # Ctrl-C reaches every process in the foreground, and a second one means "at once".
+        if number in FROM_KEYBOARD and _is_in_foreground():
+            continue
+        process.send_signal(signal.Signals(number))
+
+
+def _is_in_foreground() -> bool:
+    for stream in (0, 1, 2):
+        try:
+            return os.tcgetpgrp(stream) == os.getpgrp()
+        except OSError:
+            continue  # no terminal, or none of ours
+    return False

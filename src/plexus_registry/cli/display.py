@@ -1,10 +1,12 @@
-"""Backends as text for people: escaped, aligned, with relative times, in colour on a terminal.
+"""Text for people: backends, aligned and in colour, and log lines.
 
-Names and descriptions can come from anybody: no character in them may steer the terminal.
+Names, descriptions and some of what is logged come from anybody. Here is the last place that can
+keep a control character from steering the terminal, and a line end from faking a log line.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sys
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from plexus_registry.rules.backend import Backend
     from plexus_registry.rules.events import Reloaded
@@ -25,6 +27,17 @@ MAX_CELL = 60
 MIN_DESCRIPTION = 20
 _GAP = "  "
 _CUT = "..."
+LEVELS = {
+    "trace": logging.DEBUG,
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warn": logging.WARNING,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+    "off": logging.CRITICAL,
+}
+MAX_LOG_LINE = 4096
+_MARGIN = "  "
 _UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 
@@ -37,6 +50,15 @@ def escaped(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def unknown(problem: str, word: str, known: Iterable[str]) -> str:
+    """Add the word to the problem that it is not known, and the word that was probably meant."""
+    from plexus_registry.rules.methods import nearest
+
+    guess = nearest(word, known, least=0.6)
+    hint = f"did you mean {guess}?" if guess else f"there are {', '.join(known)}"
+    return f"{problem} '{escaped(word)}': {hint}"
 
 
 def echo(text: str) -> None:
@@ -251,3 +273,54 @@ def _width(text: str) -> int:
         0 if combining(character) else 1 + (east_asian_width(character) in "WF")
         for character in plain
     )
+
+
+def parse_levels(text: str) -> dict[str, int]:
+    """Read levels as in `RUST_LOG`: `info`, or by module `plexus_registry=debug,info`.
+
+    Returns:
+        The level of each logger that is named; the name of the root logger is empty.
+
+    Raises:
+        ValueError: There is no such level.
+    """
+    levels: dict[str, int] = {}
+    for directive in text.split(","):
+        target, _, level = directive.strip().rpartition("=")
+        if level.lower() not in LEVELS:
+            raise ValueError(
+                f"{directive!r} is no log level: use one of {', '.join(LEVELS)},"
+                " or plexus_registry=debug,info"
+            )
+        # Rust programs separate the parts of a module path with "::".
+        levels[target.replace("::", ".")] = LEVELS[level.lower()]
+    return levels
+
+
+def set_up_logging(line: str, levels: Mapping[str, int]) -> None:
+    """Write the log to standard error, in lines of a format, at the levels of `parse_levels`."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LineFormatter(line))
+    logging.basicConfig(level=levels.get("", logging.INFO), handlers=[handler])
+    for name, level in levels.items():
+        if name:
+            logging.getLogger(name).setLevel(level)
+
+
+class LineFormatter(logging.Formatter):
+    """Writes an event on one line, escaped and of bounded length; a trace follows, indented."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """Write the line itself."""
+        return _bounded(escaped(super().formatMessage(record)))
+
+    def formatException(self, ei: logging._SysExcInfoType) -> str:  # noqa: N802 - logging's name
+        """Write a trace; each of its lines is indented, so that none looks like an event."""
+        lines = super().formatException(ei).split("\n")
+        return "\n".join(_MARGIN + _bounded(escaped(line)) for line in lines)
+
+
+def _bounded(line: str) -> str:
+    if len(line) <= MAX_LOG_LINE:
+        return line
+    return f"{line[:MAX_LOG_LINE]}... ({len(line)} characters)"

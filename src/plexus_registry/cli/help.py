@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from plexus_registry.cli.display import unknown
+
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
@@ -34,12 +36,7 @@ def _check_topic(_ctx: click.Context, _param: click.Parameter, topic: str | None
     pages = _pages()
     if topic is None or topic in pages:
         return topic
-    from plexus_registry.cli.display import escaped
-    from plexus_registry.rules.methods import nearest
-
-    guess = nearest(topic, pages, least=0.6)
-    hint = f"did you mean {guess}?" if guess else f"there are {', '.join(pages)}"
-    raise click.BadParameter(f"no such topic '{escaped(topic)}': {hint}")
+    raise click.BadParameter(unknown("no such topic", topic, pages))
 
 
 def _complete_topic(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from plexus_registry.cli.display import escaped
-from plexus_registry.cli.logs import parse_levels, set_up_logging
+from plexus_registry.cli.display import escaped, parse_levels, set_up_logging
 from plexus_registry.cli.session import keep_rule
 from plexus_registry.health.allowed_networks import parse_networks
 from plexus_registry.rules.errors import ConfigError, RegistryError, TokenError
