@@ -39,6 +39,7 @@ from plexus_registry.rules.states import (
     Answered,
     Outcome,
     Report,
+    Step,
     Unanswered,
     Unchecked,
     Untried,
@@ -219,7 +220,7 @@ class _Attempt:
         self.step = RESOLVE
         self.answer: Answered | None = None
         self.is_queued = False
-        self._steps: list[tuple[str, bool, float, str]] = []
+        self._steps: list[Step] = []
         self._began = self._step_began = trio.current_time()
         self._latency_ms = 0.0
 
@@ -230,7 +231,8 @@ class _Attempt:
     def end(self, *, ok: bool, detail: str, then: str = "") -> None:
         """Record the result of the current step, and begin the next one."""
         moment = trio.current_time()
-        self._steps.append((self.step, ok, moment - self._step_began, detail))
+        ms = milliseconds(moment - self._step_began)
+        self._steps.append(Step(step=self.step, ok=ok, ms=ms, detail=detail))
         self._step_began = moment
         self.step = then or self.step
 
@@ -257,7 +259,7 @@ class _Attempt:
         return answer
 
     def report(self, outcome: Outcome) -> Report:
-        return Report(outcome, self._steps)
+        return Report(outcome, tuple(self._steps))
 
 
 async def _talk(stream: trio.abc.Stream, backend: Backend, attempt: _Attempt) -> None:

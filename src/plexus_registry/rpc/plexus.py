@@ -28,7 +28,6 @@ from plexus_registry.rpc.schema import Plugin, hub_plugin, registry_plugin
 from plexus_registry.rpc.streams import (
     CallFailure,
     Route,
-    StaticText,
     Stream,
     StreamContent,
     StreamEncoder,
@@ -100,8 +99,8 @@ class Hub:
             "auth_capabilities": {"mechanisms": mechanisms or ({"kind": "anonymous"},)},
             "limits": self.limits,
         }
-        self._info = StreamContent(StaticText(encode_value(info)), namespace, INFO)
-        self._hash_text = StaticText(encode_value({"event": "hash", "value": self._hub.hash}))
+        self._info = StreamContent(encode_value(info), namespace, INFO)
+        self._hash_text = encode_value({"event": "hash", "value": self._hub.hash})
         hashes = {
             "namespace": namespace,
             "self_hash": self._hub.self_hash,
@@ -109,8 +108,8 @@ class Hub:
             "hash": self._hub.hash,
             "children": [{"namespace": NAMESPACE, "hash": self._registry.hash}],
         }
-        self._hashes_text = StaticText(encode_value(hashes))
-        self._encoded: dict[tuple[str, str], StaticText] = {}
+        self._hashes_text = encode_value(hashes)
+        self._encoded: dict[tuple[str, str], str] = {}
         self._routes = self._make_routes()
 
     # Routing of a request.
@@ -221,7 +220,7 @@ class Hub:
 
     # The content of streams.
 
-    def _static(self, text: StaticText, what: str) -> StreamContent:
+    def _static(self, text: str, what: str) -> StreamContent:
         return StreamContent(text, self.namespace, f"{self.namespace}.{what}")
 
     def _failed(self, failure: CallFailure) -> StreamContent:
@@ -285,7 +284,7 @@ class Hub:
         content_type = f"{plugin.namespace}.{what}"
         text = self._encoded.get((content_type, key))
         if text is None:
-            text = self._encoded[content_type, key] = StaticText(encode_value(schema))
+            text = self._encoded[content_type, key] = encode_value(schema)
         return StreamContent(text, plugin.namespace, content_type)
 
 

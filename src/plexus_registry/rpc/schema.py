@@ -305,7 +305,9 @@ def _struct(struct: type[msgspec.Struct]) -> Schema:
         properties["type"] = {"type": "string", "const": info.tag}
         required.append("type")
     for field in info.fields:
-        properties[field.encode_name] = _field(field)
+        # An adopted database may hold a port that nobody could register.
+        is_port = field.encode_name == "port"
+        properties[field.encode_name] = _ANY_PORT if is_port else _type(field.type)
         if field.required:
             required.append(field.encode_name)
     schema: Schema = {
@@ -318,13 +320,7 @@ def _struct(struct: type[msgspec.Struct]) -> Schema:
     return {**schema, "additionalProperties": True} if struct is Failed else schema
 
 
-def _field(field: inspect.Field) -> Schema:
-    if field.encode_name == "port":
-        # An adopted database may hold a port that nobody could register.
-        return {**FIELDS["port"].values.schema, "minimum": 0}
-    return _type(field.type)
-
-
+_ANY_PORT = {**FIELDS["port"].values.schema, "minimum": 0}
 _DEFINED: Mapping[type, str] = {
     Backend: "BackendInfo",
     Source: "BackendSource",

@@ -66,24 +66,17 @@ BUG = CallFailure(
 
 
 @dataclass(frozen=True, slots=True)
-class StaticText:
-    """JSON text that never changes, such as a schema or a hash."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
 class StreamContent:
     """The content of a stream.
 
     Attributes:
-        source: A command to carry out, a text, a failure, or the content of the call that this
+        source: A command to carry out, a JSON text, a failure, or the content of the call that this
             call holds.
         provenance: The namespace that it comes from.
         content_type: What it is, such as `registry.list`.
     """
 
-    source: Command | StaticText | CallFailure | StreamContent
+    source: Command | str | CallFailure | StreamContent
     provenance: str
     content_type: str = ""
 
@@ -107,9 +100,9 @@ Route = Command | Unsubscribe | Stream
 """A command by itself is a direct call, with one response."""
 
 
-def source_of(content: StreamContent | Watch) -> Command | StaticText | CallFailure:
+def source_of(content: StreamContent | Watch) -> Command | str | CallFailure:
     """Find the innermost source of a stream's content."""
-    source: Command | StaticText | CallFailure | StreamContent = content
+    source: Command | str | CallFailure | StreamContent = content
     while isinstance(source, StreamContent):
         source = source.source
     return source
@@ -139,7 +132,7 @@ class StreamEncoder:
         match outcome if isinstance(source, Command) else source:
             case CallFailure() as failure:
                 return self.end_items(content, now=now, failure=failure)
-            case StaticText(text=text) | str(text):
+            case str(text):
                 return [self.data_item(content, text, now=now), *self.end_items(content, now=now)]
             case _:
                 raise ValueError("the stream of a command needs its outcome")

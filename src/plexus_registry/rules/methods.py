@@ -213,28 +213,19 @@ def command_from(method: Method, params: object, *, ignore_unknown: bool = False
         )
     values: dict[str, object] = {}
     nulls = 0
+    is_complete = True
     for parameter in method.command.parameters:
         value = given.get(parameter.name)
         if value is not None:
             values[parameter.name] = value
         elif parameter.required:
-            _check_before(parameter, method, given)
-            raise parameter.missing()
+            values[parameter.name] = None  # the command refuses it, in declaration order
+            is_complete = False
         else:
             nulls += parameter.name in given
-    if len(given) > len(values) + nulls and not ignore_unknown:
+    if is_complete and len(given) > len(values) + nulls and not ignore_unknown:
         raise _unknown_parameter(method, given)
     return method.command(**values)
-
-
-def _check_before(missing: Parameter, method: Method, given: Mapping[str, object]) -> None:
-    """Refuse a malformed parameter that stands before a missing one, which is named otherwise."""
-    for parameter in method.command.parameters:
-        if parameter is missing:
-            return
-        value = given.get(parameter.name)
-        if value is not None and not parameter.values.accepts(value):
-            raise parameter.malformed(value)
 
 
 def _names(method: Method) -> list[str]:

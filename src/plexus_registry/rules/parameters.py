@@ -53,22 +53,6 @@ class Parameter:
     doc: str
     required: bool = False
 
-    def missing(self) -> InvalidParamsError:
-        """Make the error that it must be given."""
-        return InvalidParamsError(
-            f"Missing parameter {self.name}: it must be {self.values.rule}",
-            param=self.name,
-            problem="missing",
-        )
-
-    def malformed(self, value: object) -> InvalidParamsError:
-        """Make the error that a value breaks the rule."""
-        return InvalidParamsError(
-            f"Parameter {self.name} is {shown(value)}: it must be {self.values.rule}",
-            param=self.name,
-            problem="malformed",
-        )
-
 
 class Command(msgspec.Struct, frozen=True, kw_only=True):
     """A request to the registry, checked when it is made. A member that is None was not given.
@@ -86,10 +70,19 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
         for parameter in self.parameters:
             value = getattr(self, parameter.name)
             if value is None:
-                if parameter.required:
-                    raise parameter.missing()
-            elif not parameter.values.accepts(value):
-                raise parameter.malformed(value)
+                if not parameter.required:
+                    continue
+                message, problem = f"Missing parameter {parameter.name}", "missing"
+            elif parameter.values.accepts(value):
+                continue
+            else:
+                message = f"Parameter {parameter.name} is {shown(value)}"
+                problem = "malformed"
+            raise InvalidParamsError(
+                f"{message}: it must be {parameter.values.rule}",
+                param=parameter.name,
+                problem=problem,
+            )
 
 
 MAX_HOST = 253

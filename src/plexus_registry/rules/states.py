@@ -12,7 +12,7 @@ Source: manual/health.md, "States".
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -20,7 +20,7 @@ from plexus_registry.rules.backend import ACTIVE_STATES, Backend, Health, State
 from plexus_registry.rules.errors import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 
 class Sign(StrEnum):
@@ -102,10 +102,8 @@ def after_sign(
     return msgspec.structs.replace(backend, is_active=state in ACTIVE_STATES, health=health)
 
 
-def durable(health: Health | None) -> Health | None:
+def durable(health: Health) -> Health:
     """Return the part that is stored: the state, without the last probe."""
-    if health is None:
-        return None
     return msgspec.structs.replace(health, last_probe=None, latency_ms=None, failures=0)
 
 
@@ -191,33 +189,11 @@ class Untried(msgspec.Struct, frozen=True, kw_only=True):
 Outcome = Answered | Unanswered | Unchecked | Untried
 
 
-class Report:
-    """The result of one probe.
+class Report(NamedTuple):
+    """The outcome of one probe, and its steps as far as it came."""
 
-    Attributes:
-        outcome: The outcome.
-    """
-
-    __slots__ = ("_noted", "outcome")
-
-    def __init__(self, outcome: Outcome, noted: Sequence[tuple[str, bool, float, str]]) -> None:
-        """Keep the outcome and the notes.
-
-        Args:
-            outcome: The outcome.
-            noted: Of each step its name, whether it went well, how many seconds it took, and
-                what came out.
-        """
-        self.outcome = outcome
-        self._noted = noted
-
-    @property
-    def steps(self) -> tuple[Step, ...]:
-        """The steps; most probes are never asked for them."""
-        return tuple(
-            Step(step=step, ok=ok, ms=milliseconds(seconds), detail=detail)
-            for step, ok, seconds, detail in self._noted
-        )
+    outcome: Outcome
+    steps: tuple[Step, ...]
 
 
 def milliseconds(seconds: float) -> float:

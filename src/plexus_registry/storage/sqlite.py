@@ -114,7 +114,7 @@ class Store:
             # A rollback that failed left the old transaction open.
             connection.rollback()
             connection.execute("BEGIN IMMEDIATE")
-            connection.executemany(DELETE, [(name,) for name in changes])
+            connection.executemany(DELETE, zip(changes))
             connection.executemany(INSERT, map(row_of, chain.from_iterable(changes.values())))
             if after is not None:
                 connection.execute(TAKE_BACK, [after])
@@ -171,13 +171,8 @@ def row_of(record: Record) -> tuple[object, ...]:
     backend = record.backend
     if backend is None:
         return (record.name, layer, *(None for _ in _PLAIN), None)
-    health = durable(backend.health)
-    return (
-        record.name,
-        layer,
-        *_plain_values(backend),
-        None if health is None else encode_value(health),
-    )
+    health = backend.health and encode_value(durable(backend.health))
+    return (record.name, layer, *_plain_values(backend), health)
 
 
 def record_of(row: Mapping[str, object]) -> Record:
