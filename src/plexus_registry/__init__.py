@@ -13,9 +13,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from plexus_registry.app import open_registry, serve
     from plexus_registry.client.announce import Announcement, Status, announce
-    from plexus_registry.client.connection import RegistryClient, connect
-    from plexus_registry.client.discovery import Discovered, discover
-    from plexus_registry.client.watch import WatchEvent
+    from plexus_registry.client.connection import Discovered, RegistryClient, connect, discover
+    from plexus_registry.client.exchange import WatchEvent
     from plexus_registry.registry import Registry
     from plexus_registry.rules.backend import Backend, Health, Register, Source, State, Update
     from plexus_registry.rules.errors import (
@@ -91,8 +90,8 @@ __all__ = [
 _HOMES = {
     "client.announce": ("Announcement", "Status", "announce"),
     "app": ("open_registry", "serve"),
-    "client.connection": ("RegistryClient", "connect"),
-    "client.watch": ("WatchEvent",),
+    "client.connection": ("Discovered", "RegistryClient", "connect", "discover"),
+    "client.exchange": ("WatchEvent",),
     "rules.errors": (
         "ConfigError",
         "ConfigInvalid",
@@ -119,7 +118,6 @@ _HOMES = {
         "Snapshot",
     ),
     "rules.backend": ("Backend", "Health", "Register", "Source", "State", "Update"),
-    "client.discovery": ("Discovered", "discover"),
     "registry": ("Registry",),
     "settings": ("Settings",),
 }

@@ -6,9 +6,8 @@ made from the rows, and a test compares the table in manual/options.md with them
 """
 
 import os
-from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TypedDict, TypeVar, Unpack
 
@@ -26,25 +25,6 @@ T = TypeVar("T")
 
 LOCAL_HUB_PORT = 4444
 DEFAULT_MAX_UNREAD = 64 * 1024 * 1024
-
-
-def config_folder() -> Path:
-    """Return the folder of the default paths.
-
-    Source: XDG base directories; manual/options.md, "Default paths".
-    """
-    home = os.environ.get("XDG_CONFIG_HOME")
-    return (Path(home) if home else Path.home() / ".config") / "plexus"
-
-
-def default_config_path() -> Path:
-    """Return the path of the config file that is used if none is named."""
-    return config_folder() / "backends.toml"
-
-
-def default_db_path() -> Path:
-    """Return the path of the database that is used if none is named."""
-    return config_folder() / "registry.db"
 
 
 HUB_NAMESPACE = Values(
@@ -72,7 +52,7 @@ class Option:
         flag: The flag of the command line, by default made from the name. The flag of a field that
             is true by default makes it false.
         short: A second, short flag.
-        has_variable: Whether an environment variable sets it, too.
+        env: Whether an environment variable sets it, too.
         metavar: What the help calls the value, if not by its type.
         shown_default: The default in words, for the help and the manual.
         is_secret: Whether the value is hidden when the settings are printed.
@@ -86,7 +66,7 @@ class Option:
     values: Values | None = None
     flag: str = ""
     short: str | None = None
-    has_variable: bool = False
+    env: bool = False
     metavar: str | None = None
     shown_default: str | None = None
     is_secret: bool = False
@@ -98,13 +78,13 @@ class Option:
     def variable(self) -> str | None:
         """The environment variable that sets it."""
         word = self.flag.removeprefix("--").upper().replace("-", "_")
-        return f"REGISTRY_{word}" if self.has_variable else None
+        return f"REGISTRY_{word}" if self.env else None
 
 
 class _More(TypedDict, total=False):
     flag: str
     short: str
-    has_variable: bool
+    env: bool
     metavar: str
     shown_default: str
     is_secret: bool
@@ -117,8 +97,16 @@ def _row(
     return field(default=default, repr=not option.is_secret, metadata={"option": option})
 
 
-def _row_made(make: Callable[[], T], group: str, help: str, **more: Unpack[_More]) -> T:
-    return field(default_factory=make, metadata={"option": Option(group, help, **more)})
+def _path_row(name: str, help: str, flag: str = "", short: str | None = None) -> Path:
+    default = f"{name} in the config folder"
+    option = Option(GENERAL, help, flag=flag, short=short, env=True, shown_default=default)
+    return field(default_factory=partial(_default_path, name), metadata={"option": option})
+
+
+def _default_path(name: str) -> Path:
+    """Return the default path of a file. Source: XDG base directories."""
+    home = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(home) if home else Path.home() / ".config") / "plexus" / name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,30 +125,20 @@ class Settings:
         "The port to listen on; 0 picks a free one.",
         whole(0, 65535),
         short="-p",
-        has_variable=True,
+        env=True,
     )
-    host: str = _row("127.0.0.1", GENERAL, "The address to listen on.", has_variable=True)
-    db_path: Path = _row_made(
-        default_db_path,
-        GENERAL,
-        "The SQLite database.",
-        has_variable=True,
-        shown_default="registry.db in the config folder",
-    )
+    host: str = _row("127.0.0.1", GENERAL, "The address to listen on.", env=True)
+    db_path: Path = _path_row("registry.db", "The SQLite database.")
     start_empty: bool = _row(
         False,
         GENERAL,
-        "Begin with an empty database if the one that was there is missing; without it, the"
-        " registry refuses to start.",
+        "Begin with an empty database if the former one is missing, instead of refusing to start.",
     )
-    config_path: Path = _row_made(
-        default_config_path,
-        GENERAL,
+    config_path: Path = _path_row(
+        "backends.toml",
         "The config file; it is watched, and need not exist.",
         flag="--config",
         short="-c",
-        has_variable=True,
-        shown_default="backends.toml in the config folder",
     )
     poll_interval: float = _row(
         1.0, GENERAL, "Seconds between two looks at the config file.", SECONDS
@@ -173,7 +151,7 @@ class Settings:
         BACKENDS,
         "Backends to state: dev=ws://192.168.1.100:4444,prod=wss://plexus.example.com:4444",
         flag="--backends",
-        has_variable=True,
+        env=True,
     )
     auto_register: bool = _row(
         True,
@@ -192,35 +170,33 @@ class Settings:
         PROBES,
         "Seconds between two probes of one backend; 0 turns probing off.",
         SECONDS_OR_NEVER,
-        has_variable=True,
+        env=True,
     )
-    probe_timeout: float = _row(
-        2.0, PROBES, "Seconds that one probe may take.", SECONDS, has_variable=True
-    )
+    probe_timeout: float = _row(2.0, PROBES, "Seconds that one probe may take.", SECONDS, env=True)
     probe_failures: int = _row(
         3,
         PROBES,
         "How many probes in a row must fail until a backend is down; at least 2, since a single"
         " failure may be the registry's own.",
         whole(2, 1000),
-        has_variable=True,
+        env=True,
     )
     probe_concurrency: int = _row(
-        64, PROBES, "How many probes may run at the same time.", whole(1, 10_000), has_variable=True
+        64, PROBES, "How many probes may run at the same time.", whole(1, 10_000), env=True
     )
     probe_networks: str = _row(
         "",
         PROBES,
         "The networks whose addresses are probed: 10.0.0.0/8,fd00::/8. Link-local addresses,"
         " and those that embed one, are never probed.",
-        has_variable=True,
+        env=True,
         shown_default="all",
     )
     probe_ca: Path | None = _row(
         None,
         PROBES,
         "A file of certificates (PEM): authorities for wss backends beside those of the system.",
-        has_variable=True,
+        env=True,
     )
     allow_hosts: tuple[str, ...] = _row(
         (),
@@ -228,7 +204,7 @@ class Settings:
         "Another name or address by which clients may call this registry; repeat the option, or"
         " separate several with commas.",
         flag="--allow-host",
-        has_variable=True,
+        env=True,
         metavar="NAME",
     )
     allow_origins: tuple[str, ...] = _row(
@@ -237,14 +213,13 @@ class Settings:
         "An origin whose web pages may connect, as https://tools.example.com; repeat the"
         " option, or separate several with commas.",
         flag="--allow-origin",
-        has_variable=True,
+        env=True,
         metavar="ORIGIN",
     )
     token: str | None = _row(
         None,
         ACCESS,
-        "The file with the token that clients must show, mode 0600; or put the token itself in"
-        " REGISTRY_TOKEN.",
+        "The file with the token of clients, mode 0600; or put the token itself in REGISTRY_TOKEN.",
         flag="--token-file",
         is_secret=True,
     )
@@ -262,21 +237,17 @@ class Settings:
     allow_url_token: bool = _row(
         False,
         ACCESS,
-        "Accept the token in the URL as well (?access_token=), for clients that cannot send"
-        " headers.",
+        "Accept the token in the URL, too (?access_token=), for clients that cannot send headers.",
     )
     insecure: bool = _row(False, ACCESS, "Let other machines connect although there is no token.")
     tls_cert: Path | None = _row(
         None,
         ACCESS,
         "The certificate (PEM): the port then speaks only wss and https. SIGHUP reads it again.",
-        has_variable=True,
+        env=True,
     )
     tls_key: Path | None = _row(
-        None,
-        ACCESS,
-        "The key of the certificate (PEM), unless it is in the same file.",
-        has_variable=True,
+        None, ACCESS, "The key of the certificate (PEM), unless it is in the same file.", env=True
     )
     max_message_bytes: int = _row(
         Limits().message_bytes,
@@ -312,8 +283,7 @@ class Settings:
     max_connections_per_address: int = _row(
         1_000,
         LIMITS,
-        "Open connections from one address other than the loopback (of IPv6, from one /64"
-        " network).",
+        "Open connections from one remote address (of IPv6, from one /64 network).",
         whole(1),
     )
     ping_interval: float = _row(
@@ -325,8 +295,7 @@ class Settings:
     unread_seconds: float = _row(
         10.0,
         LIMITS,
-        "Seconds for which a client may read nothing of what is sent to it; then its connection"
-        " is cut.",
+        "Seconds for which a client may leave its answers unread; then its connection is cut.",
         SECONDS,
     )
 

@@ -51,7 +51,7 @@ def of_server(modules: set[str]) -> set[str]:
 
 def test_what_belongs_to_the_server_is_known() -> None:
     server = {"plexus_registry.app", "plexus_registry.rules.catalog", "sqlite3"}
-    assert of_server(server | {"plexus_registry.client.watch", "json"}) == server
+    assert of_server(server | {"plexus_registry.client.exchange", "json"}) == server
 
 
 async def test_client_verbs_load_nothing_of_the_server(url: str) -> None:

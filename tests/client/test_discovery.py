@@ -17,8 +17,8 @@ from plexus_registry import (
     UrlError,
     discover,
 )
-from plexus_registry.client import discovery
-from plexus_registry.client.discovery import ANSWER_SECONDS
+from plexus_registry.client import connection
+from plexus_registry.client.connection import ANSWER_SECONDS
 from plexus_registry.rules.backend import Register
 from tests.client.network import URL, Network, install, serving
 
@@ -63,7 +63,7 @@ async def test_a_frozen_registry_is_as_good_as_none(
 async def test_an_answer_that_came_in_time_counts_even_if_the_goodbye_takes_too_long(
     tmp_path: Path, network: Network, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(discovery, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(connection, "ANSWER_SECONDS", 0.5)
     get = RegistryClient.get
 
     async def get_and_freeze(client: RegistryClient, name: str) -> Backend | None:

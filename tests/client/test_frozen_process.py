@@ -11,7 +11,7 @@ import trio
 
 from plexus_registry import Status, announce, connect, discover
 from plexus_registry.client import announce as announcing
-from plexus_registry.client import discovery
+from plexus_registry.client import connection
 from tests.e2e.harness import Peer, dial, eventually, running_registry
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ async def test_a_frozen_process_stops_nobody_and_is_found_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Announced, discovered, and waited for no longer than was said; then all is as before."""
-    for module in (announcing, discovery):
+    for module in (announcing, connection):
         monkeypatch.setattr(module, "ANSWER_SECONDS", FROZEN_SECONDS)
     monkeypatch.setattr(announcing, "LONGEST_PAUSE", FROZEN_SECONDS)
     with trio.fail_after(30):

@@ -10,7 +10,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from plexus_registry import RegistryUnavailableError, WatchEnded
-from plexus_registry.client.watch import BUFFERED_EVENTS
+from plexus_registry.client.exchange import BUFFERED_EVENTS
 from plexus_registry.rules import events
 from plexus_registry.rules.errors import MethodNotFoundError
 from tests.client.scripted import BACKEND, PINGED, event_frame, response, scripted
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
     from plexus_registry.client.connection import RegistryClient
-    from plexus_registry.client.watch import WatchEvent
+    from plexus_registry.client.exchange import WatchEvent
     from tests.client.scripted import ScriptedPeer
 
 SNAPSHOT: dict[str, object] = {"type": "snapshot", "revision": 3, "backends": [BACKEND]}

@@ -19,7 +19,7 @@ from plexus_registry.cli.session import (
     pass_session,
     timeout_option,
 )
-from plexus_registry.settings import default_config_path
+from plexus_registry.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -98,7 +98,7 @@ def init(path: Path | None) -> None:
 
     Without PATH it writes the default config file. It never overwrites a file.
     """
-    path = path or default_config_path()
+    path = path or Settings().config_path
     _write_new(path, _starter())
     click.echo(f"Wrote {path}: edit it; a running registry reads it by itself.")
 
@@ -132,7 +132,7 @@ def check(path: Path | None) -> None:
     from plexus_registry.config.file import read_content
     from plexus_registry.rules.errors import ConfigError
 
-    path = path or Path(os.environ.get("REGISTRY_CONFIG") or default_config_path())
+    path = path or Path(os.environ.get("REGISTRY_CONFIG") or Settings().config_path)
     content = read_content(path)
     if content.signature is None and not os.path.lexists(path):
         raise VerbError(f"{path}: does not exist; name another file, or write it")

@@ -26,17 +26,7 @@ from plexus_registry.cli.session import (
     detail_options,
     pass_session,
 )
-from plexus_registry.rules.events import (
-    BackendDeleted,
-    BackendDeregistered,
-    BackendRegistered,
-    BackendUpdated,
-    Checked,
-    Found,
-    Listed,
-    Pinged,
-    Reloaded,
-)
+from plexus_registry.rules import events
 
 if TYPE_CHECKING:
     from plexus_registry.rules.backend import Backend
@@ -60,7 +50,7 @@ def list_backends(session: Session, *, everything: bool) -> None:
     STATE is the result of pings and probes, SINCE how long it has been the same, LATENCY how long
     the last probe took, and SEEN the last sign of life.
     """
-    answer = call(session, "list", Listed, active_only=not everything)
+    answer = call(session, "list", events.Listed, active_only=not everything)
     if answer.backends:
         _say(session, table(answer.backends, columns=terminal_columns()))
     elif not session.as_json:
@@ -77,7 +67,7 @@ def get(session: Session, name: str) -> None:
 
     The exit status is 1 if no backend has the name.
     """
-    backend = call(session, "get", Found, name=name).backend
+    backend = call(session, "get", events.Found, name=name).backend
     if backend is None:
         raise VerbError(
             f"there is no backend {name}; trio-registry list --all shows those that there are"
@@ -113,7 +103,7 @@ def register(
     answer = call(
         session,
         "register",
-        BackendRegistered,
+        events.BackendRegistered,
         name=name,
         host=host,
         port=port,
@@ -138,7 +128,7 @@ def update(session: Session, /, *, name: str, **changes: str | int | None) -> No
     if all(value is None for value in changes.values()):
         options = ", ".join(f"--{option}" for option in changes)
         raise click.UsageError(f"Nothing to change: give at least one of {options}.")
-    answer = call(session, "update", BackendUpdated, name=name, **changes)
+    answer = call(session, "update", events.BackendUpdated, name=name, **changes)
     _say(session, f"Updated {_where(answer.backend)}")
 
 
@@ -151,7 +141,7 @@ def delete(session: Session, name: str) -> None:
 
     To keep its entry, and only make it inactive, use `trio-registry deregister`.
     """
-    call(session, "delete", BackendDeleted, name=name)
+    call(session, "delete", events.BackendDeleted, name=name)
     _say(session, f"Deleted {escaped(name)}")
 
 
@@ -164,7 +154,7 @@ def deregister(session: Session, name: str) -> None:
 
     It becomes active again when it registers or pings.
     """
-    call(session, "deregister", BackendDeregistered, name=name)
+    call(session, "deregister", events.BackendDeregistered, name=name)
     _say(session, f"Deregistered {escaped(name)}: its entry stays, inactive")
 
 
@@ -178,7 +168,7 @@ def ping(session: Session, name: str) -> None:
     Nothing connects to the backend. Once a backend was pinged, it must be pinged again and again,
     or it becomes inactive.
     """
-    if not call(session, "ping", Pinged, name=name).success:
+    if not call(session, "ping", events.Pinged, name=name).success:
         raise VerbError(f"there is no backend {name}; register it first")
     _say(session, f"Pinged {escaped(name)}")
 
@@ -192,7 +182,7 @@ def check(session: Session, name: str) -> None:
 
     The registry connects, not this command. The exit status is 1 if a step failed.
     """
-    answer = call(session, "check", Checked, name=name)
+    answer = call(session, "check", events.Checked, name=name)
     _say(session, checked(answer.steps))
     if not answer.ok:
         failed = answer.steps[-1]
@@ -210,7 +200,7 @@ def reload(session: Session) -> None:
     The registry watches the file by itself. This verb shows errors of the file at once, and brings
     back backends of the file that were deleted.
     """
-    answer = call(session, "reload", Reloaded)
+    answer = call(session, "reload", events.Reloaded)
     backends = "1 backend" if answer.count == 1 else f"{answer.count} backends"
     _say(
         session, f"The config file states {backends}: {changed_names(answer) or 'nothing changed'}"

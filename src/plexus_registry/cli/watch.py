@@ -35,7 +35,7 @@ from plexus_registry.rules.events import (
 )
 
 if TYPE_CHECKING:
-    from plexus_registry.client.watch import WatchEvent
+    from plexus_registry.client.exchange import WatchEvent
 
 WORDS = {
     BackendRegistered: "registered",

@@ -1,4 +1,4 @@
-"""The client library: one connection to a registry, for any number of calls and watches.
+"""The client library: a connection to a registry, and `discover`, which opens one itself.
 
 It runs on Trio only: a program on asyncio has to speak JSON-RPC itself. No function takes a
 timeout; the caller writes `with trio.fail_after(5):`.
@@ -6,46 +6,35 @@ timeout; the caller writes `with trio.fail_after(5):`.
 
 from __future__ import annotations
 
+import time
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 import trio
 
 from plexus_registry.client import DEFAULT_URL
-from plexus_registry.client.exchange import Exchange
-from plexus_registry.client.socket import CLOSE_SECONDS, open_socket
-from plexus_registry.client.watch import decode
+from plexus_registry.client.exchange import Exchange, decode
+from plexus_registry.client.socket import CLOSE_SECONDS, open_socket, without_secrets
 from plexus_registry.concurrency import lone_error
+from plexus_registry.rules import events
 from plexus_registry.rules.backend import AllDetails, Backend, Details
-from plexus_registry.rules.errors import RegistryUnavailableError, rebuilt
-from plexus_registry.rules.events import (
-    BackendDeleted,
-    BackendDeregistered,
-    BackendRegistered,
-    BackendUpdated,
-    Change,
-    Checked,
-    Event,
-    Found,
-    Listed,
-    Pinged,
-    Reloaded,
-)
+from plexus_registry.rules.errors import NotFound, RegistryUnavailableError, rebuilt
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Mapping, MutableMapping
     from collections.abc import Set as AbstractSet
     from contextlib import AbstractAsyncContextManager
     from typing import Self, Unpack
 
+    from plexus_registry.client.exchange import WatchEvent
     from plexus_registry.client.socket import ClientSocket
-    from plexus_registry.client.watch import WatchEvent
 
-E = TypeVar("E", bound=Event)
+E = TypeVar("E", bound=events.Event)
 
-REFUSED = -32000
-"""The code of a refusal that came without one. Source: JSON-RPC 2.0, section 5.1."""
+ANSWER_SECONDS = 5.0
+"""How long a registry may take to answer `discover`."""
 
 
 class Backends(tuple[Backend, ...]):
@@ -121,16 +110,11 @@ class RegistryClient:
 
     async def get(self, name: str) -> Backend | None:
         """Find a backend by its name; return None if no backend has it."""
-        return (await self._ask("get", {"name": name}, Found)).backend
+        return (await self._ask("get", {"name": name}, events.Found)).backend
 
     async def list(self, *, active_only: bool = True) -> Backends:
-        """List the backends, newest first; inactive ones only with `active_only=False`.
-
-        Returns:
-            The backends, as a tuple that also has the `revision` of the state that it shows.
-        """
-        params = {"active_only": active_only}
-        listed = await self._ask("list", params, Listed)
+        """List the backends, newest first; inactive ones only with `active_only=False`."""
+        listed = await self._ask("list", {"active_only": active_only}, events.Listed)
         return Backends(listed.backends, listed.revision)
 
     async def register(
@@ -144,20 +128,11 @@ class RegistryClient:
         replace: bool = False,
         **details: Unpack[AllDetails],
     ) -> Backend:
-        """Register a backend under a name.
+        """Register a backend under a name, and return it as the registry has it then.
 
-        Args:
-            name: The name to claim.
-            host: The host on which it listens.
-            port: The port on which it listens.
-            protocol: How to connect to it: `ws` or `wss`.
-            source: `auto` if the backend registers itself.
-            replace: Whether to take the name even from a live backend.
-            details: The optional fields, such as `description` and `metadata`; the page "methods"
-                of the manual lists them.
-
-        Returns:
-            The backend after the call.
+        `protocol` is `ws` or `wss`, `source` is `auto` if the backend registers itself, and
+        `replace` takes the name even from a live backend. The optional fields, such as
+        `description` and `metadata`, are those of the page "methods" in the manual.
 
         Raises:
             NameTaken: A live backend elsewhere has the name; `data["holder"]` is that backend.
@@ -171,7 +146,7 @@ class RegistryClient:
             replace=replace,
             **checked_details(details, AllDetails.__optional_keys__),
         )
-        return (await self._ask("register", params, BackendRegistered)).backend
+        return (await self._ask("register", params, events.BackendRegistered)).backend
 
     async def update(
         self,
@@ -182,10 +157,9 @@ class RegistryClient:
         protocol: str | None = None,
         **details: Unpack[Details],
     ) -> Backend:
-        """Change the given fields; an empty description or namespace clears it.
+        """Change the given fields, and return the backend as it is then.
 
-        Returns:
-            The backend after the call.
+        An empty description or namespace clears it.
 
         Raises:
             NotFound: No backend has the name.
@@ -197,7 +171,7 @@ class RegistryClient:
             protocol=protocol,
             **checked_details(details, Details.__optional_keys__),
         )
-        return (await self._ask("update", params, BackendUpdated)).backend
+        return (await self._ask("update", params, events.BackendUpdated)).backend
 
     async def delete(self, name: str) -> None:
         """Delete a backend until it is registered again.
@@ -205,7 +179,7 @@ class RegistryClient:
         Raises:
             NotFound: No backend has the name.
         """
-        await self._ask("delete", {"name": name}, BackendDeleted)
+        await self._ask("delete", {"name": name}, events.BackendDeleted)
 
     async def deregister(self, name: str) -> None:
         """Make a backend inactive; its entry stays.
@@ -213,27 +187,27 @@ class RegistryClient:
         Raises:
             NotFound: No backend has the name.
         """
-        await self._ask("deregister", {"name": name}, BackendDeregistered)
+        await self._ask("deregister", {"name": name}, events.BackendDeregistered)
 
     async def ping(self, name: str) -> bool:
         """Report that a backend is alive; return whether the registry knows it."""
-        return (await self._ask("ping", {"name": name}, Pinged)).success
+        return (await self._ask("ping", {"name": name}, events.Pinged)).success
 
-    async def check(self, name: str) -> Checked:
+    async def check(self, name: str) -> events.Checked:
         """Make the registry probe a backend now, and return the result of each step.
 
         Raises:
             NotFound: No backend has the name.
         """
-        return await self._ask("check", {"name": name}, Checked)
+        return await self._ask("check", {"name": name}, events.Checked)
 
-    async def reload(self) -> Reloaded:
+    async def reload(self) -> events.Reloaded:
         """Make the registry read its config file now.
 
         Raises:
             ConfigInvalid: The file breaks a rule; its former content still counts.
         """
-        return await self._ask("reload", {}, Reloaded)
+        return await self._ask("reload", {}, events.Reloaded)
 
     async def call(self, method: str, params: Mapping[str, object]) -> object:
         """Call any method, and return its result as plain JSON values."""
@@ -257,11 +231,8 @@ class RegistryClient:
         its revision. The iterator never just ends: it raises `WatchEnded` if this watch was cut
         off, and `RegistryUnavailableError` if the connection is lost.
 
-        Args:
-            since: The last revision that the caller has seen: of a list, or of any event but
-                `Compacted`.
-            name: Only changes of this backend.
-            namespace: Only changes of backends in this namespace.
+        `since` is the last revision that the caller has seen: of a list, or of any event but
+        `Compacted`. With `name` or `namespace`, only changes of such backends come.
         """
         return self._exchange.watch(_given(since=since, name=name, namespace=namespace))
 
@@ -282,8 +253,8 @@ def decode_answer(answer: object, kind: type[E], method: str) -> E:
     """
     match answer:
         case {"type": "error", "message": str(message)}:
-            raise rebuilt(REFUSED, message, None)
-        case dict() if issubclass(kind, Change):
+            raise rebuilt(-32000, message, None)  # it has no code. JSON-RPC 2.0, section 5.1
+        case dict() if issubclass(kind, events.Change):
             answer = {"revision": 0, **answer}
     try:
         return msgspec.convert(answer, kind)
@@ -304,3 +275,74 @@ def checked_details(details: Mapping[str, object], known: AbstractSet[str]) -> M
 
 def _given(**params: object) -> dict[str, object]:
     return {name: value for name, value in params.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Discovered:
+    """The result of `discover`.
+
+    Attributes:
+        url: The URL of the backend.
+        backend: The whole entry; `is_active` tells whether the backend gives signs of life.
+        is_stale: Whether the registry did not answer, so that this is an earlier answer.
+        as_of: The time of the answer, in Unix seconds.
+    """
+
+    url: str
+    backend: Backend
+    is_stale: bool
+    as_of: int
+
+
+_LAST_KNOWN: dict[tuple[str, str], Discovered] = {}
+
+
+async def discover(
+    url: str,
+    name: str,
+    *,
+    token: str | None = None,
+    last_known: MutableMapping[tuple[str, str], Discovered] = _LAST_KNOWN,
+) -> Discovered:
+    """Find a backend by its name, even while the registry does not answer.
+
+    Args:
+        url: The registry's URL.
+        name: The backend's name.
+        token: The token, if the registry wants one.
+        last_known: The remembered answers, by URL and name; by default those of this process.
+
+    Returns:
+        The registry's answer; if it does not answer within `ANSWER_SECONDS`, the remembered one.
+
+    Raises:
+        NotFound: The registry says that no backend has the name; earlier answers are forgotten.
+        RegistryUnavailableError: It does not answer, and no answer is remembered.
+        UrlError: The URL is not one of a registry.
+    """
+    try:
+        backend = await _get(url, name, token)
+    except RegistryUnavailableError:
+        remembered = last_known.get((url, name))
+        if remembered is None:
+            raise
+        return replace(remembered, is_stale=True)
+    if backend is None:
+        last_known.pop((url, name), None)
+        raise NotFound(name)
+    found = Discovered(url=backend.url, backend=backend, is_stale=False, as_of=int(time.time()))
+    last_known[url, name] = found
+    return found
+
+
+async def _get(url: str, name: str, token: str | None) -> Backend | None:
+    try:
+        with trio.fail_after(ANSWER_SECONDS) as scope:
+            async with connect(url, token=token) as client:
+                backend = await client.get(name)
+                scope.deadline = float("inf")  # an answer that came in time counts
+    except trio.TooSlowError as error:
+        raise RegistryUnavailableError(
+            f"{without_secrets(url)} does not answer within {ANSWER_SECONDS:g} seconds"
+        ) from error
+    return backend
