@@ -53,7 +53,7 @@ ROOMS: dict[str, Room] = {
         pure="allowed_networks deadlines probe_history probe_protocol schedule"
         " self_preservation tracker",
     ),
-    "config": Room("concurrency rules", pure="declarations toml_lines"),
+    "config": Room("concurrency rules", pure="declarations"),
     "storage": Room("concurrency rules"),
     "concurrency": Room("rules"),
     "websocket_frames": Room("rules", pure=ALL),

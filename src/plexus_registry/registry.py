@@ -56,7 +56,7 @@ LONG_DECLARATION = 100
 """So many names are reconciled on the loop; with more, in a worker thread."""
 
 POLICY = Policy()
-"""What holds where nothing else is said: nobody is probed."""
+"""The policy without settings: no backend is probed."""
 
 
 def wall_clock() -> int:

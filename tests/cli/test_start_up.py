@@ -16,7 +16,7 @@ from tests.e2e.harness import clean_environment
 CLIENT = re.compile(
     r"plexus_registry(\.(__main__|settings|concurrency|rules|config|health|server|cli(\.\w+)?|client(\.\w+)?"
     r"|rules\.(backend|errors|events|merge|methods|parameters|states)|server\.token_file"
-    r"|config\.(declarations|toml_lines|file)|health\.allowed_networks|server\.access_policy))?"
+    r"|config\.(declarations|file)|health\.allowed_networks|server\.access_policy))?"
 )
 # Each takes long, and none is needed by a client.
 FOREIGN = {"trio_websocket", "sqlite_utils", "sqlite3", "tabulate", "asyncio", "importlib.metadata"}

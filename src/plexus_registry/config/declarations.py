@@ -1,5 +1,8 @@
 """The declarations of the config file and the environment, and the export that loads back to them.
 
+`tomllib` does not keep the lines of keys, so `_Lines` finds them once a message needs one. If the
+number of `[[backend]]` headers is not that of the entries (an inline array), no line is known.
+
 Source: manual/config.md, "The config file".
 """
 
@@ -9,18 +12,17 @@ import difflib
 import re
 import tomllib
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 import tomli_w
 
-from plexus_registry.config.toml_lines import Lines, last_line
 from plexus_registry.rules.backend import DECLARABLE, FIELDS, Backend, Declaration
 from plexus_registry.rules.errors import ConfigError, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 ENV_VARIABLE = "REGISTRY_BACKENDS"
 _TABLE = "backend"
@@ -59,19 +61,20 @@ def parse_toml(text: str, *, path: str) -> Declared:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         at = re.search(r"at line (\d+)", str(error))
-        raise ConfigError(path, int(at[1]) if at else last_line(text), str(error)) from error
+        line = int(at[1]) if at else text.count("\n") + 1
+        raise ConfigError(path, line, str(error)) from error
     except RecursionError as error:
         raise ConfigError(path, None, "nested too deeply") from error
     except ValueError as error:  # a number of more digits than Python reads
         raise ConfigError(path, None, str(error).partition(";")[0]) from error
     entries = document.pop(_TABLE, None)
     if entries is None:
-        _refuse_mistyped_table(document, Lines(text, _TABLE, 0), path)
+        _refuse_mistyped_table(document, _Lines(text, 0), path)
         entries = []
     if not isinstance(entries, list):
-        line_of = Lines(text, _TABLE, 0).of_top(_TABLE)
+        line_of = _Lines(text, 0).of_top(_TABLE)
         raise ConfigError(path, line_of, "write [[backend]] with double brackets, one a backend")
-    lines = Lines(text, _TABLE, len(entries))
+    lines = _Lines(text, len(entries))
     unknown: list[tuple[Callable[[str], int | None], str, str]] = []
     for key in document:
         hint = f"; did you mean [[{_TABLE}]]?" if _nearest(key, [_TABLE]) else ""
@@ -123,7 +126,7 @@ class Fail(Protocol):
 
 
 def _entry_error(
-    path: str, lines: Lines, index: int, reason: str, key: str | None = None, /
+    path: str, lines: _Lines, index: int, reason: str, key: str | None = None, /
 ) -> ConfigError:
     return ConfigError(path, lines.of_key(index, key), f"backend {index + 1}: {reason}")
 
@@ -172,7 +175,7 @@ def _warnings(
     return tuple(warnings)
 
 
-def _refuse_mistyped_table(document: Mapping[str, object], lines: Lines, path: str) -> None:
+def _refuse_mistyped_table(document: Mapping[str, object], lines: _Lines, path: str) -> None:
     """Refuse a file that has entries under a mistyped key only: all backends would be removed."""
     tables = (key for key, value in document.items() if isinstance(value, (list, dict)))
     key = _nearest(_TABLE, tables)
@@ -241,3 +244,88 @@ def _escape(match: re.Match[str]) -> str:
         return character
     code = ord(character)
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+
+
+# Strings first, so that a "#" in one begins no comment.
+_PIECE = re.compile(r'"""|\'\'\'|"(?:\\.|[^"\\])*"|\'[^\']*\'|#')
+_END = {
+    '"""': re.compile(r'(?:\\.|[^\\])*?"{3,5}'),
+    "'''": re.compile(r".*?'{3,5}"),
+}
+_KEY = re.compile(r"\s*(\[{0,2})\s*(?:\"([^\"]*)\"|'([^']*)'|([A-Za-z0-9_-]+))\s*(\]\]|[\]=.])")
+_SUBKEY = re.compile(r"\s*(?:\"([^\"]*)\"|'([^']*)'|([A-Za-z0-9_-]+))")
+
+
+class _Lines:
+    """The lines of a text and the keys that begin them."""
+
+    def __init__(self, text: str, entries: int) -> None:
+        self._text = text
+        self._entries = entries
+
+    def of_top(self, key: str) -> int | None:
+        """Find the first line that states a key of the document."""
+        return self._index[0].get(key)
+
+    def of_entry(self, index: int) -> int | None:
+        """Find the header of an entry, counted from 0."""
+        headers = self._index[1]
+        return headers[index] if len(headers) == self._entries else None
+
+    def of_key(self, index: int, key: str | None) -> int | None:
+        """Find a key of an entry; the entry's header if the key is not found."""
+        start = self.of_entry(index)
+        if start is None or key is None:
+            return start
+        return self._index[2].get((start, key), start)
+
+    @cached_property
+    def _index(self) -> tuple[dict[str, int], list[int], dict[tuple[int, str], int]]:
+        top: dict[str, int] = {}
+        headers: list[int] = []
+        of_entries: dict[tuple[int, str], int] = {}
+        for number, line in _lines_outside_strings(self._text):
+            found = _KEY.match(line)
+            if found is None:
+                continue
+            brackets, *names, end = found.groups()
+            key = next(name for name in names if name is not None)
+            top.setdefault(key, number)
+            if brackets == "[[" and key == _TABLE and end == "]]":
+                headers.append(number)
+            elif headers and key == _TABLE and brackets == "[" and end == ".":
+                below = _SUBKEY.match(line, found.end())
+                if below is not None:
+                    subkey = next((name for name in below.groups() if name is not None), "")
+                    of_entries.setdefault((headers[-1], subkey), number)
+            elif headers and not brackets:
+                of_entries.setdefault((headers[-1], key), number)
+        return top, headers, of_entries
+
+
+def _lines_outside_strings(text: str) -> Iterator[tuple[int, str]]:
+    """Number the lines from 1, without comments and multi-line strings."""
+    open_quotes = None
+    for number, line in enumerate(text.split("\n"), start=1):
+        kept: list[str] = []
+        position = 0
+        while position < len(line):
+            if open_quotes is not None:
+                end = _END[open_quotes].match(line, position)
+                if end is None:
+                    break
+                open_quotes, position = None, end.end()
+                continue
+            piece = _PIECE.search(line, position)
+            if piece is None:
+                kept.append(line[position:])
+                break
+            kept.append(line[position : piece.start()])
+            if piece[0] == "#":
+                break
+            if piece[0] in _END:
+                open_quotes = piece[0]
+            else:
+                kept.append(piece[0])
+            position = piece.end()
+        yield number, "".join(kept)

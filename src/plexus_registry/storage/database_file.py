@@ -244,18 +244,9 @@ class LockFile:
         revision: The last revision that was written, by this process or an earlier one.
     """
 
-    def __init__(self, descriptor: int) -> None:
-        """Read a lock file that was just locked.
-
-        Raises:
-            ValueError: Its content was not written by a registry.
-        """
+    def __init__(self, descriptor: int, revision: int) -> None:
         self._descriptor = descriptor
-        # A power cut may leave zeros; a killed process may leave the end of a longer text.
-        found = _CONTENT.match(_read(descriptor).rstrip("\0"))
-        if found is None:
-            raise ValueError("no registry wrote what is in it")
-        self.revision = int(found["revision"] or 0)
+        self.revision = revision
 
     def note(self, revision: int) -> None:
         """Write the last revision of the database; if that fails, only its check is lost."""
@@ -304,18 +295,21 @@ def hold_lock_file(database: Path) -> Iterator[LockFile]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            holder = _holder(descriptor)
+            process = _read(descriptor).partition("\n")[0].strip()
+            holder = process if process.isdecimal() else "unknown"
             raise StartError(
-                f"database {database} is held by another registry ({holder}):"
+                f"database {database} is held by another registry (process {holder}):"
                 " stop it, or choose another --db-path"
             ) from error
-        try:
-            lock_file = LockFile(descriptor)
-        except ValueError as error:
+        # A power cut may leave zeros; a killed process may leave the end of a longer text.
+        found = _CONTENT.match(_read(descriptor).rstrip("\0"))
+        if found is None:
             raise StartError(
-                f"the lock file {path} is damaged: {error}; remove it, and restart whatever follows"
-                " the changes of this registry, which may count its revisions anew"
-            ) from error
+                f"the lock file {path} is damaged: no registry wrote what is in it; remove it, and"
+                " restart whatever follows the changes of this registry, which may count its"
+                " revisions anew"
+            )
+        lock_file = LockFile(descriptor, int(found["revision"] or 0))
         try:
             lock_file.write(str(os.getpid()))
         except OSError as error:
@@ -329,8 +323,3 @@ def hold_lock_file(database: Path) -> Iterator[LockFile]:
 
 def _read(descriptor: int) -> str:
     return os.pread(descriptor, 64, 0).decode(errors="replace")
-
-
-def _holder(descriptor: int) -> str:
-    process = _read(descriptor).partition("\n")[0].strip()
-    return f"process {process}" if process.isdecimal() else "process unknown"

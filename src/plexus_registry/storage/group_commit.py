@@ -156,8 +156,8 @@ class GroupCommit:
     async def commit(self, change: Change[T], *, is_long: bool = False) -> tuple[T, int]:
         """Make a change durable.
 
-        A caller who is cancelled before the change was judged has asked for nothing; after
-        that the change is finished.
+        If the caller is cancelled before the change is made, it is not made; after that, it is
+        finished.
 
         Args:
             change: Reads and writes a transaction, and returns what the caller wants to know.
