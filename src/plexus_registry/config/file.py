@@ -154,18 +154,15 @@ def read_content(path: Path, *, tries: int = READ_TRIES) -> Content:
             return Content(None, Declared())
         try:
             data = _read_bytes(path)
+            if _signature(path) != signature:
+                continue
+            return Content(signature, parse_toml(_decoded(data, path), path=str(path)))
         except FileNotFoundError:
             continue
         except OSError as error:
             # It may be readable at the next look though it does not change.
             reason = f"cannot be read: {error.strerror}"
             return Content(signature, ConfigError(str(path), None, reason), is_final=False)
-        except ConfigError as error:
-            return Content(signature, error)
-        if _signature(path) != signature:
-            continue
-        try:
-            return Content(signature, parse_toml(_decoded(data, path), path=str(path)))
         except ConfigError as error:
             return Content(signature, error)
     reason = "changes while it is read; try again once it is saved"

@@ -5,9 +5,9 @@ Source: manual/protocol.md, "Parameters in a call".
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from plexus_registry.rpc.streams import CallFailure
+from plexus_registry.rpc.streams import CallFailure, Unsubscribe
 from plexus_registry.rules.errors import InvalidParamsError, clipped, shown
 from plexus_registry.rules.methods import Method, Reload, command_from
 
@@ -94,23 +94,23 @@ def schema_of(params: object) -> object:
     return None
 
 
-def subscription(params: object) -> int | None:
-    """Read the number of the stream to end; None if there is none."""
+def unsubscription(method: str, params: object) -> Unsubscribe:
+    """Read the number of a method's stream to end, if there is one."""
     if isinstance(params, list) and len(params) == 1 and type(params[0]) is int:
-        return params[0]
-    return None
+        return Unsubscribe(method, params[0])
+    return Unsubscribe(method, None)
 
 
-def unknown_response(params: object) -> InvalidParamsError:
-    """Make the error for a response to a request of the hub, which never makes requests."""
+def refuse_response(params: object) -> NoReturn:
+    """Refuse a response to a request of the hub, which never makes requests."""
     request_id = params.get("request_id") if isinstance(params, dict) else None
     if not isinstance(request_id, str):
-        return InvalidParamsError(
+        raise InvalidParamsError(
             "Missing parameter request_id: it must be the id of a request that the hub made",
             param="request_id",
             problem="missing",
         )
-    return InvalidParamsError(
+    raise InvalidParamsError(
         f"Unknown request ID: {clipped(request_id)}."
         " The request may have timed out or been cancelled.",
         param="request_id",

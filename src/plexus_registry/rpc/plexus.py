@@ -20,9 +20,9 @@ from plexus_registry.rpc.call_parameters import (
     command_in_call,
     in_snake_case,
     invalid_params,
+    refuse_response,
     schema_of,
-    subscription,
-    unknown_response,
+    unsubscription,
 )
 from plexus_registry.rpc.schema import Plugin, hub_plugin, registry_plugin
 from plexus_registry.rpc.streams import (
@@ -31,7 +31,6 @@ from plexus_registry.rpc.streams import (
     Stream,
     StreamContent,
     StreamEncoder,
-    Unsubscribe,
 )
 from plexus_registry.rules.errors import InvalidParamsError, MethodNotFoundError, clipped, shown
 from plexus_registry.rules.events import encode_value
@@ -152,9 +151,9 @@ class Hub:
             **{f"{NAMESPACE}.{each.name}": partial(command_from, each) for each in METHODS},
             WATCH: _direct_watch,
             **streams,
-            f"{hub}.respond": _respond,
+            f"{hub}.respond": refuse_response,
             **{_underscored(each): partial(_underscored_call, each) for each in METHODS},
-            **{end: partial(_unsubscription, method) for end, method in ends.items()},
+            **{end: partial(unsubscription, method) for end, method in ends.items()},
         }
 
     def _hub_call(self, params: object) -> Stream:
@@ -302,14 +301,6 @@ def _underscored_call(method: Method, params: object) -> Stream:
     name = _underscored(method)
     command = command_from(method, in_snake_case(method, params), ignore_unknown=True)
     return Stream(name, name, _report(method, command))
-
-
-def _unsubscription(method: str, params: object) -> Unsubscribe:
-    return Unsubscribe(method, subscription(params))
-
-
-def _respond(params: object) -> Route:
-    raise unknown_response(params)
 
 
 def _report(method: Method, command: Command) -> StreamContent:

@@ -157,18 +157,13 @@ def hub_plugin(namespace: str, registry: Plugin) -> Plugin:
         },
         "required": ["method"],
     }
-    a_hash: Schema = {"type": "string"}
-    hash_event = object_schema({"event": {"type": "string", "const": "hash"}, "value": a_hash})
+    text: Schema = {"type": "string"}
+    hash_event = object_schema({"event": {**text, "const": "hash"}, "value": text})
+    children = object_schema({"namespace": text, "hash": text})
     hashes = object_schema(
         {
-            "namespace": {"type": "string"},
-            "self_hash": a_hash,
-            "children_hash": a_hash,
-            "hash": a_hash,
-            "children": {
-                "type": "array",
-                "items": object_schema({"namespace": {"type": "string"}, "hash": a_hash}),
-            },
+            **dict.fromkeys(("namespace", "self_hash", "children_hash", "hash"), text),
+            "children": {"type": "array", "items": children},
         }
     )
     methods = [

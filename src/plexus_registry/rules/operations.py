@@ -138,16 +138,16 @@ def update(records: Records, change: Update, *, now: int) -> Decision | MethodEr
     Returns:
         The decision, or `NotFound`. A new address starts with fresh health: active, never seen.
     """
-    current = effective(records)
-    if current is None:
+    held = holder(records)
+    if held is None or held.backend is None:
         return NotFound(change.name)
+    current = held.backend
     given: dict[str, str | int | None] = {
         field.name: None if value == "" and field.is_clearable else value
         for field in FIELDS.values()
         if field.new is not None and (value := getattr(change, field.name)) is not None
     }
-    held = holder(records)
-    if held is not None and held.layer not in MANUAL_LAYERS:
+    if held.layer not in MANUAL_LAYERS:
         given["source"] = Source.MANUAL
     backend = msgspec.structs.replace(current, **given, updated_at=now)
     if backend.address != current.address:
