@@ -88,40 +88,20 @@ __all__ = [
 ]
 
 _HOMES = {
-    "client.announce": ("Announcement", "Status", "announce"),
-    "app": ("open_registry", "serve"),
-    "client.connection": ("Discovered", "RegistryClient", "connect", "discover"),
-    "client.exchange": ("WatchEvent",),
-    "rules.errors": (
-        "ConfigError",
-        "ConfigInvalid",
-        "InvalidParamsError",
-        "MethodError",
-        "NameTaken",
-        "NotFound",
-        "ProtocolError",
-        "RegistryError",
-        "RegistryUnavailableError",
-        "StartError",
-        "StorageFailed",
-        "UrlError",
-        "WatchEnded",
-    ),
-    "rules.events": (
-        "BackendActive",
-        "BackendDeleted",
-        "BackendRegistered",
-        "BackendStale",
-        "BackendUpdated",
-        "Compacted",
-        "Reloaded",
-        "Snapshot",
-    ),
-    "rules.backend": ("Backend", "Health", "Register", "Source", "State", "Update"),
-    "registry": ("Registry",),
-    "settings": ("Settings",),
+    "app": "open_registry serve",
+    "client.announce": "Announcement Status announce",
+    "client.connection": "Discovered RegistryClient connect discover",
+    "client.exchange": "WatchEvent",
+    "registry": "Registry",
+    "rules.backend": "Backend Health Register Source State Update",
+    "rules.errors": "ConfigError ConfigInvalid InvalidParamsError MethodError NameTaken NotFound"
+    " ProtocolError RegistryError RegistryUnavailableError StartError StorageFailed UrlError"
+    " WatchEnded",
+    "rules.events": "BackendActive BackendDeleted BackendRegistered BackendStale BackendUpdated"
+    " Compacted Reloaded Snapshot",
+    "settings": "Settings",
 }
-_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> object:

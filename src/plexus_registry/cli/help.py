@@ -60,7 +60,6 @@ def show_help(topic: str | None) -> None:
     click.echo("\ntrio-registry help TOPIC shows a page.")
 
 
-PROGRAM = "trio-registry"
 VARIABLE = "_TRIO_REGISTRY_COMPLETE"
 """The variable that tells click that a shell asks. Source: click, "Shell Completion"."""
 
@@ -85,4 +84,4 @@ def completion(ctx: click.Context, shell: str) -> None:
 
     kind = get_completion_class(shell)
     assert kind is not None  # noqa: S101 - the choice names those that click has
-    click.echo(kind(ctx.find_root().command, {}, PROGRAM, VARIABLE).source(), nl=False)
+    click.echo(kind(ctx.find_root().command, {}, "trio-registry", VARIABLE).source(), nl=False)

@@ -54,30 +54,18 @@ def _networks(_ctx: click.Context, _param: click.Parameter, text: object) -> obj
     return text
 
 
-def _hosts(_ctx: click.Context, _param: click.Parameter, texts: object) -> object:
-    hosts = _words(texts)
-    for host in hosts:
-        if normalized_host(host) is None or "*" in host:
-            raise click.BadParameter(
-                f"{host!r} is no host: write a name or an address, such as registry.example.com"
-            )
-    return hosts
+def _words(normalized: Callable[[str], str | None], rule: str) -> Callback:
+    """Make the callback of an option that may be repeated, or hold several words."""
 
+    def read(_ctx: click.Context, _param: click.Parameter, texts: object) -> object:
+        assert isinstance(texts, tuple)  # noqa: S101 - the option may be repeated
+        words = tuple(word.strip() for text in texts for word in text.split(",") if word.strip())
+        for word in words:
+            if normalized(word) is None or "*" in word:
+                raise click.BadParameter(f"{word!r} is {rule}")
+        return words
 
-def _origins(_ctx: click.Context, _param: click.Parameter, texts: object) -> object:
-    origins = _words(texts)
-    for origin in origins:
-        if normalized_origin(origin) is None or "*" in origin:
-            raise click.BadParameter(
-                f"{origin!r} is no origin: write scheme, host and port without a path, such as"
-                " https://tools.example.com"
-            )
-    return origins
-
-
-def _words(texts: object) -> tuple[str, ...]:
-    assert isinstance(texts, tuple)  # noqa: S101 - the option may be repeated
-    return tuple(word.strip() for text in texts for word in text.split(",") if word.strip())
+    return read
 
 
 def _token(ctx: click.Context, param: click.Parameter, path: object) -> object:
@@ -94,8 +82,13 @@ def _negated(_ctx: click.Context, _param: click.Parameter, value: object) -> obj
 
 _READERS: dict[str, Callback] = {
     "probe_networks": _networks,
-    "allow_hosts": _hosts,
-    "allow_origins": _origins,
+    "allow_hosts": _words(
+        normalized_host, "no host: write a name or an address, such as registry.example.com"
+    ),
+    "allow_origins": _words(
+        normalized_origin,
+        "no origin: write scheme, host and port without a path, such as https://tools.example.com",
+    ),
     "token": _token,
     "read_token": _token,
 }

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import random
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING
@@ -132,18 +133,11 @@ async def announce(
     most. Failures in between are tried again, with pauses; the log tells when they begin and when
     they end.
 
-    Args:
-        url: The registry's URL.
-        name: The name to claim.
-        host: The host on which others can reach the service.
-        port: The port on which it listens.
-        protocol: How to connect to it: `ws` or `wss`.
-        stale_after: After how many seconds without a ping the registry assumes that a service is
-            dead; this one is pinged three times as often.
-        token: The token, if the registry wants one.
-        fail_open: Whether the block is entered without the registry as well, after
-            `ENTRY_SECONDS` at most. Otherwise the first registration must succeed.
-        details: The optional fields, as for `RegistryClient.register`.
+    `url` and `token` are those of `connect`, and what is stated of the service is that of
+    `RegistryClient.register`. `stale_after` is after how many seconds without a ping the registry
+    assumes that a service is dead; this one is pinged three times as often. With `fail_open` the
+    block is entered without the registry as well, after `ENTRY_SECONDS` at most; otherwise the
+    first registration must succeed.
 
     Raises:
         UrlError: The URL is not one of a registry.
@@ -158,10 +152,10 @@ async def announce(
     parse_url(url)
     announcement = Announcement(name, without_secrets(url))
     announcer = _Announcer(
-        announcement,
+        announcement=announcement,
         url=url,
         token=token,
-        register=partial(
+        register_on=partial(
             RegistryClient.register,
             name=name,
             host=host,
@@ -189,66 +183,56 @@ async def announce(
         announcement.become(Status.CLOSED)
 
 
+@dataclass(slots=True, kw_only=True)
 class _Announcer:
     """Keeps one announcement."""
 
-    def __init__(
-        self,
-        announcement: Announcement,
-        *,
-        url: str,
-        token: str | None,
-        register: Callable[[RegistryClient], Awaitable[object]],
-        address: tuple[str, int, str],
-        ping_every: float,
-    ) -> None:
-        self._announcement = announcement
-        self._name = announcement.name
-        self._url = url
-        self._token = token
-        self._register_on = register
-        self._address = address
-        self._ping_every = ping_every
-        self._life = trio.CancelScope(shield=True)
-        self._work = trio.CancelScope()
-        self._is_leaving = False
-        self._may_be_registered = False
-        self._is_displaced = False
+    announcement: Announcement
+    url: str
+    token: str | None
+    register_on: Callable[[RegistryClient], Awaitable[object]]
+    address: tuple[str, int, str]
+    ping_every: float
+    life: trio.CancelScope = field(default_factory=partial(trio.CancelScope, shield=True))
+    work: trio.CancelScope = field(default_factory=trio.CancelScope)
+    is_leaving: bool = False
+    may_be_registered: bool = False
+    is_displaced: bool = False
 
     async def run(self) -> None:
         """Keep the service registered until `leave` is called, and then deregister it."""
         failures = 0
-        with self._life:
-            while not self._is_leaving:
+        with self.life:
+            while not self.is_leaving:
                 began = trio.current_time()
                 pause = LONGEST_PAUSE
                 try:
                     await self._hold_connection()
                 except CallError as error:
                     # A refusal lasts: the next request will be the same.
-                    self._announcement.become(Status.REFUSED, error)
+                    self.announcement.become(Status.REFUSED, error)
                 except RegistryUnavailableError as error:
-                    self._announcement.become(Status.UNREACHABLE, error)
+                    self.announcement.become(Status.UNREACHABLE, error)
                     failures = 0 if trio.current_time() - began > STEADY_SECONDS else failures
                     pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**failures)
                     failures = min(failures + 1, 16)
                 with self._until_leaving():
                     await trio.sleep(random.uniform(0, pause))  # noqa: S311 - no secret
-            if self._may_be_registered:
+            if self.may_be_registered:
                 await self._deregister_on_new_connection()
 
     def leave(self) -> None:
         """Cut the work short, and deregister within `LEAVE_SECONDS`."""
-        self._life.deadline = trio.current_time() + LEAVE_SECONDS
-        self._is_leaving = True
-        self._work.cancel()
+        self.life.deadline = trio.current_time() + LEAVE_SECONDS
+        self.is_leaving = True
+        self.work.cancel()
 
     @contextmanager
     def _until_leaving(self) -> Iterator[None]:
         """Run the block; `leave` cancels it, also if it was called before."""
-        with trio.CancelScope() as self._work:
-            if self._is_leaving:
-                self._work.cancel()
+        with trio.CancelScope() as self.work:
+            if self.is_leaving:
+                self.work.cancel()
             yield
 
     async def _hold_connection(self) -> None:
@@ -256,40 +240,40 @@ class _Announcer:
         deadline = trio.current_time() + ANSWER_SECONDS
         async with AsyncExitStack() as stack:
             with self._until_leaving(), _answered_by(deadline):
-                opening = open_socket(self._url, token=self._token)
+                opening = open_socket(self.url, token=self.token)
                 socket = await stack.enter_async_context(opening)
-            if self._is_leaving:
+            if self.is_leaving:
                 return
             # The connection outlasts the work, because deregistering needs it.
             client = await stack.enter_async_context(run_client(socket))
             with self._until_leaving():
-                if not self._is_displaced:
+                if not self.is_displaced:
                     await self._register(client, deadline)
                 await self._stay(client)
-            if self._may_be_registered:
+            if self.may_be_registered:
                 await self._deregister(client)
 
     async def _register(self, client: RegistryClient, deadline: float | None = None) -> None:
-        was_registered, self._may_be_registered = self._may_be_registered, True
+        was_registered, self.may_be_registered = self.may_be_registered, True
         with _answered_by(deadline):
             try:
-                await self._register_on(client)
+                await self.register_on(client)
             except CallError:
-                self._may_be_registered = was_registered
+                self.may_be_registered = was_registered
                 raise
-        self._announcement.become(Status.REGISTERED)
+        self.announcement.become(Status.REGISTERED)
 
     async def _stay(self, client: RegistryClient) -> None:
         """Ping for as long as the name means this service."""
-        if self._is_displaced:
+        if self.is_displaced:
             await self._look(client)
         while True:
             # A service that never pinged does not become stale: so the first ping follows at once.
-            if not self._is_displaced and not await self._ping(client):
+            if not self.is_displaced and not await self._ping(client):
                 await self._register_again(client)
                 await self._ping(client)
             jitter = random.uniform(1 - PING_JITTER, 1 + PING_JITTER)  # noqa: S311 - no secret
-            with trio.move_on_after(self._ping_every * jitter):
+            with trio.move_on_after(self.ping_every * jitter):
                 await client.wait_lost()
             await self._look(client)
 
@@ -299,41 +283,41 @@ class _Announcer:
         A ping goes by name: if another backend has taken the name over, it would vouch for that.
         """
         with _answered_by():
-            holder = await client.get(self._name)
-        is_ours = holder is not None and holder.address == self._address
-        self._is_displaced = holder is not None and holder.is_active and not is_ours
-        if holder is not None and self._is_displaced:
-            error = NameTaken(f"{self._name} means {holder.url} now", holder=holder)
-            self._announcement.become(Status.REFUSED, error)
-        elif not is_ours or self._announcement.status is not Status.REGISTERED:
+            holder = await client.get(self.announcement.name)
+        is_ours = holder is not None and holder.address == self.address
+        self.is_displaced = holder is not None and holder.is_active and not is_ours
+        if holder is not None and self.is_displaced:
+            error = NameTaken(f"{self.announcement.name} means {holder.url} now", holder=holder)
+            self.announcement.become(Status.REFUSED, error)
+        elif not is_ours or self.announcement.status is not Status.REGISTERED:
             await self._register_again(client)
 
     async def _register_again(self, client: RegistryClient) -> None:
-        log.info("the registry does not know %s any more", self._name)
+        log.info("the registry does not know %s any more", self.announcement.name)
         await self._register(client)
 
     async def _ping(self, client: RegistryClient) -> bool:
         with _answered_by():
-            return await client.ping(self._name)
+            return await client.ping(self.announcement.name)
 
     async def _deregister_on_new_connection(self) -> None:
         try:
             async with (
-                open_socket(self._url, token=self._token) as socket,
+                open_socket(self.url, token=self.token) as socket,
                 run_client(socket) as client,
             ):
                 await self._deregister(client)
         except (CallError, RegistryUnavailableError) as error:
-            is_known = self._announcement.status is Status.UNREACHABLE
+            is_known = self.announcement.status is Status.UNREACHABLE
             level = logging.DEBUG if is_known else logging.INFO
-            log.log(level, "%s could not be deregistered: %s", self._name, error)
+            log.log(level, "%s could not be deregistered: %s", self.announcement.name, error)
 
     async def _deregister(self, client: RegistryClient) -> None:
         """Deregister, unless another backend has taken the name over."""
-        backend = await client.get(self._name)
-        if backend is not None and backend.address == self._address:
-            await client.deregister(self._name)
-        self._may_be_registered = False
+        backend = await client.get(self.announcement.name)
+        if backend is not None and backend.address == self.address:
+            await client.deregister(self.announcement.name)
+        self.may_be_registered = False
 
 
 @contextmanager
