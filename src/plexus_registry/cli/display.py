@@ -53,7 +53,7 @@ def escaped(text: str) -> str:
 
 
 def unknown(problem: str, word: str, known: Iterable[str]) -> str:
-    """Add the word to the problem that it is not known, and the word that was probably meant."""
+    """Write that a word is not known, and which of the known words was probably meant."""
     from plexus_registry.rules.methods import nearest
 
     guess = nearest(word, known, least=0.6)

@@ -29,7 +29,7 @@ from plexus_registry.rules.parameters import SECONDS
 from plexus_registry.server.token_file import TOKEN_VARIABLE, read_token, token_in_environment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from plexus_registry.rules.events import Event
     from plexus_registry.rules.parameters import Values
@@ -124,18 +124,16 @@ def address_options(function: Callable[P, None]) -> Callable[P, None]:
     )(function)
 
 
-def timeout_option(function: Callable[P, None]) -> Callable[P, None]:
-    """Add the option for the time that the answer may take."""
-    return click.option(
-        "--timeout",
-        type=float,
-        default=Session().timeout,
-        show_default=True,
-        metavar="SECONDS",
-        expose_value=False,
-        callback=_store_seconds,
-        help="How long the whole answer may take.",
-    )(function)
+timeout_option = click.option(
+    "--timeout",
+    type=float,
+    default=Session().timeout,
+    show_default=True,
+    metavar="SECONDS",
+    expose_value=False,
+    callback=_store_seconds,
+    help="How long the whole answer may take.",
+)
 
 
 def client_options(function: Callable[P, None]) -> Callable[P, None]:
@@ -153,37 +151,27 @@ def client_options(function: Callable[P, None]) -> Callable[P, None]:
 
 def detail_options(function: Callable[P, None]) -> Callable[P, None]:
     """Add an option for each field that a config file may state beside name and address."""
-    details = [FIELDS[name] for name in DECLARABLE if name in OPTIONAL]
-    return _with_options(function, [click.option(f"--{e.name}", help=e.doc) for e in details])
+    for name in reversed(DECLARABLE):
+        if name in OPTIONAL:
+            function = click.option(f"--{name}", help=FIELDS[name].doc)(function)
+    return function
 
 
 def change_options(function: Callable[P, None]) -> Callable[P, None]:
     """Add an option for each field that an update can change."""
     types = {"port": PORT, "protocol": PROTOCOL}
-    changes = [each for each in FIELDS.values() if each.new is not None]
-    return _with_options(
-        function,
-        [click.option(f"--{e.name}", type=types.get(e.name), help=e.new) for e in changes],
-    )
-
-
-def _with_options(
-    function: Callable[P, None], options: Sequence[Callable[[Callable[P, None]], Callable[P, None]]]
-) -> Callable[P, None]:
-    """Add options to a command; its help lists them in their order."""
-    for option in reversed(options):
-        function = option(function)
+    for name, field in reversed(FIELDS.items()):
+        if field.new is not None:
+            option = click.option(f"--{name}", type=types.get(name), help=field.new)
+            function = option(function)
     return function
 
 
 def call(session: Session, verb: str, kind: type[E], **params: object) -> E:
     """Call a method of the registry, and print its answer if a program reads the output.
 
-    Args:
-        session: The values of the common options.
-        verb: The method, without its namespace.
-        kind: The event that answers it.
-        params: The parameters; those that are None are not sent.
+    `verb` is the method without its namespace, and `kind` the event that answers it. Parameters
+    that are None are not sent.
 
     Raises:
         VerbError: There is no connection, no answer, or the answer is no.
