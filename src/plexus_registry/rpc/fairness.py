@@ -1,4 +1,4 @@
-"""What all connections share: turns for long work, and the memory for unread answers.
+"""The peer of a connection, and what all share: turns for long work, memory for unread answers.
 
 Trio runs every task that is ready before it looks for new input, so a client waits for as long as
 all of them take together: one round of the scheduler. Long work is cut into slices, and one slice
@@ -11,10 +11,14 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
 from plexus_registry.settings import DEFAULT_MAX_UNREAD
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 SLICE_SECONDS = 0.002
 """How long one task works before it waits for its next turn."""
@@ -26,7 +30,7 @@ VERY_LONG_CHARACTERS = 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """The peer of one connection.
+    """What the peer of one connection may do, and what it was refused.
 
     Attributes:
         may_write: Whether it may change anything.
@@ -142,3 +146,25 @@ class Share:
         if size:
             self.held -= size
             self._fairness.release(size)
+
+
+class Peer(Protocol):
+    """The client at the other end of the connection."""
+
+    @property
+    def share(self) -> Share:
+        """Its share of the resources of all connections."""
+        ...
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it has left."""
+        ...
+
+    def start_soon(self, task: Callable[[], Awaitable[None]], /) -> None:
+        """Start a task that ends with the connection."""
+        ...
+
+    async def send_part(self, text: str, *, is_first: bool, is_last: bool) -> None:
+        """Send it a part of a message."""
+        ...

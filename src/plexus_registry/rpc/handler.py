@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import AsyncExitStack, nullcontext
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from plexus_registry.registry import Registry
+    from plexus_registry.rpc.fairness import Peer
     from plexus_registry.rpc.plexus import Hub
     from plexus_registry.rpc.streams import CallFailure, Route
     from plexus_registry.rules.events import Event
@@ -69,28 +70,6 @@ log = logging.getLogger(__name__)
 
 PART_CHARACTERS = 256 * 1024
 """The answers of a batch are sent in parts of about this size."""
-
-
-class Peer(Protocol):
-    """The client at the other end of the connection."""
-
-    @property
-    def share(self) -> Share:
-        """Its share of the resources of all connections."""
-        ...
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether it has left."""
-        ...
-
-    def start_soon(self, task: Callable[[], Awaitable[None]], /) -> None:
-        """Start a task that ends with the connection."""
-        ...
-
-    async def send_part(self, text: str, *, is_first: bool, is_last: bool) -> None:
-        """Send it a part of a message."""
-        ...
 
 
 class Handler:

@@ -51,6 +51,7 @@ class OpenFiles:
         """
         self._database = database
         self._paths = (database, log_path(database), *others)
+        # Of the database and its log, the size and the time.
         self._identities, self._sizes = self._look()
 
     def check(
@@ -74,10 +75,10 @@ class OpenFiles:
             raise OSError(
                 "the file, its log or its lock was moved, removed or replaced; restart the registry"
             )
-        is_suspicious = sizes != self._sizes
-        if is_suspicious and may_grow:
-            pairs = zip(sizes, self._sizes, strict=True)
-            is_suspicious = any(size < former for (size, _), (former, _) in pairs)
+        if may_grow:
+            is_suspicious = sizes[0][0] < self._sizes[0][0] or sizes[1][0] < self._sizes[1][0]
+        else:
+            is_suspicious = sizes != self._sizes
         if is_suspicious:
             self._verify(revision)
             _, sizes = self._look()
