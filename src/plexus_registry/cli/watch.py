@@ -23,6 +23,7 @@ from plexus_registry.cli.session import (
     failures_explained,
     pass_session,
 )
+from plexus_registry.rules.errors import RegistryUnavailableError, WatchEnded
 from plexus_registry.rules.events import (
     BackendActive,
     BackendDeleted,
@@ -75,59 +76,39 @@ def watch(session: Session, *, since: int | None, name: str | None, namespace: s
     """
     import trio
 
-    follower = _Follower(session, since)
-    try:
-        with failures_explained(session):
-            trio.run(follower.follow, name, namespace)
-    except VerbError as failure:
-        if not follower.is_watching or follower.revision is None:
-            raise
-        hint = f"go on with --since {follower.revision}"
-        raise VerbError(f"{follower.loss}; {hint}", EXIT_NO_ANSWER) from failure
+    with failures_explained(session):
+        trio.run(_follow, session, since, name, namespace)
 
 
-class _Follower:
-    """Prints the events of a watch, and remembers the last revision."""
+async def _follow(
+    session: Session, since: int | None, name: str | None, namespace: str | None
+) -> None:
+    """Print events until the watch or its connection ends, and always raise then."""
+    import trio
 
-    def __init__(self, session: Session, since: int | None) -> None:
-        self.is_watching = False
-        self.revision = since
-        self.loss = ""
-        self._session = session
+    from plexus_registry.client.connection import connect
 
-    async def follow(self, name: str | None, namespace: str | None) -> None:
-        """Print events until the watch or its connection ends.
-
-        Raises:
-            RegistryUnavailableError: The connection ended, or the watch with it.
-        """
-        import trio
-
-        from plexus_registry.client.connection import connect
-        from plexus_registry.rules.errors import RegistryUnavailableError, WatchEnded
-
-        token = self._session.token
-        with trio.fail_after(self._session.timeout) as scope:
-            async with connect(self._session.url, token=token) as client:
-                watching = client.watch(since=self.revision, name=name, namespace=namespace)
-                async with watching as events:
-                    scope.deadline = float("inf")
-                    self.is_watching = True
-                    try:
-                        async for event in events:
-                            self._show(event)
-                    except (WatchEnded, RegistryUnavailableError) as error:
-                        self.loss = str(error)
-                        raise RegistryUnavailableError(self.loss) from error
-
-    def _show(self, event: WatchEvent) -> None:
-        if self._session.as_json:
-            echo_json(event)
-        else:
-            echo(in_words(event))
-        # Only printed changes were seen; those that `Compacted` leaves out are in the snapshot.
-        if not isinstance(event, Compacted):
-            self.revision = event.revision
+    with trio.fail_after(session.timeout) as scope:
+        async with (
+            connect(session.url, token=session.token) as client,
+            client.watch(since=since, name=name, namespace=namespace) as events,
+        ):
+            scope.deadline = float("inf")
+            try:
+                async for event in events:
+                    if session.as_json:
+                        echo_json(event)
+                    else:
+                        echo(in_words(event))
+                    # Only printed changes were seen; those that `Compacted` leaves out are in the
+                    # snapshot.
+                    if not isinstance(event, Compacted):
+                        since = event.revision
+            except (WatchEnded, RegistryUnavailableError) as error:
+                if since is None:
+                    raise RegistryUnavailableError(str(error)) from error
+                hint = f"go on with --since {since}"
+                raise VerbError(f"{error}; {hint}", EXIT_NO_ANSWER) from error
 
 
 def in_words(event: WatchEvent) -> str:
