@@ -335,7 +335,7 @@ async def test_a_registry_that_stays_away_is_not_said_again_at_the_end(
         await network.last.cut()
         await announcement.wait_for(Status.UNREACHABLE)
     said = [record.getMessage().partition(":")[0] for record in caplog.records]
-    assert said == ["svc is announced at ws", "svc is not announced for now, trying on"]
+    assert said == ["svc is announced at ws", "svc is not announced for now, still trying"]
 
 
 async def test_a_name_that_somebody_took_over_is_not_deregistered(

@@ -108,7 +108,7 @@ class Announcement:
             case Status.REFUSED:
                 return "%s is not announced, the registry refuses: %s", self.name, error
             case Status.UNREACHABLE:
-                return "%s is not announced for now, trying on: %s", self.name, error
+                return "%s is not announced for now, still trying: %s", self.name, error
             case _:
                 return "%s is no longer announced at %s", self.name, self._url
 
