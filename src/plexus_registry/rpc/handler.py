@@ -215,12 +215,11 @@ class Handler:
             else:
                 result = await self._carry_out(route)
         except CallError as refusal:
-            error = refusal
+            return None if request.id is None else self._refuse(request.id, refusal)
         except Exception as bug:  # noqa: BLE001 - it is logged, and answered
             error = _bug(request, bug)
-        else:
-            return None if request.id is None else result_response(request.id, result)
-        return None if request.id is None else self._refuse(request.id, error)
+            return None if request.id is None else self._refuse(request.id, error)
+        return None if request.id is None else result_response(request.id, result)
 
     async def _begin(self, stream: Stream, *, is_heard: bool) -> str:
         """Begin a stream, and return the number to acknowledge it with."""
