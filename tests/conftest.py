@@ -21,6 +21,8 @@ settings.register_profile(
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
 
+# A shell that starts the suite in the background has it and all its processes ignore these.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A shell that starts the suite in the background has it ignore Ctrl-C, and all its processes.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
