@@ -88,7 +88,7 @@ class Registry:
         self.config = config
         self.now = now
         self.probe = probe
-        self.commits = GroupCommit(store, self.catalog, self._publish, self._end_commit, now)
+        self.commits = GroupCommit(store, self.catalog, self._publish, self._note_commit, now)
         self.health = HealthMonitor(self.catalog, self.commits, policy, now)
         self.pings = Pings(self.catalog, self.commits, self.health.note_ping, now)
         self._wakeups: set[Wakeup] = set()
@@ -279,7 +279,5 @@ class Registry:
             for wakeup in self._wakeups:
                 wakeup.set()
 
-    def _end_commit(self, began: float) -> None:
-        """Handle what waited for a commit; it began at a moment of Trio's clock."""
+    def _note_commit(self, began: float) -> None:
         self.health.note_commit(began)
-        self.pings.repeat()

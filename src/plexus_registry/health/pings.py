@@ -1,23 +1,24 @@
 """Pings: they show at once, whatever the disk does, and are written to it together, a little later.
 
 Theory of operation. A ping that changes no state is published to the catalog without a commit; the
-ping writer saves such names together, at most `PING_DELAY` later. If a commit that changes the name
-is being saved, its records would replace the ping, so the ping is repeated when that commit ends. A
-ping that changes the state of its backend (a revival) needs a commit of its own. A caller that
-cannot wait for it leaves it to the ping writer.
+ping writer saves such names together, at most `PING_DELAY` later. A ping that changes the state of
+its backend is a commit of its own, and so is a ping for a name that a commit in hand changes. Both
+have their place in the queue of commits, so that a later call counts for more. A connection waits
+for such a commit only for `PATIENCE`; the commit goes on, even if the connection ends.
 
 Source: manual/operations.md, "Promises".
 """
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 import trio
 
 from plexus_registry.rules import operations
-from plexus_registry.rules.errors import MethodError
+from plexus_registry.rules.errors import MethodError, StorageFailed
 from plexus_registry.rules.events import Pinged, pinged
 from plexus_registry.rules.merge import effective
 from plexus_registry.rules.states import ping_changes
@@ -25,13 +26,15 @@ from plexus_registry.rules.states import ping_changes
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from plexus_registry.rules.backend import State
+    from plexus_registry.rules.backend import Backend
     from plexus_registry.rules.catalog import Catalog
     from plexus_registry.rules.change_log import Transaction
     from plexus_registry.rules.operations import Records
     from plexus_registry.storage.group_commit import GroupCommit
 
     StartSoon: TypeAlias = Callable[[Callable[[], Awaitable[None]]], None]
+
+log = logging.getLogger(__name__)
 
 PING_DELAY = 1.0
 """Seconds that a ping may wait for the disk. Source: manual/operations.md, "Promises"."""
@@ -62,69 +65,80 @@ class Pings:
         self._note_ping = note_ping
         self._now = now
         self._unwritten: set[str] = set()
-        # When names were pinged that the commit being saved changes.
-        self._during_commit: dict[str, int] = {}
-        # When backends were pinged that are to be revived, and the state that they were in then.
-        self._revivals: dict[str, tuple[int, State]] = {}
+        # The tasks whose pings were answered before they were committed.
+        self._late: dict[str, trio.CancelScope] = {}
         self._are_waiting = trio.Event()
 
     async def ping(self, name: str) -> Pinged:
-        """Count a sign of life; a revival is committed when this returns.
+        """Count a sign of life; if it changes the state of the backend, that is committed.
 
         Raises:
-            StorageFailed: The backend could not be revived.
+            StorageFailed: The state could not be changed.
         """
         backend = self._catalog.get(name)
         if backend is None:
             return pinged(name, success=False)
         if backend.is_active:
             self._note_ping(name)
-        if ping_changes(backend):
-            revived, revision = await self._commits.commit(partial(self._revive, name, self._now()))
-            return pinged(name, success=revived, revision=revision if revived else None)
+        if self._needs_commit(backend):
+            try:
+                change = partial(self._commit, name, self._now())
+                (is_known, is_revived), revision = await self._commits.commit(change)
+            except StorageFailed:
+                backend = self._catalog.get(name)
+                if backend is None or ping_changes(backend):
+                    raise
+            else:
+                return pinged(name, success=is_known, revision=revision if is_revived else None)
         self._show(name, now=self._now())
-        if not self._commits.is_settled(name):
-            self._during_commit[name] = self._now()
         return pinged(name, success=True)
 
     async def ping_in_time(self, name: str, start_soon: StartSoon) -> Pinged:
         """Count a sign of life; return within `PATIENCE`, even if the disk hangs.
-
-        A revival that is not committed by then counts all the same: the ping writer commits it.
 
         Args:
             name: The backend.
             start_soon: Starts a task that may go on after this returns.
 
         Raises:
-            StorageFailed: The backend could not be revived.
+            StorageFailed: The state could not be changed.
         """
         backend = self._catalog.get(name)
-        if backend is None or not ping_changes(backend):
+        if backend is None or not self._needs_commit(backend):
             return await self.ping(name)
-        if self._revivals:  # the disk is slow: this one joins the others
-            self._revive_later(name, now=self._now())
-            return pinged(name, success=True)
         outcome: list[Pinged | Exception] = []
         is_over = trio.Event()
+        # Shielded: the connection may end meanwhile, and the ping was answered.
+        scope = trio.CancelScope(shield=True)
 
-        async def revive() -> None:
-            try:
-                outcome.append(await self.ping(name))
-            except Exception as error:  # noqa: BLE001 - it is raised below, or when it is repeated
-                outcome.append(error)
+        async def ping() -> None:
+            with scope:
+                try:
+                    outcome.append(await self.ping(name))
+                except Exception as error:  # noqa: BLE001 - it is raised or logged below
+                    outcome.append(error)
             is_over.set()
+            if self._late.get(name) is scope:
+                del self._late[name]
+                if outcome and isinstance(outcome[0], Exception):
+                    log.warning("a ping of %s that was answered is lost: %s", name, outcome[0])
 
-        start_soon(revive)
-        with trio.move_on_after(PATIENCE):
+        start_soon(ping)
+        # While the disk hangs, only the first ping waits for it.
+        with trio.move_on_after(0 if self._late else PATIENCE):
             await is_over.wait()
         if not outcome:
-            self._revive_later(name, now=self._now())
+            if (earlier := self._late.get(name)) is not None:
+                earlier.cancel()  # this ping has a later place in the queue
+            self._late[name] = scope
             return pinged(name, success=True)
         result = outcome.pop()
         if isinstance(result, Exception):
             raise result
         return result
+
+    def _needs_commit(self, backend: Backend) -> bool:
+        return ping_changes(backend) or not self._commits.is_settled(backend.name)
 
     def _show(self, name: str, *, now: int) -> None:
         """Publish a ping that changes no state, and leave it to be written."""
@@ -137,20 +151,15 @@ class Pings:
         self._unwritten.add(name)
         self._are_waiting.set()
 
-    def _revive(self, name: str, now: int, transaction: Transaction) -> bool:
-        """Revive a backend in a transaction; return False if the name was deleted meanwhile."""
+    def _commit(self, name: str, now: int, transaction: Transaction) -> tuple[bool, bool]:
+        """Ping in a transaction; return whether the name exists, and whether its state changes."""
+        backend = effective(transaction.records(name))
         decision = operations.ping(transaction.records(name), name, now=now)
-        if isinstance(decision, MethodError):
-            return False
+        if backend is None or isinstance(decision, MethodError):
+            return False, False
         transaction.write(name, decision.records)
         transaction.signs_of_life.add(name)
-        return True
-
-    def _revive_later(self, name: str, *, now: int) -> None:
-        backend = self._catalog.get(name)
-        if backend is not None and ping_changes(backend):
-            self._revivals[name] = (now, backend.state)
-            self._are_waiting.set()
+        return True, ping_changes(backend)
 
     # What the ping writer does.
 
@@ -164,42 +173,21 @@ class Pings:
         Raises:
             StorageFailed: They still have to be written.
         """
-        if self._unwritten or self._revivals:
+        if self._unwritten:
             await self._commits.commit(self._write)
 
     def _write(self, transaction: Transaction) -> None:
         for name in self._unwritten:
             transaction.save_again(name)
-        for name, (now, state) in self._revivals.items():
-            backend = effective(transaction.records(name))
-            # A call that changed the state since then is newer than the ping.
-            if backend is not None and backend.state is state:
-                self._revive(name, now, transaction)
-
-    # What commits mean for pings.
 
     def forget_written(
         self, changes: Mapping[str, Records], saved_again: Mapping[str, Records]
     ) -> None:
-        """Forget the pings that a commit wrote or made obsolete."""
+        """Forget the pings that a commit wrote."""
         self._unwritten -= changes.keys()
         for name, records in saved_again.items():
             if self._catalog.records(name) is records:  # no newer ping came meanwhile
                 self._unwritten.discard(name)
-        for name, (_, state) in [*self._revivals.items()]:
-            backend = self._catalog.get(name)
-            if backend is None or backend.state is not state:
-                del self._revivals[name]
         # A task that waits holds an event that is not set yet.
-        if self._are_waiting.is_set() and not self._unwritten and not self._revivals:
+        if self._are_waiting.is_set() and not self._unwritten:
             self._are_waiting = trio.Event()
-
-    def repeat(self) -> None:
-        """Repeat the pings that came while a commit that changes their names was being saved."""
-        pings, self._during_commit = self._during_commit, {}
-        for name, now in pings.items():
-            backend = self._catalog.get(name)
-            if backend is not None and ping_changes(backend):
-                self._revive_later(name, now=now)
-            else:
-                self._show(name, now=now)
