@@ -33,7 +33,7 @@ class Plan:
     read_connections: tuple[int, ...] = (1, 16)
     stored: tuple[int, ...] = (10, 1_000, 100_000)
     idle_connections: int = 1_000
-    probed: int = 10_000
+    probed: int = 1_000
 
 
 QUICK = Plan(
@@ -43,7 +43,6 @@ QUICK = Plan(
     read_connections=(16,),
     stored=(10, 1_000, 5_000),
     idle_connections=100,
-    probed=1_000,
 )
 
 

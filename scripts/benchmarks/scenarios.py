@@ -37,7 +37,7 @@ PROBE_SETTLE_SECONDS = 20.0
 PROBED_ADDRESSES = 200
 LOOK_SECONDS = 0.02
 SOCKETS = 64
-CORE = 0.05
+CORE = 0.03
 
 
 def measure_reads(bench: Bench) -> list[Figure]:
