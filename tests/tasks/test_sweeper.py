@@ -410,6 +410,42 @@ async def test_of_a_late_ping_and_a_goodbye_the_later_counts(
         assert is_active(registry) == is_last
 
 
+async def test_late_pings_of_one_name_take_one_place_in_the_queue(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    disk = Disk()
+    async with opened(tmp_path, disk) as registry, trio.open_nursery() as nursery:
+        await registry.register(HUB)
+        await registry.deregister("hub")
+        barrier = disk.barrier = trio.Event()
+        nursery.start_soon(registry.register, Register(name="other", host="h", port=1))
+        await disk.reached_barrier.wait()
+        for _ in range(20):
+            assert (await registry.pings.ping_in_time("hub", nursery.start_soon)).success
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(registry.commits._queue) == 1
+        await release(disk, barrier)
+
+
+async def test_a_bug_in_a_late_ping_is_logged(
+    tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = Disk()
+    async with opened(tmp_path, disk) as registry, trio.open_nursery() as nursery:
+        await registry.register(HUB)
+        await registry.deregister("hub")
+        barrier = disk.barrier = trio.Event()
+        nursery.start_soon(registry.register, Register(name="other", host="h", port=1))
+        await disk.reached_barrier.wait()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(registry.pings, "_commit", lambda *_: 1 / 0)
+            assert (await registry.pings.ping_in_time("hub", nursery.start_soon)).success
+            await release(disk, barrier)
+            await trio.testing.wait_all_tasks_blocked()
+    assert 'a ping of "hub" failed' in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+
+
 async def release(disk: Disk, barrier: trio.Event) -> None:
     disk.barrier = None
     barrier.set()

@@ -2,8 +2,8 @@
 
 Theory of operation. A ping that changes no state is published to the catalog without a commit; the
 ping writer saves such names together, at most `PING_DELAY` later. A ping that changes the state of
-its backend is a commit of its own, and so is a ping for a name that a commit in hand changes. Both
-have their place in the queue of commits, so that a later call counts for more. A connection waits
+its backend is a commit of its own, and so is a ping for a name that is being committed. Both have
+their place in the queue of commits, so that a later call counts for more. A connection waits
 for such a commit only for `PATIENCE`; the commit goes on, even if the connection ends.
 
 Source: manual/operations.md, "Promises".
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import trio
 
 from plexus_registry.rules import operations
-from plexus_registry.rules.errors import MethodError, StorageFailed
+from plexus_registry.rules.errors import MethodError, StorageFailed, shown
 from plexus_registry.rules.events import Pinged, pinged
 from plexus_registry.rules.merge import effective
 from plexus_registry.rules.states import ping_changes
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 PING_DELAY = 1.0
 """Seconds that a ping may wait for the disk. Source: manual/operations.md, "Promises"."""
 PATIENCE = 0.25
-"""Seconds that a connection waits for the commit of a revival before it reads its next frame."""
+"""Seconds that a connection waits for the commit of a ping before it reads its next frame."""
 
 
 class Pings:
@@ -94,7 +94,10 @@ class Pings:
         return pinged(name, success=True)
 
     async def ping_in_time(self, name: str, start_soon: StartSoon) -> Pinged:
-        """Count a sign of life; return within `PATIENCE`, even if the disk hangs.
+        """Count a sign of life; return within `PATIENCE` seconds, even if the disk hangs.
+
+        A ping that is not committed by then takes effect when the disk works again. If storage
+        fails instead, it is lost.
 
         Args:
             name: The backend.
@@ -120,8 +123,10 @@ class Pings:
             is_over.set()
             if self._late.get(name) is scope:
                 del self._late[name]
-                if outcome and isinstance(outcome[0], Exception):
-                    log.warning("a ping of %s that was answered is lost: %s", name, outcome[0])
+                for result in outcome:
+                    # That storage fails is logged where it fails.
+                    if isinstance(result, Exception) and not isinstance(result, StorageFailed):
+                        log.error("a ping of %s failed", shown(name), exc_info=result)
 
         start_soon(ping)
         # While the disk hangs, only the first ping waits for it.

@@ -162,7 +162,7 @@ class Peer(Protocol):
         ...
 
     def start_soon(self, task: Callable[[], Awaitable[None]], /) -> None:
-        """Start a task that ends with the connection."""
+        """Start a task, which has to end before the connection is closed."""
         ...
 
     async def send_part(self, text: str, *, is_first: bool, is_last: bool) -> None:

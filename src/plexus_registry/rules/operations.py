@@ -1,10 +1,10 @@
 """The effect of each call on the records of one name.
 
 Theory of operation. A rule takes a command and the records of one name, and returns a `Decision`:
-the records after it. A refusal is a value too: a `MethodError` that is
-returned, not raised. What a call writes goes to the layer `runtime` and replaces what an
-earlier run's call left in `database`; env, file and auto records stay as their origin stated
-them, but for their health. The lower layers show again once the record above them is gone.
+the records after it. A refusal is a value too: a `MethodError` that is returned, not raised. What
+a call writes goes to the layer `runtime` and replaces what a call of an earlier run left in
+`database`. Records of env, file and auto stay as they were declared, except for their health. The
+lower layers show again once the record above them is gone.
 
 Source: manual/methods.md, "Who gets a name".
 """
