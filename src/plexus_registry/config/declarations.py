@@ -1,8 +1,5 @@
 """The declarations of the config file and the environment, and the export that loads back to them.
 
-`tomllib` does not keep the lines of keys, so `_Lines` finds them once a message needs one. If the
-number of `[[backend]]` headers is not that of the entries (an inline array), no line is known.
-
 Source: manual/config.md, "The config file".
 """
 
@@ -13,7 +10,7 @@ import re
 import tomllib
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
 import tomli_w
@@ -22,7 +19,10 @@ from plexus_registry.rules.backend import DECLARABLE, FIELDS, Backend, Declarati
 from plexus_registry.rules.errors import ConfigError, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping
+
+    Fail = Callable[[str, str | None], ConfigError]
+    """Makes the error of one entry from a reason and the key that it is about."""
 
 ENV_VARIABLE = "REGISTRY_BACKENDS"
 _TABLE = "backend"
@@ -47,11 +47,7 @@ class Declared:
 
 
 def parse_toml(text: str, *, path: str) -> Declared:
-    """Read a config file.
-
-    Args:
-        text: The whole file.
-        path: Its path, for messages.
+    """Read a whole config file; `path` is for messages.
 
     Raises:
         ConfigError: The syntax, an entry or a field is wrong, or a name is stated twice; with
@@ -68,17 +64,18 @@ def parse_toml(text: str, *, path: str) -> Declared:
     except ValueError as error:  # a number of more digits than Python reads
         raise ConfigError(path, None, str(error).partition(";")[0]) from error
     entries = document.pop(_TABLE, None)
+    lines = _Lines(text, len(entries) if isinstance(entries, list) else 0)
     if entries is None:
-        _refuse_mistyped_table(document, _Lines(text, 0), path)
+        _refuse_mistyped_table(document, lines, path)
         entries = []
     if not isinstance(entries, list):
-        line_of = _Lines(text, 0).of_top(_TABLE)
-        raise ConfigError(path, line_of, "write [[backend]] with double brackets, one a backend")
-    lines = _Lines(text, len(entries))
-    unknown: list[tuple[Callable[[str], int | None], str, str]] = []
+        reason = "write [[backend]] with double brackets, one a backend"
+        raise ConfigError(path, lines.of_top(_TABLE), reason)
+    ignored = []
     for key in document:
         hint = f"; did you mean [[{_TABLE}]]?" if _nearest(key, [_TABLE]) else ""
-        unknown.append((lines.of_top, key, f"unknown key {shown(key)} is ignored{hint}"))
+        reason = f"unknown key {shown(key)} is ignored{hint}"
+        ignored.append(ConfigError(path, lines.of_top(key), reason))
     backends: dict[str, Declaration] = {}
     indexes: dict[str, int] = {}
     for index, entry in enumerate(entries):
@@ -90,10 +87,16 @@ def parse_toml(text: str, *, path: str) -> Declared:
             where = f", first at line {first}" if first else ""
             raise fail(f"name {shown(name)} is stated twice{where}", "name")
         backends[name], indexes[name] = declaration, index
-        for key in [each for each in entry if each not in _DECLARABLE_SET]:
-            text = f"backend {index + 1}: unknown key {shown(key)} is ignored{_hint(key, entry)}"
-            unknown.append((partial(lines.of_key, index), key, text))
-    return Declared(backends, _warnings(path, unknown))
+        ignored += [
+            fail(f"unknown key {shown(key)} is ignored{_hint(key, entry)}", key)
+            for key in entry
+            if key not in _DECLARABLE_SET
+        ]
+    warnings = [str(error) for error in ignored[:_MOST_WARNINGS]]
+    if len(ignored) > _MOST_WARNINGS:
+        more = len(ignored) - _MOST_WARNINGS
+        warnings.append(f"{path}: {more} more unknown keys are ignored")
+    return Declared(backends, tuple(warnings))
 
 
 def parse_environment(text: str) -> Declared:
@@ -109,70 +112,45 @@ def parse_environment(text: str) -> Declared:
         fail = partial(_pair_error, number)
         name, equals, url = pair.partition("=")
         if not equals:
-            raise fail(f"{shown(pair)} must be NAME=ws://HOST:PORT")
+            raise fail(f"{shown(pair)} must be NAME=ws://HOST:PORT", None)
         declaration = _declaration({"name": name.strip(), **_url_fields(url.strip(), fail)}, fail)
         if declaration.name in backends:
-            raise fail(f"name {shown(declaration.name)} is stated twice")
+            raise fail(f"name {shown(declaration.name)} is stated twice", None)
         backends[declaration.name] = declaration
     return Declared(backends)
 
 
-class Fail(Protocol):
-    """Makes the error of one entry."""
-
-    def __call__(self, reason: str, key: str | None = None, /) -> ConfigError:
-        """Make an error with a reason and the key that it is about."""
-        ...
-
-
-def _entry_error(
-    path: str, lines: _Lines, index: int, reason: str, key: str | None = None, /
-) -> ConfigError:
+def _entry_error(path: str, lines: _Lines, index: int, reason: str, key: str | None) -> ConfigError:
     return ConfigError(path, lines.of_key(index, key), f"backend {index + 1}: {reason}")
 
 
-def _pair_error(number: int, reason: str, _key: str | None = None, /) -> ConfigError:
+def _pair_error(number: int, reason: str, _key: str | None) -> ConfigError:
     return ConfigError(ENV_VARIABLE, None, f"backend {number}: {reason}")
 
 
 def _url_fields(url: str, fail: Fail) -> dict[str, object]:
     parts = _URL.fullmatch(url)
     if parts is None:
-        raise fail(f"{shown(url)} must be ws://HOST:PORT or wss://HOST:PORT")
+        raise fail(f"{shown(url)} must be ws://HOST:PORT or wss://HOST:PORT", None)
     protocol, ipv6, host, port = parts.groups()
     return {"protocol": protocol or "", "host": ipv6 or host, "port": int(port)}
 
 
 def _declaration(entry: object, fail: Fail) -> Declaration:
     if not isinstance(entry, dict):
-        raise fail(f"{shown(entry)} must be a table")
+        raise fail(f"{shown(entry)} must be a table", None)
     values: dict[str, object] = {}
     for key in DECLARABLE:
         field, value = FIELDS[key], entry.get(key)
         if key not in entry:
             if field.required:
                 hint = _hint_of_missing(key, entry)
-                raise fail(f"{key} is missing{hint}; it must be {field.values.rule}")
-            continue
-        if not field.values.accepts(value):
+                raise fail(f"{key} is missing{hint}; it must be {field.values.rule}", None)
+        elif not field.values.accepts(value):
             raise fail(f"{key} {shown(value)} must be {field.values.rule}", key)
-        if value != "" or not field.is_clearable:
+        elif value != "" or not field.is_clearable:
             values[key] = value
     return msgspec.convert(values, Declaration)
-
-
-def _warnings(
-    path: str, unknown: Sequence[tuple[Callable[[str], int | None], str, str]]
-) -> tuple[str, ...]:
-    """Warn of unknown keys: of each what finds its line, the key, and the text."""
-    warnings = []
-    for line_of, key, text in unknown[:_MOST_WARNINGS]:
-        line = line_of(key)
-        warnings.append(f"{path}{f', line {line}' if line else ''}: {text}")
-    if len(unknown) > _MOST_WARNINGS:
-        more = len(unknown) - _MOST_WARNINGS
-        warnings.append(f"{path}: {more} more unknown keys are ignored")
-    return tuple(warnings)
 
 
 def _refuse_mistyped_table(document: Mapping[str, object], lines: _Lines, path: str) -> None:
@@ -180,9 +158,8 @@ def _refuse_mistyped_table(document: Mapping[str, object], lines: _Lines, path: 
     tables = (key for key, value in document.items() if isinstance(value, (list, dict)))
     key = _nearest(_TABLE, tables)
     if key is not None:
-        raise ConfigError(
-            path, lines.of_top(key), f"unknown key {shown(key)}; did you mean [[{_TABLE}]]?"
-        )
+        reason = f"unknown key {shown(key)}; did you mean [[{_TABLE}]]?"
+        raise ConfigError(path, lines.of_top(key), reason)
 
 
 def _hint(key: str, entry: Mapping[str, object]) -> str:
@@ -246,29 +223,34 @@ def _escape(match: re.Match[str]) -> str:
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
-# Strings first, so that a "#" in one begins no comment.
-_PIECE = re.compile(r'"""|\'\'\'|"(?:\\.|[^"\\])*"|\'[^\']*\'|#')
-_END = {
-    '"""': re.compile(r'(?:\\.|[^\\])*?"{3,5}'),
-    "'''": re.compile(r".*?'{3,5}"),
-}
+# Multi-line strings, strings of one line (which may be keys), and comments; strings come first, so
+# that a "#" in one begins no comment.
+_PIECE = re.compile(
+    r'"""(?:[^"\\]++|\\.|"(?!""))*+"{3,5}'
+    r"|'{3}.*?'{3,5}"
+    r"""|("(?:\\.|[^"\\])*"|'[^']*')"""
+    r"|#[^\n]*",
+    re.DOTALL,
+)
 _KEY = re.compile(r"\s*(\[{0,2})\s*(?:\"([^\"]*)\"|'([^']*)'|([A-Za-z0-9_-]+))\s*(\]\]|[\]=.])")
 _SUBKEY = re.compile(r"\s*(?:\"([^\"]*)\"|'([^']*)'|([A-Za-z0-9_-]+))")
 
 
 class _Lines:
-    """The lines of a text and the keys that begin them."""
+    """The lines of a text and the keys that begin them; `tomllib` does not keep them.
+
+    The index is made once a message needs a line. If the number of `[[backend]]` headers is not
+    that of the entries (an inline array), no line of an entry is known.
+    """
 
     def __init__(self, text: str, entries: int) -> None:
         self._text = text
         self._entries = entries
 
     def of_top(self, key: str) -> int | None:
-        """Find the first line that states a key of the document."""
         return self._index[0].get(key)
 
     def of_entry(self, index: int) -> int | None:
-        """Find the header of an entry, counted from 0."""
         headers = self._index[1]
         return headers[index] if len(headers) == self._entries else None
 
@@ -284,7 +266,9 @@ class _Lines:
         top: dict[str, int] = {}
         headers: list[int] = []
         of_entries: dict[tuple[int, str], int] = {}
-        for number, line in _lines_outside_strings(self._text):
+        # Without comments and multi-line strings, but with all line ends.
+        text = _PIECE.sub(lambda piece: piece[1] or "\n" * piece[0].count("\n"), self._text)
+        for number, line in enumerate(text.split("\n"), start=1):
             found = _KEY.match(line)
             if found is None:
                 continue
@@ -301,31 +285,3 @@ class _Lines:
             elif headers and not brackets:
                 of_entries.setdefault((headers[-1], key), number)
         return top, headers, of_entries
-
-
-def _lines_outside_strings(text: str) -> Iterator[tuple[int, str]]:
-    """Number the lines from 1, without comments and multi-line strings."""
-    open_quotes = None
-    for number, line in enumerate(text.split("\n"), start=1):
-        kept: list[str] = []
-        position = 0
-        while position < len(line):
-            if open_quotes is not None:
-                end = _END[open_quotes].match(line, position)
-                if end is None:
-                    break
-                open_quotes, position = None, end.end()
-                continue
-            piece = _PIECE.search(line, position)
-            if piece is None:
-                kept.append(line[position:])
-                break
-            kept.append(line[position : piece.start()])
-            if piece[0] == "#":
-                break
-            if piece[0] in _END:
-                open_quotes = piece[0]
-            else:
-                kept.append(piece[0])
-            position = piece.end()
-        yield number, "".join(kept)

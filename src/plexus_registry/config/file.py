@@ -30,14 +30,13 @@ if TYPE_CHECKING:
 
 Signature = tuple[int, ...] | None
 """The identity of the content by `stat`; None if there is no content."""
+_NEVER: Signature = ()
+"""Equal to no signature: the file was not looked at yet, or has to be read again."""
 
 MAX_BYTES = 8 * 1024 * 1024
 """The largest file that is read. Source: manual/config.md, "When the file changes"."""
 
-READ_TRIES = 100
-"""How often a file is read again if it changes meanwhile."""
-
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +74,13 @@ class ConfigFile:
         now: Callable[[], int] = lambda: int(time.time()),
     ) -> None:
         self.path = path
-        self.invalid_since: int | None = None
-        self.is_there = False
-        self._now = now
         self.lock = trio.Lock()
         self.error: ConfigError | None = None
+        self.invalid_since: int | None = None
+        self.is_there = False
         self._run_sync = run_sync
-        # Of the content that was read last, and of the last look.
-        self._read: Signature = None
-        self._has_been_read = False
-        self._looked_at: Signature = None
-        self._has_looked = False
+        self._now = now
+        self._looked_at = self._read = _NEVER
 
     async def read_change(self) -> Declared | None:
         """Look at the file, and read it if two looks in a row found the same change.
@@ -112,17 +107,16 @@ class ConfigFile:
 
     def forget(self) -> None:
         """Make the next look read the file again, because its declarations were not applied."""
-        self._has_been_read = False
+        self._read = _NEVER
 
     def _look(self) -> Content | None:
         """Read the file if that is due. Runs in a worker thread, one at a time."""
         signature = _signature(self.path)
         self.is_there = signature is not None
-        is_settled = signature == self._looked_at
-        if not self._has_looked:
-            is_settled = signature is not None
-        self._looked_at, self._has_looked = signature, True
-        if not is_settled or (self._has_been_read and signature == self._read):
+        is_first = self._looked_at == _NEVER
+        is_settled = self.is_there if is_first else signature == self._looked_at
+        self._looked_at = signature
+        if not is_settled or signature == self._read:
             return None
         content = read_content(self.path, tries=1)
         # If it changed while it was read, the looks begin anew.
@@ -131,7 +125,7 @@ class ConfigFile:
 
     def _take(self, content: Content) -> Declared:
         self.is_there = content.signature is not None
-        self._read, self._has_been_read = content.signature, content.is_final
+        self._read = content.signature if content.is_final else _NEVER
         if isinstance(content.outcome, ConfigError):
             self.error = content.outcome
             if self.invalid_since is None:
@@ -141,12 +135,11 @@ class ConfigFile:
         return content.outcome
 
 
-def read_content(path: Path, *, tries: int = READ_TRIES) -> Content:
+def read_content(path: Path, *, tries: int = 100) -> Content:
     """Read and parse a config file; this never waits, not even for a FIFO.
 
-    Args:
-        path: Its path; a file that does not exist declares nothing.
-        tries: How often to read a file that changes meanwhile.
+    A file that does not exist declares nothing. `tries` is how often to read a file that changes
+    meanwhile.
     """
     for _ in range(tries):
         signature = _signature(path)
@@ -170,42 +163,29 @@ def read_content(path: Path, *, tries: int = READ_TRIES) -> Content:
 
 
 def _read_bytes(path: Path) -> bytes:
-    """Read a regular file of at most `MAX_BYTES`.
-
-    Raises:
-        ConfigError: It is not a regular file, or larger.
-        OSError: It cannot be opened or read.
-    """
     # A FIFO or a device might let the reader wait for ever, or act on being opened.
-    _refuse_special(path, path.stat())
+    _check_regular(path, path.stat())
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor
-        _refuse_special(path, os.fstat(descriptor))
+        _check_regular(path, os.fstat(descriptor))
         data = file.read(MAX_BYTES + 1)
-    _refuse_size(path, len(data))
+    if len(data) > MAX_BYTES:
+        reason = f"is larger than {MAX_BYTES} bytes; remove what is no backend"
+        raise ConfigError(str(path), None, reason)
     return data
 
 
-def _refuse_special(path: Path, status: os.stat_result) -> None:
+def _check_regular(path: Path, status: os.stat_result) -> None:
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not stat.S_ISREG(status.st_mode):
-        raise ConfigError(
-            str(path), None, "is not a regular file; name a file, or a link to one, in --config"
-        )
-    _refuse_size(path, status.st_size)
-
-
-def _refuse_size(path: Path, size: int) -> None:
-    if size > MAX_BYTES:
-        raise ConfigError(
-            str(path), None, f"is larger than {MAX_BYTES} bytes; remove what is no backend"
-        )
+        reason = "is not a regular file; name a file, or a link to one, in --config"
+        raise ConfigError(str(path), None, reason)
 
 
 def _decoded(data: bytes, path: Path) -> str:
     try:
-        return data.removeprefix(BYTE_ORDER_MARK).decode()
+        return data.removeprefix(_BYTE_ORDER_MARK).decode()
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigError(str(path), line, "is not UTF-8 text; save it as UTF-8") from error
@@ -220,11 +200,5 @@ def _signature(path: Path) -> Signature:
         return (error.errno or 0,)
     if status.st_size == 0 and stat.S_ISREG(status.st_mode):
         return None
-    return (
-        status.st_dev,
-        status.st_ino,
-        status.st_size,
-        status.st_mtime_ns,
-        status.st_ctime_ns,
-        status.st_mode,
-    )
+    content = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return (status.st_dev, status.st_ino, status.st_mode, *content)
