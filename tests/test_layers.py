@@ -50,8 +50,7 @@ ROOMS: dict[str, Room] = {
     "registry": Room("health config storage concurrency rules"),
     "health": Room(
         "config storage concurrency websocket_frames rules",
-        pure="allowed_networks deadlines probe_history probe_protocol schedule"
-        " self_preservation tracker",
+        pure="evidence probe_protocol tracker",
     ),
     "config": Room("concurrency rules", pure="declarations"),
     "storage": Room("concurrency rules"),

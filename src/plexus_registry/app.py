@@ -30,7 +30,7 @@ from plexus_registry import __version__
 from plexus_registry.concurrency import RunSync, lone_error, run_in_thread
 from plexus_registry.config.declarations import parse_environment
 from plexus_registry.config.file import ConfigFile
-from plexus_registry.health.allowed_networks import parse_networks
+from plexus_registry.health.network import parse_networks
 from plexus_registry.health.probe import Probe
 from plexus_registry.health.tracker import Policy
 from plexus_registry.registry import Registry, WallClock, wall_clock
@@ -45,9 +45,14 @@ from plexus_registry.server.shutdown import Shutdown
 from plexus_registry.server.tls import open_certificate
 from plexus_registry.server.token_file import MIN_TOKEN
 from plexus_registry.storage.opening import open_store
-from plexus_registry.tasks.config_watch import watch_config_forever, watch_config_once
+from plexus_registry.tasks.periodic import (
+    repair_forever,
+    sweep_forever,
+    watch_config_forever,
+    watch_config_once,
+    write_pings_forever,
+)
 from plexus_registry.tasks.prober import probe_forever
-from plexus_registry.tasks.sweeper import repair_forever, sweep_forever, write_pings_forever
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -117,7 +122,7 @@ async def open_registry(
         try:
             await registry.declare(Layer.ENV, from_environment)
             await registry.declare(Layer.AUTO, _local_hub(registry, settings))
-            await watch_config_once(registry, config)
+            await watch_config_once(registry)
         except StorageFailed as error:
             raise StartError(f"cannot write database {settings.db_path}: {error.reason}") from error
         try:
@@ -182,9 +187,7 @@ async def serve(
         settings.hub_namespace, limits=settings.limits, mechanisms=_login_mechanisms(settings)
     )
     tasks: dict[str, Task] = {
-        "config watch": partial(
-            watch_config_forever, registry, registry.config, every=settings.poll_interval
-        ),
+        "config watch": partial(watch_config_forever, registry, every=settings.poll_interval),
         "sweeper": partial(sweep_forever, registry, every=settings.sweep_interval),
         "ping writer": partial(write_pings_forever, registry),
         "storage repair": partial(repair_forever, registry),

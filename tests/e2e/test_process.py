@@ -200,7 +200,7 @@ async def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
 
 async def test_a_task_that_crashes_brings_the_process_down(tmp_path: Path) -> None:
     broken = with_prelude(
-        "import plexus_registry.tasks.sweeper as s\n"
+        "import plexus_registry.tasks.periodic as s\n"
         "async def crash(registry): raise ValueError('broken on purpose')\n"
         "s.sweep_once = crash"
     )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plexus_registry.health.allowed_networks import parse_networks
+from plexus_registry.health.network import parse_networks, refusal
 from plexus_registry.rules.errors import ConfigError
 
 
@@ -40,8 +40,7 @@ from plexus_registry.rules.errors import ConfigError
     ],
 )
 def test_what_is_probed(networks: str, address: str, *, is_probed: bool) -> None:
-    refusal = parse_networks(networks).refusal(address)
-    assert (refusal is None) == is_probed
+    assert (refusal(address, parse_networks(networks)) is None) == is_probed
 
 
 PREFIXES = [
@@ -61,10 +60,10 @@ def test_an_address_that_embeds_a_link_local_one_is_refused(
     start, shift = prefix
     embedded = IPv4Address((169 << 24) + (254 << 16) + low)
     address = IPv6Address(start | int(embedded) << shift | rest % (1 << shift))
-    refusal = parse_networks("").refusal(str(address))
-    assert refusal is not None
-    assert str(embedded) in refusal
-    assert "link-local" in refusal
+    reason = refusal(str(address), parse_networks(""))
+    assert reason is not None
+    assert str(embedded) in reason
+    assert "link-local" in reason
 
 
 @pytest.mark.parametrize("text", ["10.0.0.1/8", "10.0.0.0/33", "hub2", "10.0.0.0/8;::/0"])

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from plexus_registry.health.deadlines import GRACE, LONG_COMMIT, Deadlines
+from plexus_registry.health.evidence import GRACE, LONG_COMMIT, Deadlines
 from tests import strategies as sts
 
 if TYPE_CHECKING:

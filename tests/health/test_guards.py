@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import pytest
 
-from plexus_registry.health import probe_history
-from plexus_registry.health.self_preservation import SelfPreservation
+from plexus_registry.health import evidence
+from plexus_registry.health.evidence import SelfPreservation
 from plexus_registry.health.tracker import HealthTracker, Policy
 from plexus_registry.rules.backend import State
 from tests.health.test_tracker import INTERVAL, REFUSED, Harness, answer
@@ -44,7 +44,7 @@ def test_a_backend_that_comes_and_goes_all_day(
     is_guarded: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not is_guarded:
-        monkeypatch.setattr(probe_history, "FREE_FALLS", 10**6)
+        monkeypatch.setattr(evidence, "FREE_FALLS", 10**6)
     harness = up(Harness("a"))
     seen = []
     for _ in range(500):

@@ -24,8 +24,13 @@ from wsproto.events import (
     TextMessage,
 )
 
-from plexus_registry.health.allowed_networks import Networks, parse_networks
-from plexus_registry.health.network import RESOLVERS, Connection, RealNetwork
+from plexus_registry.health.network import (
+    RESOLVERS,
+    Connection,
+    Networks,
+    RealNetwork,
+    parse_networks,
+)
 from plexus_registry.health.probe import Probe
 from plexus_registry.rules.backend import Register
 from plexus_registry.rules.errors import StartError
@@ -60,7 +65,7 @@ HUB2 = msgspec.structs.replace(backend_of("hub2", host="127.0.0.1"), port=5001)
 
 @asynccontextmanager
 async def probing(
-    *hubs: Hub, networks: Networks | None = None
+    *hubs: Hub, networks: Networks = ()
 ) -> AsyncIterator[tuple[MemoryNetwork, Probe]]:
     async with trio.open_nursery() as nursery:
         network = MemoryNetwork(nursery, ((5001 + index, hub) for index, hub in enumerate(hubs)))
@@ -68,7 +73,7 @@ async def probing(
         nursery.cancel_scope.cancel()
 
 
-async def probe(backend: Backend, *hubs: Hub, networks: Networks | None = None) -> Report:
+async def probe(backend: Backend, *hubs: Hub, networks: Networks = ()) -> Report:
     async with probing(*hubs, networks=networks) as (_, ask):
         return await ask(backend)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plexus_registry.health.probe_history import (
+from plexus_registry.health.evidence import (
     FIRST_HOLD,
     FORGOTTEN_AFTER,
     FREE_FALLS,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plexus_registry.health.self_preservation import LEAST, ROUNDS, SelfPreservation
+from plexus_registry.health.evidence import LEAST, ROUNDS, SelfPreservation
 
 ROUND = 15.0
 

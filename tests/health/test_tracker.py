@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from plexus_registry.health.probe_history import FIRST_HOLD
-from plexus_registry.health.self_preservation import ROUNDS
+from plexus_registry.health.evidence import FIRST_HOLD, ROUNDS
 from plexus_registry.health.tracker import HealthTracker, Policy
 from plexus_registry.rules.backend import Backend, Source, State
 from plexus_registry.rules.states import (
@@ -226,7 +225,7 @@ def test_a_goodbye_is_checked_at_once_and_a_hub_that_answers_comes_back() -> Non
     assert not harness.goodbye(), "nothing new"
     harness.probe("a", answer("a"))
     assert harness.state() is State.UP
-    assert harness.tracker.is_leaving("a")
+    assert harness.tracker.history("a").is_leaving
 
 
 def test_a_hub_that_answers_while_it_stops_is_gone_at_the_next_failure() -> None:
@@ -426,10 +425,10 @@ def test_a_backend_that_answers_now_and_then_after_a_goodbye_is_held_down() -> N
         assert harness.goodbye()  # to be probed at once
         harness.rounds([answer("a")])
         assert harness.state() is State.UP
-        assert harness.tracker.is_leaving("a")
+        assert harness.tracker.history("a").is_leaving
         harness.rounds([REFUSED])
         assert harness.state() is State.DEREGISTERED
-        assert not harness.tracker.is_leaving("a")
+        assert not harness.tracker.history("a").is_leaving
         harness.ping()
     harness.goodbye()
     harness.probe("a", answer("a"))

@@ -25,8 +25,7 @@ from plexus_registry.rules.errors import ConfigInvalid, MethodError
 from plexus_registry.rules.states import Answered, Unanswered
 from plexus_registry.settings import Settings
 from plexus_registry.storage.opening import read_records
-from plexus_registry.tasks.config_watch import watch_config_once
-from plexus_registry.tasks.sweeper import sweep_once
+from plexus_registry.tasks.periodic import sweep_once, watch_config_once
 from tests.fields import CLEARED
 from tests.machine.loop import Loop
 from tests.machine.model import RANKED, Entry, Model, Refusal
@@ -169,7 +168,7 @@ class RegistryMachine(RuleBasedStateMachine):
     @rule()
     def poll(self) -> None:
         self._model_poll()
-        self.loop.run(watch_config_once, self.registry, self.registry.config)
+        self.loop.run(watch_config_once, self.registry)
 
     @rule()
     def reload(self) -> None:

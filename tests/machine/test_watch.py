@@ -30,8 +30,7 @@ from plexus_registry.rules.errors import MethodError
 from plexus_registry.server.connection import serve_connection
 from plexus_registry.server.shutdown import Shutdown
 from plexus_registry.settings import Settings
-from plexus_registry.tasks.config_watch import watch_config_once
-from plexus_registry.tasks.sweeper import sweep_once
+from plexus_registry.tasks.periodic import sweep_once, watch_config_once
 from tests.fakes import ScriptedWebSocket, entry, run_inline
 from tests.machine.loop import Loop
 
@@ -221,7 +220,7 @@ class WatchMachine(RuleBasedStateMachine):
         if is_called:
             self._change(self.registry.reload)
         else:
-            self._change(partial(watch_config_once, self.registry, self.registry.config))
+            self._change(partial(watch_config_once, self.registry))
 
     @rule(seconds=st.sampled_from([1, 61]))
     def let_time_pass(self, seconds: int) -> None:

@@ -11,7 +11,7 @@ import trio
 from plexus_registry.rules.backend import Register
 from plexus_registry.rules.errors import NotFound, StorageFailed
 from plexus_registry.storage.opening import read_records
-from plexus_registry.tasks.sweeper import REPAIR_INTERVAL, repair_forever
+from plexus_registry.tasks.periodic import REPAIR_INTERVAL, repair_forever
 from tests.fakes import Disk, opened
 
 if TYPE_CHECKING:

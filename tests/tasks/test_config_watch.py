@@ -13,7 +13,7 @@ from plexus_registry.config import file as config_file
 from plexus_registry.config.file import MAX_BYTES
 from plexus_registry.rules.backend import Declaration, Layer
 from plexus_registry.rules.errors import ConfigInvalid, StorageFailed
-from plexus_registry.tasks.config_watch import watch_config_forever, watch_config_once
+from plexus_registry.tasks.periodic import watch_config_forever, watch_config_once
 from tests.fakes import Disk, entry, opened
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def port_of(registry: Registry, name: str) -> int:
 
 
 async def look(registry: Registry) -> None:
-    await watch_config_once(registry, registry.config)
+    await watch_config_once(registry)
 
 
 async def test_a_change_is_applied_at_the_second_look(
@@ -45,7 +45,7 @@ async def test_a_change_is_applied_at_the_second_look(
     file.write_text(entry("a"))
     async with opened(tmp_path) as registry, trio.open_nursery() as nursery:
         assert names(registry) == ["a"]
-        await nursery.start(partial(watch_config_forever, registry, registry.config, every=1.0))
+        await nursery.start(partial(watch_config_forever, registry, every=1.0))
         file.write_text(entry("a", 2) + entry("b"))
         await trio.sleep(1.9)
         assert names(registry) == ["a"]
@@ -128,7 +128,7 @@ async def test_a_file_that_is_missing_at_the_start_is_missed_once_until_an_inter
     async with opened(tmp_path):
         file.unlink()
     async with opened(tmp_path) as registry, trio.open_nursery() as nursery:
-        await nursery.start(partial(watch_config_forever, registry, registry.config, every=1.0))
+        await nursery.start(partial(watch_config_forever, registry, every=1.0))
         await trio.sleep(0.9)
         assert names(registry) == ["a"]
         await trio.sleep(0.2)

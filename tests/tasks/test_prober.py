@@ -17,14 +17,14 @@ import pytest
 import trio
 import trio.testing
 
-from plexus_registry.health.self_preservation import ROUNDS
+from plexus_registry.health.evidence import ROUNDS
 from plexus_registry.rules.backend import Health, Register, State, Update
 from plexus_registry.rules.errors import NotFound
 from plexus_registry.rules.states import Answered, Unanswered
 from plexus_registry.server.pages import health_report
 from plexus_registry.storage.opening import read_records
+from plexus_registry.tasks.periodic import sweep_forever
 from plexus_registry.tasks.prober import probe_forever
-from plexus_registry.tasks.sweeper import sweep_forever
 from tests.fakes import Disk, opened
 from tests.memory_hubs import HASH, Hub, MemoryNetwork, answer_after, hang, talk_on, want_credential
 

@@ -13,7 +13,7 @@ import trio
 from plexus_registry.rules.backend import Register, Update
 from plexus_registry.rules.errors import StorageFailed
 from plexus_registry.storage.opening import read_records
-from plexus_registry.tasks.sweeper import sweep_forever, sweep_once, write_pings_forever
+from plexus_registry.tasks.periodic import sweep_forever, sweep_once, write_pings_forever
 from tests.fakes import Clock, Disk, opened
 
 if TYPE_CHECKING:

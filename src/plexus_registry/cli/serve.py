@@ -17,7 +17,6 @@ from click.core import ParameterSource
 
 from plexus_registry.cli.display import escaped, parse_levels, set_up_logging
 from plexus_registry.cli.session import keep_rule
-from plexus_registry.health.allowed_networks import parse_networks
 from plexus_registry.rules.errors import ConfigError, RegistryError, TokenError
 from plexus_registry.server.access_policy import normalized_host, normalized_origin
 from plexus_registry.server.token_file import (
@@ -47,6 +46,8 @@ def _log_levels(_ctx: click.Context, _param: click.Parameter, text: str) -> dict
 
 
 def _networks(_ctx: click.Context, _param: click.Parameter, text: object) -> object:
+    from plexus_registry.health.network import parse_networks
+
     try:
         parse_networks(str(text))
     except ConfigError as error:

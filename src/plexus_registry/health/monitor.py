@@ -36,7 +36,11 @@ log = logging.getLogger(__name__)
 
 
 class HealthMonitor:
-    """The health of the backends of one registry."""
+    """The health of the backends of one registry.
+
+    Attributes:
+        probes: Whether backends are probed at all.
+    """
 
     def __init__(
         self,
@@ -45,18 +49,12 @@ class HealthMonitor:
         policy: Policy,
         now: Callable[[], int],
     ) -> None:
-        """Start with the backends of the catalog, each with the full time until its next ping.
-
-        Args:
-            catalog: The committed backends.
-            commits: Saves lasting changes.
-            policy: How long evidence lasts.
-            now: The clock whose times are stored.
-        """
+        """Start with the backends of the catalog, each with the full time until its next ping."""
         self._catalog = catalog
         self._commits = commits
         self._now = now
         self._tracker = HealthTracker(policy)
+        self.probes = self._tracker.probes
         self._unprobed: set[str] = set()
         self._wakeup = Wakeup()
         self._has_logged_suspicion = False
@@ -69,11 +67,6 @@ class HealthMonitor:
     def suspects_network(self) -> bool:
         """Whether so many backends fail at once that the registry suspects its own network."""
         return self._tracker.suspects_network
-
-    @property
-    def probes(self) -> bool:
-        """Whether backends are probed at all."""
-        return self._tracker.policy.probes
 
     # Changes and pings.
 
@@ -93,20 +86,17 @@ class HealthMonitor:
         self._tracker.note_ping(name, moment=trio.current_time())
 
     def note_commit(self, began: float) -> None:
-        """Record that a commit ended: after a long one, pings that it delayed get more time.
-
-        Args:
-            began: When the commit began, in seconds of Trio's clock.
-        """
-        self._tracker.note_commit(began, moment=trio.current_time())
+        """Record that a commit ended that began at this moment of Trio's clock."""
+        self._tracker.deadlines.extend(began, moment=trio.current_time())
 
     def note_pause(self, pause: float) -> None:
         """Record that this process did not run for some seconds; they count against no backend."""
         self._tracker.note_pause(pause, moment=trio.current_time())
 
     def _probe_at_once(self, name: str) -> None:
-        self._unprobed.add(name)
-        self._wakeup.set()
+        if name not in self._unprobed:
+            self._unprobed.add(name)
+            self._wakeup.set()
 
     async def wait_for_unprobed(self) -> set[str]:
         """Wait until backends must be probed at once, and return their names."""
@@ -117,13 +107,10 @@ class HealthMonitor:
     # Silence and probes.
 
     async def mark_silent(self, *, moment: float) -> tuple[str, ...]:
-        """Make backends inactive that were silent too long, and for which no probe speaks.
+        """Make backends inactive that were silent too long, and return their names.
 
         Args:
             moment: The end of the silence, in seconds of Trio's clock.
-
-        Returns:
-            Their names.
 
         Raises:
             StorageFailed: The change could not be saved, and no backend was changed.
@@ -154,7 +141,7 @@ class HealthMonitor:
         Args:
             probed: The backend as it was when the probe began.
             outcome: The outcome.
-            began: When the probe began, in seconds of Trio's clock.
+            began: When the probe began.
 
         Raises:
             StorageFailed: A lasting change could not be saved.
@@ -168,7 +155,7 @@ class HealthMonitor:
         answer = outcome
         if self.is_built_in(backend.name):
             outcome = local_hub.as_built_in(answer)
-        wanted_credential = self._tracker.refusals(backend.name) > 0
+        wanted_credential = self.refusals(backend.name) > 0
         if not self._tracker.note_probe(backend, outcome, began=began, moment=moment):
             return
         if wanted_credential and isinstance(outcome, Answered):
@@ -247,14 +234,13 @@ class HealthMonitor:
 
     def refusals(self, name: str) -> int:
         """Return how many times in a row a backend wanted a credential."""
-        return self._tracker.refusals(name)
+        return self._tracker.history(name).refusals
 
     def needs_second_probe(self, name: str) -> bool:
         """Whether a backend answered after a goodbye, and may be about to stop."""
-        if not self._tracker.is_leaving(name):
-            return False
         backend = self._catalog.get(name)
-        return backend is not None and backend.state is State.UP
+        is_up = backend is not None and backend.state is State.UP
+        return is_up and self._tracker.history(name).is_leaving
 
 
 def _is_same(backend: Backend, before: Backend) -> bool:

@@ -1,36 +1,97 @@
-"""How probes reach hubs, and descriptions of what failed."""
+"""Which addresses may be probed, and how probes reach them."""
 
 from __future__ import annotations
 
-import errno
-import os
 import socket
-import ssl
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from functools import lru_cache
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import trio
+
+from plexus_registry.rules.errors import ConfigError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+CACHED = 16 * 1024
 RECEIVE_BYTES = 16 * 1024
 RESOLVERS = 8
 """The most host names that are looked up at once, so that name servers that hang hold only as many
 threads."""
 
-_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+Networks: TypeAlias = tuple[IPv4Network | IPv6Network, ...]
+"""The networks that may be probed; an empty tuple allows all of them."""
+
+_LINK_LOCAL = (ip_network("169.254.0.0/16"), ip_network("fe80::/10"))
+_MAPPED = IPv6Network("::ffff:0:0/96")
+
+# The IPv6 networks whose addresses contain an IPv4 address, and the number of bits after it. The
+# system or a gateway forwards packets for such an address to the IPv4 address.
+_EMBEDDING = (
+    (_MAPPED, 0),  # RFC 4291, section 2.5.5.2
+    (IPv6Network("::/96"), 0),  # RFC 4291, section 2.5.5.1
+    (IPv6Network("::ffff:0:0:0/96"), 0),  # RFC 2765, section 2.1
+    (IPv6Network("64:ff9b::/96"), 0),  # NAT64: RFC 6052, section 2.1
+    (IPv6Network("64:ff9b:1::/48"), 0),  # NAT64 of a site: RFC 8215
+    (IPv6Network("2002::/16"), 80),  # 6to4: RFC 3056, section 2
+)
+
+
+def parse_networks(text: str) -> Networks:
+    """Parse networks such as `10.0.0.0/8,fd00::/8`, separated by commas; an empty text means all.
+
+    Raises:
+        ConfigError: A part of the text is not a network.
+    """
+    networks = []
+    for part in filter(None, (each.strip() for each in text.split(","))):
+        try:
+            networks.append(ip_network(part))
+        except ValueError as error:
+            raise ConfigError(
+                "--probe-networks", None, f"{shown(part)} is no network such as 10.0.0.0/8: {error}"
+            ) from error
+    return tuple(networks)
+
+
+@lru_cache(maxsize=CACHED)
+def refusal(address: str, allowed: Networks) -> str | None:
+    """Return why a numeric address must not be probed; None if it may.
+
+    Link-local addresses are never probed, nor are IPv6 addresses that contain one. Above all, a
+    cloud provider's own services listen there, and no caller may make the registry talk to them.
+    """
+    numeric: IPv4Address | IPv6Address = ip_address(address.partition("%")[0])
+    for network, bits_after in _EMBEDDING:
+        if numeric in network:
+            embedded = IPv4Address(int(numeric) >> bits_after & 0xFFFFFFFF)
+            if _is_link_local(embedded):
+                return f"{numeric} embeds {embedded}, which is link-local: it is never probed"
+            if network is _MAPPED:
+                numeric = embedded
+    if _is_link_local(numeric):
+        return f"{numeric} is link-local: such addresses are never probed"
+    if allowed and not any(numeric in network for network in allowed):
+        return f"{numeric} is in none of the networks that are probed"
+    return None
+
+
+def _is_link_local(address: IPv4Address | IPv6Address) -> bool:
+    return any(address in network for network in _LINK_LOCAL)
 
 
 @dataclass(frozen=True, slots=True)
 class SocketAddress:
-    """A numeric address to connect to.
-
-    Attributes:
-        family: The address family, such as `AF_INET`.
-        host: The address as text, such as `127.0.0.1`.
-        port: The port.
-    """
+    """A numeric address to connect to; the family is one such as `AF_INET`."""
 
     family: int
     host: str
@@ -116,31 +177,3 @@ class Connection(trio.abc.Stream):
         """Close the connection."""
         self.close()
         await trio.lowlevel.checkpoint()
-
-
-def is_shortage(error: Exception) -> bool:
-    """Whether an error means that this machine ran out of something, such as descriptors."""
-    return isinstance(error, OSError) and error.errno in _SHORTAGES
-
-
-def too_late(timeout_seconds: float) -> str:
-    """Describe a timeout."""
-    return f"no answer within {timeout_seconds:g} s"
-
-
-def describe(error: Exception) -> str:
-    """Describe an error in the system's own words, without the exceptions around it."""
-    cause = error.__cause__ if isinstance(error, trio.BrokenResourceError) else error
-    match cause:
-        case ssl.SSLCertVerificationError():
-            return f"its certificate is not trusted: {cause.verify_message}"
-        case ssl.SSLError():
-            return f"no TLS: {(cause.reason or str(cause)).lower().replace('_', ' ')}"
-        case socket.gaierror():
-            return (cause.strerror or str(cause)).lower()
-        case OSError(errno=int(number)):
-            return os.strerror(number).lower()
-        case None:
-            return "the connection was lost"
-        case _:
-            return str(cause) or "the connection was lost"

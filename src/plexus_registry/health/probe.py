@@ -6,6 +6,7 @@ one timeout, which limits what a hub that hangs can cost.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import ssl
@@ -16,16 +17,14 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from plexus_registry.health.allowed_networks import Networks
 from plexus_registry.health.network import (
+    CACHED,
     RECEIVE_BYTES,
     RESOLVERS,
     Connection,
     RealNetwork,
     SocketAddress,
-    describe,
-    is_shortage,
-    too_late,
+    refusal,
 )
 from plexus_registry.health.probe_protocol import CredentialError, ProbeProtocol, ProbeProtocolError
 from plexus_registry.rules.backend import FIELDS
@@ -51,14 +50,14 @@ from plexus_registry.rules.states import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from plexus_registry.health.network import Network
+    from plexus_registry.health.network import Network, Networks
     from plexus_registry.rules.backend import Backend
 
-CACHED = 16 * 1024
 SHARE_OF_CHECKS = 1 / 8
 """The share of the slots for `registry.check`: many checks of a hub that hangs delay no probe that
 is due."""
 
+_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _LOCALHOST = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 
 
@@ -67,8 +66,7 @@ class Probe:
 
     Attributes:
         slots: Every probe must hold one of them, which limits the number of open sockets.
-        check_turns: A probe for `registry.check` must hold one of these as well, so that most slots
-            are left to the prober.
+        check_turns: A probe for `registry.check` must hold one of these as well.
         timeout_seconds: How long one probe may take.
     """
 
@@ -77,7 +75,7 @@ class Probe:
         *,
         timeout_seconds: float = 2.0,
         concurrency: int = 64,
-        networks: Networks | None = None,
+        networks: Networks = (),
         certificate_authorities: Path | None = None,
         network: Network | None = None,
     ) -> None:
@@ -86,7 +84,7 @@ class Probe:
         Args:
             timeout_seconds: How long one probe may take.
             concurrency: The number of slots.
-            networks: Which addresses may be probed; by default all but link-local ones.
+            networks: Which addresses may be probed.
             certificate_authorities: A file with more authorities to trust, for `wss` hubs.
             network: How hubs are reached; by default over the network of this machine.
 
@@ -96,7 +94,7 @@ class Probe:
         self.slots = trio.Semaphore(concurrency)
         self.check_turns = trio.Semaphore(max(1, int(concurrency * SHARE_OF_CHECKS)))
         self.timeout_seconds = timeout_seconds
-        self._networks = networks or Networks()
+        self._networks = networks
         self._network = network or RealNetwork()
         self._tls: ssl.SSLContext | None = None
         self._tls_lock = trio.Lock()
@@ -111,30 +109,35 @@ class Probe:
             any_name: Whether any name of the hub is right, as for the built-in entry.
         """
         attempt = _Attempt()
-        failure = too_late(self.timeout_seconds)
+        failure = f"no answer within {self.timeout_seconds:g} s"
         outcome: type[Unanswered | Untried] = Unanswered
         with trio.move_on_after(self.timeout_seconds) as patience:
             try:
                 await self._ask(backend, attempt)
-            except _NotAllowed as refusal:
-                attempt.end(ok=False, detail=str(refusal))
-                return attempt.report(Unchecked(reason=f"{attempt.step}: {refusal}"))
-            except CredentialError as wanted:
-                attempt.end(ok=False, detail=str(wanted))
-                reason = f"{attempt.step}: {wanted}"
-                return attempt.report(Unchecked(reason=reason, wants_credential=True))
+            except (_NotAllowed, CredentialError) as error:
+                attempt.end(ok=False, detail=str(error))
+                wants_credential = isinstance(error, CredentialError)
+                reason = f"{attempt.step}: {error}"
+                return attempt.report(Unchecked(reason=reason, wants_credential=wants_credential))
             except (OSError, ValueError, RegistryError, trio.BrokenResourceError) as error:
                 # ValueError: a host name that cannot be sent to a name server, or be in a
                 # certificate.
-                failure = describe(error)
-                outcome = Untried if is_shortage(error) else Unanswered
+                failure = _describe(error)
+                if isinstance(error, OSError) and error.errno in _SHORTAGES:
+                    outcome = Untried
         if patience.cancelled_caught and attempt.is_queued:
             # That other look-ups hang says nothing about this backend.
             failure = f"{RESOLVERS} look-ups of other names hang"
             outcome = Untried
         # A hub that has reported its name is there, whatever goes wrong after that.
-        if attempt.answer is not None:
-            return attempt.report(attempt.judge(backend, attempt.answer, any_name=any_name))
+        if (answer := attempt.answer) is not None:
+            if is_answer_of(backend, answer):
+                attempt.end(ok=True, detail=answer.name)
+            elif any_name:
+                attempt.end(ok=True, detail=f"{shown(answer.name)}; any name is right here")
+            else:
+                attempt.end(ok=False, detail=other_name(backend, answer))
+            return attempt.report(answer)
         attempt.end(ok=False, detail=failure)
         return attempt.report(outcome(reason=f"{attempt.step}: {failure}"))
 
@@ -143,7 +146,9 @@ class Probe:
         attempt.end(ok=True, detail=", ".join(each.host for each in addresses), then=CONNECT)
         stream = await self._connect(backend, addresses)
         try:
-            attempt.end(ok=True, detail=_connected(backend), then=UPGRADE)
+            is_secure = backend.protocol == "wss"
+            connected = "a certificate that is trusted" if is_secure else "a TCP connection"
+            attempt.end(ok=True, detail=connected, then=UPGRADE)
             await _talk(stream, backend, attempt)
         finally:
             if isinstance(stream, Connection):
@@ -162,11 +167,13 @@ class Probe:
         else:
             attempt.is_queued = True
             addresses = await self._network.resolve(host, port, attempt.leave_queue)
-        refusals = [self._networks.refusal(address.host) for address in addresses]
-        if None in refusals:
-            allowed = zip(addresses, refusals, strict=True)
-            return [address for address, refusal in allowed if refusal is None]
-        raise _NotAllowed(next(filter(None, refusals), "the name has no address"))
+        if not addresses:
+            raise _NotAllowed("the name has no address")
+        refusals = [refusal(address.host, self._networks) for address in addresses]
+        if None not in refusals:
+            raise _NotAllowed(refusals[0])
+        allowed = zip(addresses, refusals, strict=True)
+        return [address for address, reason in allowed if reason is None]
 
     async def _connect(self, backend: Backend, addresses: list[SocketAddress]) -> trio.abc.Stream:
         """Connect to the first address that answers, with TLS for `wss`."""
@@ -246,17 +253,12 @@ class _Attempt:
             version = "" if protocol.version is None else f", version {protocol.version}"
             self.end(ok=True, detail=f"{protocol.name}{version}", then=NAME)
             self._latency_ms = milliseconds(trio.current_time() - self._began)
-        self.answer = protocol.answer(self._latency_ms)
-
-    def judge(self, backend: Backend, answer: Answered, *, any_name: bool) -> Answered:
-        """Compare the name that the hub reported, which is the last step."""
-        if is_answer_of(backend, answer):
-            self.end(ok=True, detail=answer.name)
-        elif any_name:
-            self.end(ok=True, detail=f"{shown(answer.name)}; any name is right here")
-        else:
-            self.end(ok=False, detail=other_name(backend, answer))
-        return answer
+        self.answer = Answered(
+            name=protocol.name,
+            version=protocol.version,
+            latency_ms=self._latency_ms,
+            schema_hash=protocol.schema_hash,
+        )
 
     def report(self, outcome: Outcome) -> Report:
         return Report(outcome, tuple(self._steps))
@@ -276,10 +278,6 @@ async def _talk(stream: trio.abc.Stream, backend: Backend, attempt: _Attempt) ->
         if reply:
             await stream.send_all(reply)
     await stream.send_all(protocol.goodbye)
-
-
-def _connected(backend: Backend) -> str:
-    return "a certificate that is trusted" if backend.protocol == "wss" else "a TCP connection"
 
 
 @lru_cache(maxsize=CACHED)
@@ -307,3 +305,21 @@ def _tls_context(authorities: Path | None) -> ssl.SSLContext:
                 " of certificates in PEM form"
             ) from error
     return context
+
+
+def _describe(error: Exception) -> str:
+    """Describe an error in the system's own words, without the exceptions around it."""
+    cause = error.__cause__ if isinstance(error, trio.BrokenResourceError) else error
+    match cause:
+        case ssl.SSLCertVerificationError():
+            return f"its certificate is not trusted: {cause.verify_message}"
+        case ssl.SSLError():
+            return f"no TLS: {(cause.reason or str(cause)).lower().replace('_', ' ')}"
+        case socket.gaierror():
+            return (cause.strerror or str(cause)).lower()
+        case OSError(errno=int(number)):
+            return os.strerror(number).lower()
+        case None:
+            return "the connection was lost"
+        case _:
+            return str(cause) or "the connection was lost"

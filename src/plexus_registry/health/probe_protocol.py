@@ -19,7 +19,6 @@ import msgspec
 
 from plexus_registry.rules.errors import RegistryError, shown
 from plexus_registry.rules.parameters import is_text
-from plexus_registry.rules.states import Answered
 from plexus_registry.websocket_frames import (
     CloseCode,
     CloseFrame,
@@ -163,17 +162,6 @@ class ProbeProtocol:
         except FrameError as error:
             raise ProbeProtocolError(f"it breaks the WebSocket protocol: {error}") from None
         return reply
-
-    def answer(self, latency_ms: float) -> Answered | None:
-        """Return what the hub reported so far; None until its name is known."""
-        if self.name is None:
-            return None
-        return Answered(
-            name=self.name,
-            version=self.version,
-            latency_ms=latency_ms,
-            schema_hash=self.schema_hash,
-        )
 
     @property
     def goodbye(self) -> bytes:

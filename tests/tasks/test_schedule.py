@@ -8,7 +8,7 @@ from math import inf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plexus_registry.health.schedule import JITTER, Schedule
+from plexus_registry.tasks.prober import JITTER, Schedule
 
 INTERVAL = 15.0
 
