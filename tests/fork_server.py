@@ -33,7 +33,7 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
-MODULES = ("app", "cli.verbs", "cli.watch", "cli.announce", "cli.config_files")
+MODULES = ("app", "cli.verbs", "cli.announce", "cli.offline")
 REQUEST_BYTES = 2**20
 
 

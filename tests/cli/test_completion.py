@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from plexus_registry.cli import VERBS, main
-from plexus_registry.cli.help import VARIABLE
+from plexus_registry.cli.offline import VARIABLE
 from tests.cli.running import run
 from tests.e2e.harness import clean_environment, run_command
 

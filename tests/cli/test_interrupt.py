@@ -119,7 +119,7 @@ async def test_ctrl_c_leaves_no_part_of_a_file(url: str, tmp_path: Path) -> None
     await succeed(url, "init", str(tmp_path / "whole.toml"))
     whole = (tmp_path / "whole.toml").read_bytes()
     moments = range(1, 120, 15)
-    first = "cli/config_files.py:_write_new"
+    first = "cli/offline.py:_write_new"
     came = await moments_that_came(
         tmp_path, moments, "init", ARGUMENTS["init"][0], url=url, first=first
     )

@@ -12,7 +12,7 @@ import pytest
 
 from plexus_registry.__main__ import EXIT_INTERRUPTED
 from plexus_registry.cli import VERBS, main, verbs
-from plexus_registry.cli.help import COMPLETION_EPILOG
+from plexus_registry.cli.offline import COMPLETION_EPILOG
 from plexus_registry.cli.serve import serve
 from plexus_registry.cli.session import (
     EXIT_NO,

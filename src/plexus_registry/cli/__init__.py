@@ -11,7 +11,6 @@ from importlib import import_module
 from typing import NamedTuple
 
 import click
-from click_default_group import DefaultCommandFormatter, DefaultGroup
 
 from plexus_registry import __version__
 
@@ -19,7 +18,7 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 class Verb(NamedTuple):
-    """The place of a verb, and its summary, which is the first sentence of its help."""
+    """Where a verb is defined, and the first sentence of its help."""
 
     module: str
     attribute: str
@@ -39,60 +38,59 @@ VERBS: dict[str, Verb] = {
     "ping": Verb("verbs", "ping", "Report that a backend is alive."),
     "check": Verb("verbs", "check", "Probe a backend now, and show each step."),
     "reload": Verb("verbs", "reload", "Make the registry read its config file now."),
-    "watch": Verb("watch", "watch", "Follow the changes, one line each."),
+    "watch": Verb("verbs", "watch", "Follow the changes, one line each."),
     "announce": Verb("announce", "announce", "Run a command, registered for as long as it runs."),
-    "export": Verb("config_files", "export", "Write the backends as a config file."),
-    "init": Verb("config_files", "init", "Write a commented starter config file."),
-    "config": Verb("config_files", "config", "Check a config file."),
-    "help": Verb("help", "show_help", "Show a page of the manual."),
-    "completion": Verb("help", "completion", "Print the completion script of a shell."),
+    "export": Verb("offline", "export", "Write the backends as a config file."),
+    "init": Verb("offline", "init", "Write a commented starter config file."),
+    "config": Verb("offline", "config", "Check a config file."),
+    "help": Verb("offline", "show_help", "Show a page of the manual."),
+    "completion": Verb("offline", "completion", "Print the completion script of a shell."),
 }
 
 
-class VerbGroup(DefaultGroup):
-    """The verbs. `serve` is the default; a mistyped verb is an error, and not an argument of it."""
+class VerbGroup(click.Group):
+    """The verbs. Without one it is `serve`, also before an option; a mistyped verb is an error."""
+
+    ignore_unknown_options = True  # those of `serve`
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """Return the verbs, in the order of the help."""
         return [*VERBS]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Load a verb; a word that is not a verb belongs to `serve`."""
-        name = cmd_name if cmd_name in VERBS else "serve"
-        if name not in self.commands:
-            verb = VERBS[name]
+        """Load a verb."""
+        if cmd_name in VERBS and cmd_name not in self.commands:
+            verb = VERBS[cmd_name]
             module = import_module(f"{__name__}.{verb.module}")
-            self.add_command(getattr(module, verb.attribute), name)
-        command: click.Command | None = super().get_command(ctx, cmd_name)
-        return command
+            self.add_command(getattr(module, verb.attribute), cmd_name)
+        return super().get_command(ctx, cmd_name)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments before the verb; for completion there may be no verb yet."""
+        if not args and not ctx.resilient_parsing:
+            args = ["serve"]
+        return super().parse_args(ctx, args)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the verb; the other arguments belong to it."""
-        if args and not args[0].startswith("-") and args[0] not in VERBS:
+        if args[0].startswith("-"):
+            args = ["serve", *args]
+        elif args[0] not in VERBS:
             if ctx.resilient_parsing:  # completion: nothing fits after a mistyped verb
                 return None, None, []
             from plexus_registry.cli.display import unknown
 
             ctx.fail(unknown("No such verb", args[0], VERBS))
-        found: tuple[str | None, click.Command | None, list[str]]
-        found = super().resolve_command(ctx, args)
-        return found
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse the arguments before the verb; for completion the verb may still be missing."""
-        if ctx.resilient_parsing:
-            return click.Group.parse_args(self, ctx, args)
-        rest: list[str] = super().parse_args(ctx, args)
-        return rest
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the table of verbs without loading them."""
+        """Write the table of verbs without loading them; the default has a mark."""
         del ctx
         with formatter.section("Verbs"):
-            rows = [(name, verb.summary) for name, verb in VERBS.items()]
-            DefaultCommandFormatter(self, formatter, mark="*").write_dl(rows)
+            rows = [(name, verb.summary) for name, verb in VERBS.items() if name != "serve"]
+            formatter.write_dl([("serve*", VERBS["serve"].summary), *rows])
 
     def shell_complete(
         self, ctx: click.Context, incomplete: str
@@ -132,13 +130,7 @@ Exit status of the verbs that ask a registry:
 """
 
 
-@click.group(
-    cls=VerbGroup,
-    default="serve",
-    default_if_no_args=True,
-    context_settings=CONTEXT,
-    epilog=EPILOG,
-)
+@click.group(cls=VerbGroup, context_settings=CONTEXT, epilog=EPILOG)
 @click.version_option(__version__, prog_name="trio-registry", message="%(prog)s %(version)s")
 def main() -> None:
     """Service discovery for Plexus hubs.

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from plexus_registry.cli.display import set_up_logging
 from plexus_registry.cli.session import (
@@ -29,7 +30,6 @@ from plexus_registry.cli.session import (
     detail_options,
     failures_explained,
     keep_rule,
-    pass_session,
 )
 from plexus_registry.rules.backend import DECLARABLE, FIELDS, Declaration
 from plexus_registry.rules.errors import shown
@@ -42,13 +42,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FORWARDED = (
-    signal.SIGTERM,
-    signal.SIGINT,
-    signal.SIGHUP,
-    signal.SIGQUIT,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
+FORWARDED = tuple(
+    signal.Signals[f"SIG{name}"] for name in ("TERM", "INT", "HUP", "QUIT", "USR1", "USR2")
 )
 FROM_KEYBOARD = (signal.SIGINT, signal.SIGQUIT)
 
@@ -73,17 +68,10 @@ Exit status:
 @click.option("--name", required=True, help="The name to register.")
 @click.option("--port", type=PORT, required=True, help="The port on which it listens.")
 @click.option(
-    "--host",
-    default="127.0.0.1",
-    show_default=True,
-    help="The host on which others can reach it.",
+    "--host", default="127.0.0.1", show_default=True, help="The host on which others can reach it."
 )
 @click.option(
-    "--protocol",
-    type=PROTOCOL,
-    default="ws",
-    show_default=True,
-    help="How to connect to it.",
+    "--protocol", type=PROTOCOL, default="ws", show_default=True, help="How to connect to it."
 )
 @detail_options
 @click.option(
@@ -97,18 +85,13 @@ Exit status:
 )
 @address_options
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-@pass_session
 def announce(
     session: Session,
     /,
     *,
-    name: str,
-    port: int,
-    host: str,
-    protocol: str,
     stale_after: float,
     command: tuple[str, ...],
-    **details: str | None,
+    **stated: str | int | None,
 ) -> None:
     """Run a command, registered for as long as it runs.
 
@@ -121,37 +104,34 @@ def announce(
     """
     from plexus_registry.client.socket import parse_url
 
-    service = Declaration(name=name, host=host, port=port, protocol=protocol, **details)
-    _check(service)
-    with failures_explained(session):
-        parse_url(session.url)
-    try:
-        status = _run_announced(
-            service, command, url=session.url, token=session.token, stale_after=stale_after
-        )
-    except FileNotFoundError as error:
-        if Path(command[0]).is_file():
-            reason = "the interpreter that it names does not exist"
-            raise VerbError(f"cannot run {command[0]}: {reason}", EXIT_CANNOT_RUN) from error
-        raise VerbError(
-            f"cannot run {command[0]}: there is no such command", EXIT_NO_COMMAND
-        ) from error
-    except OSError as error:
-        raise VerbError(f"cannot run {command[0]}: {error.strerror}", EXIT_CANNOT_RUN) from error
-    sys.exit(status)
-
-
-def _check(service: Declaration) -> None:
-    """Check the values before the command runs: the registry would refuse them all the time."""
+    service = msgspec.convert(stated, Declaration)
+    # The registry would refuse wrong values again and again, while the command runs.
     for option in DECLARABLE:
         value, values = getattr(service, option), FIELDS[option].values
         if value is not None and not values.accepts(value):
             reason = f"--{option} is {shown(value)}: it must be {values.rule}"
             raise VerbError(reason, EXIT_USAGE)
+    with failures_explained(session):
+        parse_url(session.url)
+    try:
+        status = _run_announced(service, command, session, stale_after)
+    except OSError as error:
+        raise _cannot_run(command[0], error) from error
+    sys.exit(status)
+
+
+def _cannot_run(program: str, error: OSError) -> VerbError:
+    if not isinstance(error, FileNotFoundError):
+        reason, status = error.strerror, EXIT_CANNOT_RUN
+    elif Path(program).is_file():
+        reason, status = "the interpreter that it names does not exist", EXIT_CANNOT_RUN
+    else:
+        reason, status = "there is no such command", EXIT_NO_COMMAND
+    return VerbError(f"cannot run {program}: {reason}", status)
 
 
 def _run_announced(
-    service: Declaration, command: Sequence[str], *, url: str, token: str | None, stale_after: float
+    service: Declaration, command: Sequence[str], session: Session, stale_after: float
 ) -> int:
     """Announce a command while it runs, and return the exit status that a shell would show for it.
 
@@ -159,15 +139,17 @@ def _run_announced(
         OSError: The command cannot be run.
     """
     import trio
-    from msgspec.structs import asdict
 
     from plexus_registry.client.announce import announce as announced
 
+    token = session.token
     set_up_logging("trio-registry announce: %(message)s", {})
 
     async def keep_announced() -> None:
         try:
-            async with announced(url, **asdict(service), stale_after=stale_after, token=token):
+            async with announced(
+                session.url, **msgspec.structs.asdict(service), stale_after=stale_after, token=token
+            ):
                 await trio.sleep_forever()
         except Exception:
             log.exception("a bug ended the announcement; the command goes on running")

@@ -25,19 +25,9 @@ if TYPE_CHECKING:
 COLUMNS = ("NAME", "URL", "STATE", "SINCE", "LATENCY", "SEEN", "SOURCE", "DESCRIPTION")
 MAX_CELL = 60
 MIN_DESCRIPTION = 20
+MAX_LOG_LINE = 4096
 _GAP = "  "
 _CUT = "..."
-LEVELS = {
-    "trace": logging.DEBUG,
-    "debug": logging.DEBUG,
-    "info": logging.INFO,
-    "warn": logging.WARNING,
-    "warning": logging.WARNING,
-    "error": logging.ERROR,
-    "off": logging.CRITICAL,
-}
-MAX_LOG_LINE = 4096
-_MARGIN = "  "
 _UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 
@@ -64,12 +54,8 @@ def unknown(problem: str, word: str, known: Iterable[str]) -> str:
 def echo(text: str) -> None:
     """Print for people; the colour goes if the output is no terminal, or with NO_COLOR."""
     plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
-    _write(text, color=False if plain else None)
-
-
-def _write(text: str, *, color: bool | None = None) -> None:
     try:
-        click.echo(text, color=color)
+        click.echo(text, color=False if plain else None)
     except BrokenPipeError:
         raise  # the reader has left: click ends without a message
     except OSError as error:
@@ -80,10 +66,7 @@ def echo_json(value: object) -> None:
     """Print a value as one line of JSON, with invisible characters escaped."""
     from plexus_registry.rules.events import encode_value
 
-    text = encode_value(value)
-    if not text.isprintable():
-        text = "".join(c if c.isprintable() else _json_escape(c) for c in text)
-    _write(text)
+    echo("".join(c if c.isprintable() else _json_escape(c) for c in encode_value(value)))
 
 
 def _json_escape(character: str) -> str:
@@ -109,13 +92,11 @@ def _age(then: int, now: float) -> str:
 
 def state(backend: Backend) -> str:
     """Write the state of a backend, in colour if it is inactive."""
-    known = "active" if backend.is_active else "inactive"
-    word = escaped(known if backend.health is None else backend.health.state)
+    if backend.health is not None:
+        word = escaped(backend.health.state)
+    else:
+        word = "active" if backend.is_active else "inactive"
     return word if backend.is_active else click.style(word, fg="yellow")
-
-
-def _since(backend: Backend) -> int:
-    return backend.registered_at if backend.health is None else backend.health.since
 
 
 def _latency(backend: Backend) -> str:
@@ -133,33 +114,30 @@ def _seen(backend: Backend) -> int | None:
     return max(seen or 0, health.last_probe)
 
 
-def table(backends: Iterable[Backend], *, columns: int | None = None) -> str:
+def table(backends: Sequence[Backend], *, columns: int | None = None) -> str:
     """Write backends as a table, one line each.
 
-    Args:
-        backends: The backends.
-        columns: The width of the terminal, for which long descriptions are cut; None if the output
-            is no terminal.
+    `columns` is the width of the terminal, for which long descriptions are cut; None if the output
+    is no terminal.
     """
     now = time.time()
-    shown = [*backends]
     rows = [
         (
             _cell(backend.name),
             _cell(backend.url),
             state(backend),
-            _age(_since(backend), now) or "now",
+            _age(backend.health.since if backend.health else backend.registered_at, now) or "now",
             _latency(backend),
             ago(_seen(backend), now),
             escaped(backend.source),
         )
-        for backend in shown
+        for backend in backends
     ]
     taken = sum(width + len(_GAP) for width in _widths([COLUMNS[:-1], *rows]))
     room = MAX_CELL if columns is None else min(MAX_CELL, max(MIN_DESCRIPTION, columns - taken))
     described = [
         (*row, _cell(backend.description or "", room))
-        for row, backend in zip(rows, shown, strict=True)
+        for row, backend in zip(rows, backends, strict=True)
     ]
     return _aligned([COLUMNS, *described])
 
@@ -176,51 +154,47 @@ def details(backend: Backend) -> str:
     """Write all facts about a backend, one line each."""
     from plexus_registry.rules.backend import OPTIONAL
 
-    now = time.time()
-    rows = [
-        ("name", backend.name),
-        ("url", backend.url),
-        ("state", state(backend)),
-        *_health_rows(backend, now),
-        ("seen", ago(_seen(backend), now)),
-        ("source", backend.source),
-        ("registered", ago(backend.registered_at, now)),
-        ("updated", ago(backend.updated_at, now)),
-        *((name, getattr(backend, name)) for name in OPTIONAL),
-        ("id", backend.id),
-    ]
+    now, health = time.time(), backend.health
+    rows: dict[str, str | None] = {
+        "name": backend.name,
+        "url": backend.url,
+        "state": state(backend),
+    }
+    if health is not None:
+        rows |= {
+            "since": ago(health.since, now),
+            "reason": health.reason,
+            "probed": None if health.last_probe is None else ago(health.last_probe, now),
+            "latency": _latency(backend),
+            "failures": str(health.failures) if health.failures else None,
+            "schema hash": health.schema_hash,
+        }
+    rows |= {
+        "seen": ago(_seen(backend), now),
+        "source": backend.source,
+        "registered": ago(backend.registered_at, now),
+        "updated": ago(backend.updated_at, now),
+        **{name: getattr(backend, name) for name in OPTIONAL},
+        "id": backend.id,
+    }
     # The state is not escaped again: its colour would be lost.
-    known = [
-        (key, state(backend) if key == "state" else escaped(value)) for key, value in rows if value
-    ]
-    return _aligned(known)
-
-
-def _health_rows(backend: Backend, now: float) -> list[tuple[str, str | None]]:
-    health = backend.health
-    if health is None:
-        return []
-    return [
-        ("since", ago(health.since, now)),
-        ("reason", health.reason),
-        ("probed", None if health.last_probe is None else ago(health.last_probe, now)),
-        ("latency", _latency(backend)),
-        ("failures", str(health.failures) if health.failures else None),
-        ("schema hash", health.schema_hash),
-    ]
+    return _aligned(
+        [(key, text if key == "state" else escaped(text)) for key, text in rows.items() if text]
+    )
 
 
 def checked(steps: Iterable[Step]) -> str:
     """Write the steps of a probe, one line each."""
+    failed = click.style("failed", fg="yellow")
     return _aligned(
         [
             (
-                "ok" if step.ok else click.style("failed", fg="yellow"),
-                escaped(step.step),
-                f"{step.ms:.1f} ms",
-                escaped(step.detail),
+                "ok" if each.ok else failed,
+                escaped(each.step),
+                f"{each.ms:.1f} ms",
+                escaped(each.detail),
             )
-            for step in steps
+            for each in steps
         ]
     )
 
@@ -275,30 +249,11 @@ def _width(text: str) -> int:
     )
 
 
-def parse_levels(text: str) -> dict[str, int]:
-    """Read levels as in `RUST_LOG`: `info`, or by module `plexus_registry=debug,info`.
-
-    Returns:
-        The level of each logger that is named; the name of the root logger is empty.
-
-    Raises:
-        ValueError: There is no such level.
-    """
-    levels: dict[str, int] = {}
-    for directive in text.split(","):
-        target, _, level = directive.strip().rpartition("=")
-        if level.lower() not in LEVELS:
-            raise ValueError(
-                f"{directive!r} is no log level: use one of {', '.join(LEVELS)},"
-                " or plexus_registry=debug,info"
-            )
-        # Rust programs separate the parts of a module path with "::".
-        levels[target.replace("::", ".")] = LEVELS[level.lower()]
-    return levels
-
-
 def set_up_logging(line: str, levels: Mapping[str, int]) -> None:
-    """Write the log to standard error, in lines of a format, at the levels of `parse_levels`."""
+    """Write the log to standard error, in lines of a format.
+
+    `levels` has the level of each logger that is named; the name of the root logger is empty.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter(line))
     logging.basicConfig(level=levels.get("", logging.INFO), handlers=[handler])
@@ -317,7 +272,7 @@ class LineFormatter(logging.Formatter):
     def formatException(self, ei: logging._SysExcInfoType) -> str:  # noqa: N802 - logging's name
         """Write a trace; each of its lines is indented, so that none looks like an event."""
         lines = super().formatException(ei).split("\n")
-        return "\n".join(_MARGIN + _bounded(escaped(line)) for line in lines)
+        return "\n".join(f"  {_bounded(escaped(line))}" for line in lines)
 
 
 def _bounded(line: str) -> str:

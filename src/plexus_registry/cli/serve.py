@@ -9,14 +9,15 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
-from plexus_registry.cli.display import escaped, parse_levels, set_up_logging
-from plexus_registry.cli.session import keep_rule
+from plexus_registry.cli.display import escaped, set_up_logging
+from plexus_registry.cli.session import FILE, keep_rule
 from plexus_registry.rules.errors import ConfigError, RegistryError, TokenError
 from plexus_registry.server.access_policy import normalized_host, normalized_origin
 from plexus_registry.server.token_file import (
@@ -35,14 +36,31 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EXIT_BUG = 70
-_LOG_LINE = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+LOG_LINE = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+LOG_LEVELS = {
+    "trace": logging.DEBUG,
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warn": logging.WARNING,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+    "off": logging.CRITICAL,
+}
 
 
 def _log_levels(_ctx: click.Context, _param: click.Parameter, text: str) -> dict[str, int]:
-    try:
-        return parse_levels(text)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
+    """Read levels as in `RUST_LOG`; the name of the root logger is empty."""
+    levels: dict[str, int] = {}
+    for directive in text.split(","):
+        target, _, level = directive.strip().rpartition("=")
+        if level.lower() not in LOG_LEVELS:
+            raise click.BadParameter(
+                f"{directive!r} is no log level: use one of {', '.join(LOG_LEVELS)},"
+                " or plexus_registry=debug,info"
+            )
+        # Rust programs separate the parts of a module path with "::".
+        levels[target.replace("::", ".")] = LOG_LEVELS[level.lower()]
+    return levels
 
 
 def _networks(_ctx: click.Context, _param: click.Parameter, text: object) -> object:
@@ -104,7 +122,7 @@ def _type_of(option: Option) -> click.IntRange | click.Path | type[float] | None
     if option.name == "config_path":  # a folder in its place is reported when it is read
         return click.Path(path_type=Path)
     if option.kind in (Path, Path | None) or option.is_secret:
-        return click.Path(dir_okay=False, path_type=Path)
+        return FILE
     return float if option.kind is float else None
 
 
@@ -169,7 +187,7 @@ def serve(ctx: click.Context, /, *, log_level: dict[str, int], **_: object) -> N
     It stops at Ctrl-C or SIGTERM: requests that are running finish, and nothing that was
     acknowledged is lost. At SIGHUP it reads the config file and the certificate again.
     """
-    set_up_logging(_LOG_LINE, log_level)
+    set_up_logging(LOG_LINE, log_level)
     try:
         settings = Settings(**{option.name: ctx.params[option.name] for option in options()})
     except ValueError as error:
@@ -184,11 +202,8 @@ def serve(ctx: click.Context, /, *, log_level: dict[str, int], **_: object) -> N
 
     from plexus_registry.app import run
 
-    async def main() -> None:
-        await run(settings, say=click.echo)
-
     try:
-        trio.run(main)
+        trio.run(partial(run, settings, say=click.echo))
     except RegistryError as error:
         raise click.ClickException(str(error)) from error
     except Exception as error:  # noqa: BLE001 - the last line of a process that a bug ends

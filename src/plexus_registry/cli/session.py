@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import click
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 EXIT_NO = 1
 EXIT_USAGE = 2
 EXIT_NO_ANSWER = 3
+FILE = click.Path(dir_okay=False, path_type=Path)
 PORT = click.IntRange(1, 65535)
 PROTOCOL = click.Choice(["ws", "wss"])
 
@@ -81,9 +83,6 @@ class Session:
             raise VerbError(str(error), EXIT_USAGE) from error
 
 
-pass_session = click.make_pass_decorator(Session, ensure=True)
-
-
 def keep_rule(values: Values) -> Callable[[click.Context, click.Parameter, T], T]:
     """Make the callback of an option whose value must keep a rule."""
 
@@ -103,68 +102,69 @@ def _store_seconds(ctx: click.Context, param: click.Parameter, value: float) -> 
     _store(ctx, param, keep_rule(SECONDS)(ctx, param, value))
 
 
-def address_options(function: Callable[P, None]) -> Callable[P, None]:
-    """Add the options that name the registry, and the token for it."""
-    function = click.option(
-        "--token-file",
-        type=click.Path(dir_okay=False, path_type=Path),
-        expose_value=False,
-        callback=_store,
-        help=f"The file with the token, if the registry wants one; or set {TOKEN_VARIABLE}.",
-    )(function)
-    return click.option(
-        "--url",
-        default=DEFAULT_URL,
-        envvar="REGISTRY_URL",
-        show_envvar=True,
-        show_default=True,
-        expose_value=False,
-        callback=_store,
-        help="The registry to ask.",
-    )(function)
-
-
-timeout_option = click.option(
+_session_option = partial(click.option, expose_value=False)
+_pass_session = click.make_pass_decorator(Session, ensure=True)
+_url_option = _session_option(
+    "--url",
+    default=DEFAULT_URL,
+    envvar="REGISTRY_URL",
+    show_envvar=True,
+    show_default=True,
+    callback=_store,
+    help="The registry to ask.",
+)
+_token_option = _session_option(
+    "--token-file",
+    type=FILE,
+    callback=_store,
+    help=f"The file with the token, if the registry wants one; or set {TOKEN_VARIABLE}.",
+)
+timeout_option = _session_option(
     "--timeout",
     type=float,
     default=Session().timeout,
     show_default=True,
     metavar="SECONDS",
-    expose_value=False,
     callback=_store_seconds,
     help="How long the whole answer may take.",
 )
+_json_option = _session_option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    callback=_store,
+    help="Print the registry's answer as one line of JSON.",
+)
 
 
-def client_options(function: Callable[P, None]) -> Callable[P, None]:
-    """Add the options of the verbs that ask a registry."""
-    function = click.option(
-        "--json",
-        "as_json",
-        is_flag=True,
-        expose_value=False,
-        callback=_store,
-        help="Print the registry's answer as one line of JSON.",
-    )(function)
-    return address_options(timeout_option(function))
+def address_options(function: Callable[Concatenate[Session, P], None]) -> Callable[P, None]:
+    """Add the options that name a registry and the token for it, and pass the session."""
+    return _url_option(_token_option(_pass_session(function)))
 
 
-def detail_options(function: Callable[P, None]) -> Callable[P, None]:
-    """Add an option for each field that a config file may state beside name and address."""
-    for name in reversed(DECLARABLE):
-        if name in OPTIONAL:
-            function = click.option(f"--{name}", help=FIELDS[name].doc)(function)
-    return function
+def client_options(function: Callable[Concatenate[Session, P], None]) -> Callable[P, None]:
+    """Add the options of the verbs that ask a registry, and pass the session."""
+    return address_options(timeout_option(_json_option(function)))
 
 
-def change_options(function: Callable[P, None]) -> Callable[P, None]:
-    """Add an option for each field that an update can change."""
-    types = {"port": PORT, "protocol": PROTOCOL}
-    for name, field in reversed(FIELDS.items()):
-        if field.new is not None:
-            option = click.option(f"--{name}", type=types.get(name), help=field.new)
-            function = option(function)
-    return function
+def _field_options(helps: dict[str, str]) -> Callable[[Callable[P, None]], Callable[P, None]]:
+    """Make the decorator that adds an option for each field, with its help."""
+
+    def add(function: Callable[P, None]) -> Callable[P, None]:
+        types = {"port": PORT, "protocol": PROTOCOL}
+        for name, text in reversed(helps.items()):
+            function = click.option(f"--{name}", type=types.get(name), help=text)(function)
+        return function
+
+    return add
+
+
+detail_options = _field_options({name: FIELDS[name].doc for name in DECLARABLE if name in OPTIONAL})
+"""Adds an option for each field that a config file may state beside name and address."""
+change_options = _field_options(
+    {field.name: field.new for field in FIELDS.values() if field.new is not None}
+)
+"""Adds an option for each field that an update can change."""
 
 
 def call(session: Session, verb: str, kind: type[E], **params: object) -> E:
@@ -222,9 +222,6 @@ def failures_explained(session: Session) -> Iterator[None]:
         raise VerbError(_unreachable(where, str(error)), EXIT_NO_ANSWER) from error
     except InvalidParamsError as error:
         raise VerbError(error.message, EXIT_USAGE) from error
-    except MethodNotFoundError as error:
-        hint = "that registry is older than this command; update it"
-        raise VerbError(f"{error.message}: {hint}") from error
     except CallError as error:
         raise VerbError(_refusal(error)) from error
 
@@ -247,5 +244,7 @@ def _refusal(error: CallError) -> str:
             )
         case NotFound():
             return f"{error.message}; trio-registry list --all shows those that there are"
+        case MethodNotFoundError():
+            return f"{error.message}: that registry is older than this command; update it"
         case _:
             return error.message

@@ -1,4 +1,4 @@
-"""The client verbs that make one call; each is a method of the registry."""
+"""The client verbs; each is a method of the registry. All but `watch` make one call."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from plexus_registry.cli.display import (
     checked,
     details,
     echo,
+    echo_json,
     escaped,
+    state,
     table,
     terminal_columns,
 )
 from plexus_registry.cli.session import (
+    EXIT_NO_ANSWER,
     PORT,
     PROTOCOL,
     Session,
@@ -24,11 +27,13 @@ from plexus_registry.cli.session import (
     change_options,
     client_options,
     detail_options,
-    pass_session,
+    failures_explained,
 )
 from plexus_registry.rules import events
+from plexus_registry.rules.errors import RegistryUnavailableError, WatchEnded
 
 if TYPE_CHECKING:
+    from plexus_registry.client.exchange import WatchEvent
     from plexus_registry.rules.backend import Backend
 
 NAME = click.argument("name")
@@ -40,10 +45,13 @@ def _say(session: Session, text: str) -> None:
         echo(text)
 
 
+def _where(backend: Backend) -> str:
+    return f"{escaped(backend.name)} at {escaped(backend.url)}"
+
+
 @click.command(epilog="Example: trio-registry list --all")
 @click.option("--all", "everything", is_flag=True, help="Show inactive backends too.")
 @client_options
-@pass_session
 def list_backends(session: Session, *, everything: bool) -> None:
     """List the backends, newest first.
 
@@ -61,7 +69,6 @@ def list_backends(session: Session, *, everything: bool) -> None:
 @click.command(epilog="Example: trio-registry get hub2 --json")
 @NAME
 @client_options
-@pass_session
 def get(session: Session, name: str) -> None:
     """Show one backend.
 
@@ -83,35 +90,15 @@ def get(session: Session, name: str) -> None:
 @detail_options
 @click.option("--replace", is_flag=True, help="Take the name even from a live backend.")
 @client_options
-@pass_session
-def register(
-    session: Session,
-    /,
-    *,
-    name: str,
-    host: str,
-    port: int,
-    protocol: str,
-    replace: bool,
-    **details: str | None,
-) -> None:
+def register(session: Session, /, *, replace: bool, **stated: str | int | None) -> None:
     """Register a backend under a name.
 
     It stays until it is deleted. To register a program for just as long as it runs, use
     `trio-registry announce`.
     """
-    answer = call(
-        session,
-        "register",
-        events.BackendRegistered,
-        name=name,
-        host=host,
-        port=port,
-        protocol=protocol,
-        **details,
-        # Only sent if it is wanted: the original knows no such parameter.
-        replace=replace or None,
-    )
+    # `replace` is only sent if it is wanted: the original knows no such parameter.
+    stated["replace"] = replace or None
+    answer = call(session, "register", events.BackendRegistered, **stated)
     _say(session, f"Registered {_where(answer.backend)}")
 
 
@@ -119,7 +106,6 @@ def register(
 @NAME
 @change_options
 @client_options
-@pass_session
 def update(session: Session, /, *, name: str, **changes: str | int | None) -> None:
     """Change fields of a backend.
 
@@ -135,7 +121,6 @@ def update(session: Session, /, *, name: str, **changes: str | int | None) -> No
 @click.command(epilog="Example: trio-registry delete hub2")
 @NAME
 @client_options
-@pass_session
 def delete(session: Session, name: str) -> None:
     """Delete a backend until it is registered again.
 
@@ -148,7 +133,6 @@ def delete(session: Session, name: str) -> None:
 @click.command(epilog="Example: trio-registry deregister hub2")
 @NAME
 @client_options
-@pass_session
 def deregister(session: Session, name: str) -> None:
     """Make a backend inactive; its entry stays.
 
@@ -161,7 +145,6 @@ def deregister(session: Session, name: str) -> None:
 @click.command(epilog="Example: trio-registry ping hub2")
 @NAME
 @client_options
-@pass_session
 def ping(session: Session, name: str) -> None:
     """Report that a backend is alive.
 
@@ -176,7 +159,6 @@ def ping(session: Session, name: str) -> None:
 @click.command(epilog="Example: trio-registry check hub2")
 @NAME
 @client_options
-@pass_session
 def check(session: Session, name: str) -> None:
     """Probe a backend now, and show each step.
 
@@ -193,7 +175,6 @@ def check(session: Session, name: str) -> None:
 
 @click.command(epilog="Example: trio-registry reload")
 @client_options
-@pass_session
 def reload(session: Session) -> None:
     """Make the registry read its config file now.
 
@@ -202,10 +183,93 @@ def reload(session: Session) -> None:
     """
     answer = call(session, "reload", events.Reloaded)
     backends = "1 backend" if answer.count == 1 else f"{answer.count} backends"
-    _say(
-        session, f"The config file states {backends}: {changed_names(answer) or 'nothing changed'}"
-    )
+    changes = changed_names(answer) or "nothing changed"
+    _say(session, f"The config file states {backends}: {changes}")
 
 
-def _where(backend: Backend) -> str:
-    return f"{escaped(backend.name)} at {escaped(backend.url)}"
+@click.command(
+    epilog="""\b
+Examples:
+  trio-registry watch
+  trio-registry watch --name hub2
+  trio-registry watch --json --since 17 | while read -r event; do ...; done
+"""
+)
+@click.option(
+    "--since",
+    type=click.IntRange(0),
+    metavar="REVISION",
+    help="Only changes after this revision, without a list at the start.",
+)
+@click.option("--name", help="Only changes of this backend.")
+@click.option("--namespace", help="Only changes of backends in this namespace.")
+@client_options
+def watch(session: Session, *, since: int | None, name: str | None, namespace: str | None) -> None:
+    """Follow the changes, one line each.
+
+    First comes a list of the backends, then each change with its revision, in order. It ends with
+    Ctrl-C, or with the connection: its last line then says how to continue without a gap.
+    --timeout is how long the first answer may take.
+    """
+    import trio
+
+    with failures_explained(session):
+        trio.run(_follow, session, since, name, namespace)
+
+
+async def _follow(
+    session: Session, since: int | None, name: str | None, namespace: str | None
+) -> None:
+    """Print events until the watch or its connection ends, and always raise then."""
+    import trio
+
+    from plexus_registry.client.connection import connect
+
+    with trio.fail_after(session.timeout) as scope:
+        async with (
+            connect(session.url, token=session.token) as client,
+            client.watch(since=since, name=name, namespace=namespace) as reports,
+        ):
+            scope.deadline = float("inf")
+            try:
+                async for event in reports:
+                    if session.as_json:
+                        echo_json(event)
+                    else:
+                        echo(_in_words(event))
+                    # The changes that `Compacted` leaves out are in the snapshot after it.
+                    if not isinstance(event, events.Compacted):
+                        since = event.revision
+            except (WatchEnded, RegistryUnavailableError) as error:
+                if since is None:
+                    raise RegistryUnavailableError(str(error)) from error
+                hint = f"go on with --since {since}"
+                raise VerbError(f"{error}; {hint}", EXIT_NO_ANSWER) from error
+
+
+_CHANGES = {
+    events.BackendRegistered: "registered",
+    events.BackendUpdated: "updated",
+    events.BackendDeleted: "deleted",
+    events.BackendStale: "inactive",
+    events.BackendActive: "active",
+    events.Reloaded: "config read",
+}
+_WIDTH = max(map(len, _CHANGES.values()))
+
+
+def _in_words(event: WatchEvent) -> str:
+    match event:
+        case events.Snapshot(backends=backends):
+            shown = table(backends, columns=terminal_columns()) if backends else "No backends."
+            return f"{shown}\n\nThis is revision {event.revision}; the changes follow."
+        case events.Compacted():
+            return "Some changes are no longer known. What there is now:"
+        case events.BackendDeleted(name=name):
+            subject = escaped(name)
+        case events.Reloaded():
+            subject = changed_names(event)
+        case _:
+            inactive = "" if event.backend.is_active else f"  {state(event.backend)}"
+            subject = f"{escaped(event.backend.name)}  {escaped(event.backend.url)}{inactive}"
+    return f"{event.revision:>6}  {_CHANGES[type(event)]:{_WIDTH}}  {subject}".rstrip()
