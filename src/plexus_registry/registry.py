@@ -22,10 +22,10 @@ from plexus_registry.health.monitor import HealthMonitor
 from plexus_registry.health.pings import Pings
 from plexus_registry.health.tracker import Policy
 from plexus_registry.rules import operations
-from plexus_registry.rules.backend import Backend, Layer
+from plexus_registry.rules.backend import Layer
 from plexus_registry.rules.catalog import Catalog
-from plexus_registry.rules.change_log import ChangeLog
-from plexus_registry.rules.errors import ConfigError, ConfigInvalid, MethodError, NotFound
+from plexus_registry.rules.change_log import ChangeLog, Transaction
+from plexus_registry.rules.errors import ConfigError, ConfigInvalid, NotFound
 from plexus_registry.rules.events import (
     BackendDeleted,
     BackendDeregistered,
@@ -35,7 +35,6 @@ from plexus_registry.rules.events import (
     Pinged,
     Reloaded,
 )
-from plexus_registry.rules.operations import Decision, Records
 from plexus_registry.rules.reconciliation import declare
 from plexus_registry.storage.group_commit import GroupCommit
 
@@ -45,11 +44,10 @@ if TYPE_CHECKING:
     from plexus_registry.concurrency import Wakeup
     from plexus_registry.config.file import ConfigFile
     from plexus_registry.health.probe import Probe
-    from plexus_registry.rules.backend import Declaration, Register, Update
-    from plexus_registry.rules.change_log import Transaction
+    from plexus_registry.rules.backend import Backend, Declaration, Register, Update
+    from plexus_registry.rules.operations import Records
     from plexus_registry.storage.sqlite import Store
 
-Rule = Callable[[Records], Decision | MethodError]
 WallClock = Callable[[], int]
 
 LONG_DECLARATION = 100
@@ -113,7 +111,8 @@ class Registry:
             StorageFailed: The change could not be saved.
         """
         rule = partial(operations.register, claim=claim, now=self.now(), new_id=_new_id())
-        backend, revision = await self._commit(claim.name, rule, registers=True)
+        change = partial(Transaction.apply, name=claim.name, rule=rule, registers=True)
+        backend, revision = await self.commits.commit(change)
         return BackendRegistered(backend=backend, revision=revision)
 
     async def update(self, change: Update) -> BackendUpdated:
@@ -124,7 +123,9 @@ class Registry:
             StorageFailed: The change could not be saved.
         """
         rule = partial(operations.update, change=change, now=self.now())
-        backend, revision = await self._commit(change.name, rule)
+        backend, revision = await self.commits.commit(
+            partial(Transaction.apply, name=change.name, rule=rule)
+        )
         return BackendUpdated(backend=backend, revision=revision)
 
     async def delete(self, name: str) -> BackendDeleted:
@@ -134,7 +135,8 @@ class Registry:
             NotFound: No backend has the name.
             StorageFailed: The change could not be saved.
         """
-        _, revision = await self._commit(name, partial(operations.delete, name=name))
+        rule = partial(operations.delete, name=name)
+        _, revision = await self.commits.commit(partial(Transaction.apply, name=name, rule=rule))
         return BackendDeleted(name=name, revision=revision)
 
     async def deregister(self, name: str) -> BackendDeregistered:
@@ -145,7 +147,7 @@ class Registry:
             StorageFailed: The change could not be saved.
         """
         rule = partial(operations.deregister, name=name, now=self.now())
-        _, revision = await self._commit(name, rule)
+        _, revision = await self.commits.commit(partial(Transaction.apply, name=name, rule=rule))
         return BackendDeregistered(name=name, revision=revision)
 
     async def ping(self, name: str) -> Pinged:
@@ -242,24 +244,6 @@ class Registry:
 
     # How it comes together.
 
-    async def _commit(
-        self, name: str, rule: Rule, *, registers: bool = False
-    ) -> tuple[Backend, int]:
-        """Apply a rule to the records of a name, and return the backend and the revision."""
-
-        def change(transaction: Transaction) -> Backend:
-            decision = rule(transaction.records(name))
-            if isinstance(decision, MethodError):
-                raise decision
-            transaction.write(name, decision.records)
-            if decision.is_sign_of_life:
-                transaction.signs_of_life.add(name)
-            if registers:
-                transaction.registered.add(name)
-            return decision.backend
-
-        return await self.commits.commit(change)
-
     def _publish(
         self,
         transaction: Transaction,
@@ -268,12 +252,7 @@ class Registry:
     ) -> None:
         published = self.catalog.publish(changes, transaction.revision)
         self.change_log.append(transaction.entries)
-        for name, before, after in published:
-            self.health.note_change(name, before, after)
-        for name in transaction.registered:
-            self.health.note_registration(name)
-        for name in transaction.signs_of_life:
-            self.health.note_ping(name)
+        self.health.note_changes(published, transaction.registered, transaction.signs_of_life)
         self.pings.forget_written(changes, saved_again)
         if transaction.entries:
             for wakeup in self._wakeups:

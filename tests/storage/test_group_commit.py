@@ -15,12 +15,15 @@ from plexus_registry.tasks.periodic import REPAIR_INTERVAL, repair_forever
 from tests.fakes import Disk, opened
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from trio.testing import MockClock
 
     from plexus_registry.registry import Registry
+    from plexus_registry.rules.backend import Backend
+
+    Published = tuple[str, Backend | None, Backend | None]
 
 T = TypeVar("T")
 
@@ -261,14 +264,14 @@ async def test_a_bug_while_publishing_is_raised_once_and_loses_nothing(
 ) -> None:
     disk = WatchedDisk()
     async with opened(tmp_path, disk) as registry:
-        real = registry.health.note_change
+        real = registry.health.note_changes
 
-        def note_change(name: str, *backends: object) -> None:
-            real(name, *backends)  # type: ignore[arg-type] # passed through
-            if name == "leader":
+        def note_changes(changes: Sequence[Published], *others: Iterable[str]) -> None:
+            real(changes, *others)
+            if any(name == "leader" for name, _, _ in changes):
                 raise ZeroDivisionError
 
-        monkeypatch.setattr(registry.health, "note_change", note_change)
+        monkeypatch.setattr(registry.health, "note_changes", note_changes)
         heard = await commit_together(registry, disk)
         assert isinstance(heard.pop("leader"), ZeroDivisionError)
         # Theirs are on the disk, and so is that of the leader.

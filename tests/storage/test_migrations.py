@@ -12,7 +12,7 @@ from sqlite_utils import Database
 from plexus_registry.rules.backend import Layer, Record
 from plexus_registry.storage.migrations import LAYOUT, STEPS, TABLE, is_foreign, migrations
 from plexus_registry.storage.opening import open_store, read_records
-from plexus_registry.storage.sqlite import COLUMNS, INSERT, row_of
+from plexus_registry.storage.sqlite import COLUMNS, REPLACE, row_of
 from tests.rpc.message_shapes import FULL
 
 if TYPE_CHECKING:
@@ -71,4 +71,4 @@ def test_an_original_database_is_taken_over_and_is_not_foreign() -> None:
     assert not is_foreign(db)
     migrations.apply(db)
     assert db.table(TABLE).columns_dict.keys() == set(COLUMNS)
-    db.conn.execute(INSERT, row_of(RECORD))
+    db.conn.execute(REPLACE, row_of(RECORD))

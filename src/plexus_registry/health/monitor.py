@@ -24,7 +24,7 @@ from plexus_registry.rules.merge import effective
 from plexus_registry.rules.states import Answered, differs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from plexus_registry.rules.backend import Backend
     from plexus_registry.rules.catalog import Catalog
@@ -60,8 +60,7 @@ class HealthMonitor:
         self._has_logged_suspicion = False
         # The other names under which the auto layer lists the local hub, or did at the start.
         self._local_names = local_hub.stated_names(catalog)
-        for backend in catalog.list(active_only=False):
-            self.note_change(backend.name, None, backend)
+        self.note_changes([(each.name, None, each) for each in catalog.list(active_only=False)])
 
     @property
     def suspects_network(self) -> bool:
@@ -70,16 +69,31 @@ class HealthMonitor:
 
     # Changes and pings.
 
-    def note_change(self, name: str, before: Backend | None, after: Backend | None) -> None:
-        """Record which backend a name means before and after a commit."""
-        if self._tracker.note_change(name, before, after, moment=trio.current_time()):
-            self._probe_at_once(name)
+    def note_changes(
+        self,
+        changes: Iterable[tuple[str, Backend | None, Backend | None]],
+        registered: Iterable[str] = (),
+        signs_of_life: Iterable[str] = (),
+    ) -> None:
+        """Record a commit; what is new, moved or registered is probed at once.
 
-    def note_registration(self, name: str) -> None:
-        """Record that a backend was registered, and probe it at once."""
-        self._tracker.note_registration(name, moment=trio.current_time())
-        if self.probes:
-            self._probe_at_once(name)
+        Args:
+            changes: The names that changed, each with its backend before and after.
+            registered: The names that were registered, changed or not.
+            signs_of_life: The names that showed to be alive.
+        """
+        moment = trio.current_time()
+        for name, before, after in changes:
+            if self._tracker.note_change(name, before, after, moment=moment):
+                self._unprobed.add(name)
+        for name in registered:
+            self._tracker.note_registration(name, moment=moment)
+            if self.probes:
+                self._unprobed.add(name)
+        for name in signs_of_life:
+            self._tracker.note_ping(name, moment=moment)
+        if self._unprobed:
+            self._wakeup.set()
 
     def note_ping(self, name: str) -> None:
         """Record a ping."""

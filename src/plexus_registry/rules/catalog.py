@@ -45,6 +45,9 @@ class Catalog:
         self._effective: dict[str, Backend] = {}
         self._encoded: dict[str, str] = {}
         self._order: list[tuple[int, str]] = []
+        # The places that went and came since the order was last read, in turn. None for many: to
+        # sort once takes less time than to insert many, one at a time.
+        self._moves: list[tuple[bool, tuple[int, str]]] | None = []
         self._listed: dict[bool, str] = {}
         self._snapshot: str | None = None
         stated: dict[str, list[Record]] = {}
@@ -73,8 +76,11 @@ class Catalog:
 
     def found(self, name: str) -> str:
         """The event that answers `get`, encoded."""
-        backend = self._effective.get(name)
-        return encode_found(None if backend is None else self._encode(backend))
+        # With many backends, each look at another part of the memory takes long: only one here.
+        encoded = self._encoded.get(name)
+        if encoded is None and (backend := self._effective.get(name)) is not None:
+            encoded = self._encode(backend)
+        return encode_found(encoded)
 
     def listed(self, *, active_only: bool) -> str:
         """The event that answers `list`, encoded."""
@@ -114,42 +120,53 @@ class Catalog:
             Each name with its backend before and after.
         """
         former, self.revision = self.revision, self.revision if revision is None else revision
-        # To sort once takes less time than to insert many, one at a time.
-        sorts = len(changes) > max(SORTED_CHANGES, len(self._effective) // 8)
         published = []
         for name, records in changes.items():
             # A name is never absent in between: a worker thread may be reading.
-            layers = [record.layer for record in records]
-            for layer in layers:
-                if layer in self._declared:
-                    self._declared[layer].add(name)
+            for record in records:
+                if record.layer in _DECLARED:
+                    self._declared[record.layer].add(name)
             for record in self._records.get(name, NOTHING):
-                if record.layer in self._declared and record.layer not in layers:
+                if record.layer in _DECLARED and record.layer not in {r.layer for r in records}:
                     self._declared[record.layer].discard(name)
             if records:
                 self._records[name] = records
             else:
                 self._records.pop(name, None)
             before, after = self._effective.get(name), effective(records)
-            moves = not (before and after and before.created_at == after.created_at)
-            if before is not None and moves and not sorts:
-                del self._order[bisect_left(self._order, _place(before))]
             if after is None:
                 self._effective.pop(name, None)
             else:
                 self._effective[name] = after
-                if moves and not sorts:
-                    insort(self._order, _place(after))
+            if before is None or after is None or before.created_at != after.created_at:
+                self._move(before, after)
             self._encoded.pop(name, None)
             published.append((name, before, after))
-        if sorts:
-            self._order = sorted(map(_place, self._effective.values()))
         if changes or former != self.revision:
             self._listed.clear()
             self._snapshot = None
         return published
 
+    def _move(self, before: Backend | None, after: Backend | None) -> None:
+        """Note how the order changes; it is brought up to date when it is read."""
+        if self._moves is None:
+            return
+        for comes, backend in ((False, before), (True, after)):
+            if backend is not None:
+                self._moves.append((comes, _place(backend)))
+        if len(self._moves) > max(SORTED_CHANGES, len(self._effective) // 8):
+            self._moves = None
+
     def _in_order(self, *, active_only: bool) -> Iterator[Backend]:
+        if self._moves is None:
+            self._order = sorted(map(_place, self._effective.values()))
+        else:
+            for comes, place in self._moves:
+                if comes:
+                    insort(self._order, place)
+                else:
+                    del self._order[bisect_left(self._order, place)]
+        self._moves = []
         for _, name in self._order:
             backend = self._effective[name]
             if backend.is_active or not active_only:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from plexus_registry.rules.errors import WatchEnded
+from plexus_registry.rules.errors import MethodError, WatchEnded
 from plexus_registry.rules.events import (
     BackendActive,
     BackendDeleted,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from plexus_registry.rules.catalog import Catalog
     from plexus_registry.rules.events import Change
     from plexus_registry.rules.methods import Watch as WatchCommand
-    from plexus_registry.rules.operations import Records
+    from plexus_registry.rules.operations import Records, Rule
 
 KEPT_CHANGES = 10_000
 """How many changes a watch can be behind."""
@@ -223,6 +223,22 @@ class Transaction:
         """Return the names that a declared layer states, and those that were written so far."""
         return self._catalog.names(layer) | self._written.keys() | self._current.keys()
 
+    def apply(self, name: str, rule: Rule, *, registers: bool = False) -> Backend:
+        """Write what a rule decides about a name, and return the backend to answer with.
+
+        Raises:
+            MethodError: The rule refuses the call.
+        """
+        decision = rule(self.records(name))
+        if isinstance(decision, MethodError):
+            raise decision
+        self._current[name] = decision.records
+        if decision.is_sign_of_life:
+            self.signs_of_life.add(name)
+        if registers:
+            self.registered.add(name)
+        return decision.backend
+
     def write(self, name: str, records: Records) -> None:
         """Replace what the layers state about a name."""
         self._current[name] = records
@@ -243,15 +259,16 @@ class Transaction:
             after = effective(records)
             event = change_between(before, after, self.revision + 1)
             if event is not None:
+                self.revision += 1
                 namespaces = tuple([each.namespace for each in (before, after) if each])
-                self.entries.append(Entry(event.revision, name, namespaces, encode_value(event)))
-                self.revision = event.revision
+                self.entries.append(Entry(self.revision, name, namespaces, encode_value(event)))
         for report in self._reports:
             self.revision += 1
             event = msgspec.structs.replace(report, revision=self.revision)
             self.entries.append(Entry(self.revision, None, (), encode_value(event)))
-        self._written.update(self._current)
-        self.abandon_change()
+        self._written |= self._current
+        self._current.clear()
+        self._reports.clear()
         return self.revision
 
     def abandon_change(self) -> None:

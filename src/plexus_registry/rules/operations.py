@@ -11,6 +11,7 @@ Source: manual/methods.md, "Who gets a name".
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 Records = tuple[Record, ...]
 
+_CLEARABLE = tuple(field.name for field in FIELDS.values() if field.is_clearable)
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
@@ -50,6 +53,10 @@ class Decision:
     records: Records
     backend: Backend
     is_sign_of_life: bool = False
+
+
+Rule = Callable[[Records], Decision | MethodError]
+"""Decides about the records of one name."""
 
 
 def stated(records: Records, layer: Layer) -> Record | None:
@@ -83,13 +90,13 @@ def register(records: Records, claim: Register, *, now: int, new_id: str) -> Dec
     """
     held = holder(records)
     current = held.backend if held is not None and held.layer in MANUAL_LAYERS else None
-    stated = {
-        field.name: value
-        for field in FIELDS.values()
-        if (value := getattr(claim, field.name)) != "" or not field.is_clearable
-    }
+    stated = msgspec.structs.asdict(claim)
+    del stated["replace"]
+    for name in _CLEARABLE:
+        stated[name] = stated[name] or None
     stated["source"] = Source(claim.source)
-    stated["metadata"] = None if claim.metadata is None else metadata_text(claim.metadata)
+    if claim.metadata is not None:
+        stated["metadata"] = metadata_text(claim.metadata)
     claimed = Backend(
         id=new_id if current is None else current.id,
         **stated,
@@ -241,5 +248,5 @@ def _confirmed(
 def _written(records: Records, backend: Backend, *, is_sign_of_life: bool = False) -> Decision:
     """Write a record in this run: it replaces what an earlier run left."""
     record = Record(name=backend.name, layer=Layer.RUNTIME, backend=backend)
-    records = (record, *without(records, *MANUAL_LAYERS))
-    return Decision(records, backend, is_sign_of_life)
+    lower = without(records, *MANUAL_LAYERS) if records else ()
+    return Decision((record, *lower), backend, is_sign_of_life)

@@ -3,8 +3,8 @@
 Theory of operation. A change is a function of a `Transaction`. Changes wait in a queue. The caller
 whose change is first takes the store's lock and makes all changes that are queued by then, in
 order, in one transaction (a change of many names in a worker thread). It saves the transaction,
-publishes it to the catalog and wakes the others of its group. If saving fails, the transaction is
-dropped, and everyone in the group gets the error.
+publishes it to the catalog and wakes the others of its group, who all wait for one event. If saving
+fails, the transaction is dropped, and everyone in the group gets the error.
 
 After a failed save, disk and memory may differ: a change that was refused may be in the log of the
 database. Until a save succeeds, every group is therefore written to the disk, even one that changes
@@ -29,6 +29,7 @@ import trio
 
 from plexus_registry.rules.change_log import Transaction
 from plexus_registry.rules.errors import StorageFailed
+from plexus_registry.storage.sqlite import has_other_rows
 
 if TYPE_CHECKING:
     from plexus_registry.rules.catalog import Catalog
@@ -69,7 +70,6 @@ class _QueuedChange(Generic[T_co]):
         outcome: What the change returned.
         revision: The revision after it.
         error: Why it was not made.
-        wakeup: Set when its group is finished, and when it is the first in the queue.
     """
 
     change: Change[T_co]
@@ -78,7 +78,6 @@ class _QueuedChange(Generic[T_co]):
     outcome: T_co = field(init=False)
     revision: int = 0
     error: Exception | None = None
-    wakeup: trio.Event = field(default_factory=trio.Event)
 
     def make(self, transaction: Transaction) -> None:
         """Make the change in a transaction, after the ones before it."""
@@ -125,7 +124,8 @@ class GroupCommit:
         self._committing: Mapping[str, Records] = {}
         # While a worker thread makes changes, it is not known which names they are about.
         self._is_making_changes = False
-        self._committed = trio.Event()
+        # Set when the group in hand is finished, and when the one that waits is.
+        self._finished = self._next_finished = trio.Event()
         self._failed = trio.Event()
         # While saving fails: whether a change that was refused may be on the disk all the same,
         # and the names that the failed saves were about.
@@ -135,7 +135,7 @@ class GroupCommit:
     async def settled(self, name: str) -> None:
         """Wait until no commit in hand changes a name; most often that is at once."""
         while not self.is_settled(name):
-            await self._committed.wait()
+            await self._finished.wait()
 
     def is_settled(self, name: str) -> bool:
         """Whether no commit in hand changes a name."""
@@ -179,12 +179,13 @@ class GroupCommit:
                         with trio.CancelScope(shield=True):
                             await self._commit_queue()
                 else:
-                    await queued.wakeup.wait()
+                    await self._next_finished.wait()
         finally:
             if not queued.is_taken:
                 self._queue.remove(queued)
-                if self._queue:
-                    self._queue[0].wakeup.set()
+                # Another one may be the first now.
+                self._next_finished.set()
+                self._next_finished = trio.Event()
         if queued.error is not None:
             raise queued.error
         return queued.outcome, queued.revision
@@ -192,6 +193,7 @@ class GroupCommit:
     async def _commit_queue(self) -> None:
         began = trio.current_time()
         group, self._queue = self._queue, []
+        self._finished, self._next_finished = self._next_finished, trio.Event()
         for queued in group:
             queued.is_taken = True
         was_failing = self.failure is not None
@@ -223,20 +225,24 @@ class GroupCommit:
         finally:
             self._is_making_changes, self._committing = False, {}
             self._ended(began)
-            self._committed.set()
-            self._committed = trio.Event()
-            for queued in group:
-                queued.wakeup.set()
+            self._finished.set()
 
     async def _save(self, changes: Mapping[str, Records], entries: Sequence[Entry]) -> None:
         """Save changes, and with them whatever a save that failed may have left behind."""
-        after = None
-        if self.failure is not None:
+        records = self._catalog.records
+        if self.failure is None:
+            after = None
+            cleared = [
+                name
+                for name, new in changes.items()
+                if (old := records(name)) and has_other_rows(old, new)
+            ]
+        else:
             after = self._catalog.revision
-            restored = {name: self._catalog.records(name) for name in self._names_to_restore}
-            changes = {**restored, **changes}
+            changes = {**{name: records(name) for name in self._names_to_restore}, **changes}
+            cleared = [*changes]
         try:
-            await self._store.save(changes, entries, after=after)
+            await self._store.save(changes, entries, cleared=cleared, after=after)
         except BaseException as error:
             self._begin_failure(error, changes)
             raise

@@ -30,7 +30,7 @@ from plexus_registry.storage.database_file import LockFile, OpenFiles, lock_path
 from plexus_registry.storage.migrations import CHANGES_TABLE, LAYOUT, TABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from sqlite_utils import Database
@@ -79,6 +79,7 @@ class Store:
         changes: Mapping[str, Records],
         entries: Sequence[Entry],
         *,
+        cleared: Iterable[str],
         after: int | None = None,
     ) -> None:
         """Make changes durable, all or none.
@@ -86,6 +87,7 @@ class Store:
         Args:
             changes: The names that changed, each with its records afterwards.
             entries: The entries to add to the change log.
+            cleared: The names that may have rows in other layers, too: those are deleted.
             after: After a failed save: the last revision that counts. Entries above it are
                 deleted, and the transaction writes at least one page, so that it overwrites what
                 the failed one may have left in the log.
@@ -94,7 +96,7 @@ class Store:
             StorageFailed: Nothing was saved, or the outcome is unknown; the message says why.
         """
         try:
-            await self.run_sync(partial(self._save, changes, entries, after))
+            await self.run_sync(partial(self._save, changes, entries, cleared, after))
         except (sqlite3.Error, OSError) as error:  # from `run_sync` itself
             raise self._failed(error, is_unknown=True) from error
 
@@ -106,7 +108,11 @@ class Store:
         return StorageFailed(f"{self.path.name}: {error}", is_unknown=is_unknown)
 
     def _save(
-        self, changes: Mapping[str, Records], entries: Sequence[Entry], after: int | None
+        self,
+        changes: Mapping[str, Records],
+        entries: Sequence[Entry],
+        cleared: Iterable[str],
+        after: int | None,
     ) -> None:
         connection = self._db.conn
         try:
@@ -114,8 +120,8 @@ class Store:
             # A rollback that failed left the old transaction open.
             connection.rollback()
             connection.execute("BEGIN IMMEDIATE")
-            connection.executemany(DELETE, zip(changes))
-            connection.executemany(INSERT, map(row_of, chain.from_iterable(changes.values())))
+            connection.executemany(DELETE, zip(cleared))
+            connection.executemany(REPLACE, map(row_of, chain.from_iterable(changes.values())))
             if after is not None:
                 connection.execute(TAKE_BACK, [after])
                 # A transaction that changes no row writes nothing; this one always writes a page.
@@ -153,9 +159,11 @@ COLUMNS = ("name", "layer", *_PLAIN, "health")
 
 # Per row a third of what `insert_all` takes, and it is the same every time.
 DELETE = f"DELETE FROM {TABLE} WHERE name = ?"  # noqa: S608 - all parts are constants
-INSERT = (
+# In its place, a row and its index entry take half the time of a new row.
+REPLACE = (
     f"INSERT INTO {TABLE} ({', '.join(COLUMNS)})"  # noqa: S608 - as above
-    f" VALUES ({', '.join('?' * len(COLUMNS))})"
+    f" VALUES ({', '.join('?' * len(COLUMNS))}) ON CONFLICT (name, layer) DO UPDATE"
+    f" SET {', '.join(f'{column} = excluded.{column}' for column in COLUMNS[2:])}"
 )
 INSERT_CHANGE = (
     f"INSERT INTO {CHANGES_TABLE} (revision, name, namespaces, event)"  # noqa: S608 - as above
@@ -165,10 +173,19 @@ TAKE_BACK = f"DELETE FROM {CHANGES_TABLE} WHERE revision > ?"  # noqa: S608 - as
 FORGET = f"DELETE FROM {CHANGES_TABLE} WHERE revision <= ?"  # noqa: S608 - as above
 
 
+def has_other_rows(before: Records, after: Records) -> bool:
+    """Whether the rows of a name are not all replaced when its new records are written."""
+    return not {_layer_of(each) for each in before} <= {_layer_of(each) for each in after}
+
+
+def _layer_of(record: Record) -> Layer:
+    """On the disk, the record of a call is in the layer `database`."""
+    return Layer.DATABASE if record.layer in MANUAL_LAYERS else record.layer
+
+
 def row_of(record: Record) -> tuple[object, ...]:
-    """Turn a record into its row; a record of a call is in the layer `database` on the disk."""
-    layer = Layer.DATABASE if record.layer in MANUAL_LAYERS else record.layer
-    backend = record.backend
+    """Turn a record into its row."""
+    layer, backend = _layer_of(record), record.backend
     if backend is None:
         return (record.name, layer, *(None for _ in _PLAIN), None)
     health = backend.health and encode_value(durable(backend.health))
