@@ -18,7 +18,7 @@ from wsproto.events import (
 )
 
 from plexus_registry.client.connection import RegistryClient, run_client
-from plexus_registry.client.socket import shake_hands
+from plexus_registry.client.socket import parse_url, shake_hands
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -148,7 +148,7 @@ async def scripted_for(
     with trio.fail_after(seconds):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(peer.accept)
-            socket = await shake_hands(ours, URL, token=token)
+            socket = await shake_hands(ours, parse_url(URL), token=token)
         async with run_client(socket) as client:
             try:
                 yield client, peer

@@ -1,4 +1,4 @@
-"""Keep a service registered for exactly as long as it runs. Trio only.
+"""Keep a service registered for exactly as long as it runs.
 
 Theory of operation. A task connects, registers, and pings on the same connection. Any failure ends
 the connection, and after a pause the next one begins. The task is shielded, because it still has to
@@ -20,8 +20,13 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from plexus_registry.client.connection import RegistryClient, checked_details, run_client
-from plexus_registry.client.socket import open_socket, parse_url, without_secrets
+from plexus_registry.client.connection import (
+    RegistryClient,
+    check_details,
+    connect,
+    run_client,
+)
+from plexus_registry.client.socket import open_socket, parse_url
 from plexus_registry.concurrency import lone_error
 from plexus_registry.rules.backend import AllDetails
 from plexus_registry.rules.errors import CallError, NameTaken, RegistryUnavailableError
@@ -32,17 +37,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ENTRY_SECONDS = 2.0
-"""How long a registry that does not answer may delay the start of the service."""
-ANSWER_SECONDS = 5.0
-"""How long connecting and registering may take, and how long a ping may take."""
-LEAVE_SECONDS = 2.0
-"""How long deregistering may take."""
+ENTRY_SECONDS = 2.0  # how long a registry that does not answer may delay the start of the service
+ANSWER_SECONDS = 5.0  # how long connecting and registering may take, and how long a ping
+LEAVE_SECONDS = 2.0  # how long deregistering may take
+# A pause is random, from 0 to a bound that doubles from the first to the longest of these. After a
+# connection that lasted for some time, it begins with the first one again.
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 30.0
-"""A pause is random, from 0 to a bound that doubles from the first to the longest of these."""
 STEADY_SECONDS = 5.0
-"""After a connection that lasted so long, the pauses begin with the first one again."""
 PING_JITTER = 0.1
 
 
@@ -58,6 +60,14 @@ class Status(StrEnum):
     UNREACHABLE = "unreachable"
     REFUSED = "refused"
     CLOSED = "closed"
+
+
+_IN_LOG = {
+    Status.REGISTERED: "%s is announced at %s",
+    Status.UNREACHABLE: "%s is not announced for now, still trying: %s",
+    Status.REFUSED: "%s is not announced, the registry refuses: %s",
+    Status.CLOSED: "%s is no longer announced at %s",
+}
 
 
 class Announcement:
@@ -94,23 +104,13 @@ class Announcement:
         # The end of a service that was not registered is no news.
         is_known |= status is Status.CLOSED and self.status is not Status.REGISTERED
         level = logging.INFO if error is None else logging.WARNING
-        log.log(logging.DEBUG if is_known else level, *self._in_words(status, error))
+        detail = self._url if error is None else error
+        log.log(logging.DEBUG if is_known else level, _IN_LOG[status], self.name, detail)
         self.status = status
         self.error = error
         self._settled.set()
         if status in self._reached:
             self._reached.pop(status).set()
-
-    def _in_words(self, status: Status, error: Exception | None) -> tuple[str, str, object]:
-        match status:
-            case Status.REGISTERED:
-                return "%s is announced at %s", self.name, self._url
-            case Status.REFUSED:
-                return "%s is not announced, the registry refuses: %s", self.name, error
-            case Status.UNREACHABLE:
-                return "%s is not announced for now, still trying: %s", self.name, error
-            case _:
-                return "%s is no longer announced at %s", self.name, self._url
 
 
 @asynccontextmanager
@@ -133,11 +133,10 @@ async def announce(
     most. Failures in between are tried again, with pauses; the log tells when they begin and when
     they end.
 
-    `url` and `token` are those of `connect`, and what is stated of the service is that of
-    `RegistryClient.register`. `stale_after` is after how many seconds without a ping the registry
-    assumes that a service is dead; this one is pinged three times as often. With `fail_open` the
-    block is entered without the registry as well, after `ENTRY_SECONDS` at most; otherwise the
-    first registration must succeed.
+    `stale_after` is after how many seconds without a ping the registry assumes that a service is
+    dead; this one is pinged three times as often. With `fail_open` the block is entered without
+    the registry as well, after `ENTRY_SECONDS` at most; otherwise the first registration must
+    succeed. The other arguments are those of `connect` and `RegistryClient.register`.
 
     Raises:
         UrlError: The URL is not one of a registry.
@@ -148,23 +147,16 @@ async def announce(
     """
     if not stale_after > 0:
         raise ValueError(f"stale_after is {stale_after}: it must be a number of seconds above 0")
-    checked_details(details, AllDetails.__optional_keys__)
-    parse_url(url)
-    announcement = Announcement(name, without_secrets(url))
+    check_details(details, AllDetails.__optional_keys__)
+    announcement = Announcement(name, parse_url(url).shown)
     announcer = _Announcer(
         announcement=announcement,
         url=url,
         token=token,
-        register_on=partial(
-            RegistryClient.register,
-            name=name,
-            host=host,
-            port=port,
-            protocol=protocol,
-            source="auto",
-            **details,
-        ),
         address=(host.lower(), port, protocol),
+        register_on=lambda client: client.register(
+            name, host, port, protocol, source="auto", **details
+        ),
         ping_every=stale_after / 3,
     )
     try:
@@ -190,8 +182,8 @@ class _Announcer:
     announcement: Announcement
     url: str
     token: str | None
-    register_on: Callable[[RegistryClient], Awaitable[object]]
     address: tuple[str, int, str]
+    register_on: Callable[[RegistryClient], Awaitable[object]]
     ping_every: float
     life: trio.CancelScope = field(default_factory=partial(trio.CancelScope, shield=True))
     work: trio.CancelScope = field(default_factory=trio.CancelScope)
@@ -277,6 +269,10 @@ class _Announcer:
                 await client.wait_lost()
             await self._look(client)
 
+    async def _ping(self, client: RegistryClient) -> bool:
+        with _answered_by():
+            return await client.ping(self.announcement.name)
+
     async def _look(self, client: RegistryClient) -> None:
         """Find out which backend has the name, and register again if none has it.
 
@@ -296,16 +292,9 @@ class _Announcer:
         log.info("the registry does not know %s any more", self.announcement.name)
         await self._register(client)
 
-    async def _ping(self, client: RegistryClient) -> bool:
-        with _answered_by():
-            return await client.ping(self.announcement.name)
-
     async def _deregister_on_new_connection(self) -> None:
         try:
-            async with (
-                open_socket(self.url, token=self.token) as socket,
-                run_client(socket) as client,
-            ):
+            async with connect(self.url, token=self.token) as client:
                 await self._deregister(client)
         except (CallError, RegistryUnavailableError) as error:
             is_known = self.announcement.status is Status.UNREACHABLE

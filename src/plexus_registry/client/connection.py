@@ -1,7 +1,6 @@
-"""The client library: a connection to a registry, and `discover`, which opens one itself.
+"""A connection to a registry, and `discover`, which opens one itself.
 
-It runs on Trio only: a program on asyncio has to speak JSON-RPC itself. No function takes a
-timeout; the caller writes `with trio.fail_after(5):`.
+No function takes a timeout; the caller writes `with trio.fail_after(5):`.
 """
 
 from __future__ import annotations
@@ -58,14 +57,10 @@ class Backends(tuple[Backend, ...]):
 async def connect(
     url: str = DEFAULT_URL, *, token: str | None = None
 ) -> AsyncIterator[RegistryClient]:
-    """Connect to a registry.
+    """Connect to a registry at a `ws://` or `wss://` URL; pass a token if it wants one.
 
     If the connection is lost later, the block goes on, and each call fails. A connection on which
     the registry gives no sign of life for 40 seconds counts as lost.
-
-    Args:
-        url: The registry's URL, `ws://` or `wss://`.
-        token: The token, if the registry wants one.
 
     Raises:
         UrlError: The URL is not one of a registry.
@@ -88,17 +83,17 @@ async def run_client(socket: ClientSocket) -> AsyncIterator[RegistryClient]:
             yield RegistryClient(exchange)
             socket.close()
             with trio.move_on_after(CLOSE_SECONDS):
-                await exchange.wait_lost()
+                await exchange.lost.wait()
             nursery.cancel_scope.cancel()
 
 
 class RegistryClient:
     """A connection to a registry; `connect` makes it.
 
-    Any number of calls may be under way at the same time. Besides its own errors, each method
-    raises `RegistryUnavailableError` if the connection is lost, and the exception of the error code
-    if the registry refuses (`InvalidParamsError`, `StorageFailed`, ...; `MethodError` itself for
-    an unknown code).
+    Any number of calls may be under way at the same time. Each method raises
+    `RegistryUnavailableError` if the connection is lost, and the exception of the error code if the
+    registry refuses: `NotFound` if no backend has the name, `InvalidParamsError`, `StorageFailed`
+    and so on, and `MethodError` itself for an unknown code.
 
     Attributes:
         revision: The highest revision of all answers so far; None before the first one.
@@ -110,11 +105,11 @@ class RegistryClient:
 
     async def get(self, name: str) -> Backend | None:
         """Find a backend by its name; return None if no backend has it."""
-        return (await self._ask("get", {"name": name}, events.Found)).backend
+        return (await self._ask("get", events.Found, name=name)).backend
 
     async def list(self, *, active_only: bool = True) -> Backends:
         """List the backends, newest first; inactive ones only with `active_only=False`."""
-        listed = await self._ask("list", {"active_only": active_only}, events.Listed)
+        listed = await self._ask("list", events.Listed, active_only=active_only)
         return Backends(listed.backends, listed.revision)
 
     async def register(
@@ -137,16 +132,10 @@ class RegistryClient:
         Raises:
             NameTaken: A live backend elsewhere has the name; `data["holder"]` is that backend.
         """
-        params = _given(
-            name=name,
-            host=host,
-            port=port,
-            protocol=protocol,
-            source=source,
-            replace=replace,
-            **checked_details(details, AllDetails.__optional_keys__),
-        )
-        return (await self._ask("register", params, events.BackendRegistered)).backend
+        check_details(details, AllDetails.__optional_keys__)
+        address = {"name": name, "host": host, "port": port, "protocol": protocol}
+        params = {**address, "source": source, "replace": replace, **details}
+        return (await self._ask("register", events.BackendRegistered, **params)).backend
 
     async def update(
         self,
@@ -160,46 +149,26 @@ class RegistryClient:
         """Change the given fields, and return the backend as it is then.
 
         An empty description or namespace clears it.
-
-        Raises:
-            NotFound: No backend has the name.
         """
-        params = _given(
-            name=name,
-            host=host,
-            port=port,
-            protocol=protocol,
-            **checked_details(details, Details.__optional_keys__),
-        )
-        return (await self._ask("update", params, events.BackendUpdated)).backend
+        check_details(details, Details.__optional_keys__)
+        address = {"name": name, "host": host, "port": port, "protocol": protocol}
+        return (await self._ask("update", events.BackendUpdated, **address, **details)).backend
 
     async def delete(self, name: str) -> None:
-        """Delete a backend until it is registered again.
-
-        Raises:
-            NotFound: No backend has the name.
-        """
-        await self._ask("delete", {"name": name}, events.BackendDeleted)
+        """Delete a backend until it is registered again."""
+        await self._ask("delete", events.BackendDeleted, name=name)
 
     async def deregister(self, name: str) -> None:
-        """Make a backend inactive; its entry stays.
-
-        Raises:
-            NotFound: No backend has the name.
-        """
-        await self._ask("deregister", {"name": name}, events.BackendDeregistered)
+        """Make a backend inactive; its entry stays."""
+        await self._ask("deregister", events.BackendDeregistered, name=name)
 
     async def ping(self, name: str) -> bool:
         """Report that a backend is alive; return whether the registry knows it."""
-        return (await self._ask("ping", {"name": name}, events.Pinged)).success
+        return (await self._ask("ping", events.Pinged, name=name)).success
 
     async def check(self, name: str) -> events.Checked:
-        """Make the registry probe a backend now, and return the result of each step.
-
-        Raises:
-            NotFound: No backend has the name.
-        """
-        return await self._ask("check", {"name": name}, events.Checked)
+        """Make the registry probe a backend now, and return the result of each step."""
+        return await self._ask("check", events.Checked, name=name)
 
     async def reload(self) -> events.Reloaded:
         """Make the registry read its config file now.
@@ -207,7 +176,7 @@ class RegistryClient:
         Raises:
             ConfigInvalid: The file breaks a rule; its former content still counts.
         """
-        return await self._ask("reload", {}, events.Reloaded)
+        return await self._ask("reload", events.Reloaded)
 
     async def call(self, method: str, params: Mapping[str, object]) -> object:
         """Call any method, and return its result as plain JSON values."""
@@ -219,7 +188,7 @@ class RegistryClient:
 
     async def wait_lost(self) -> None:
         """Wait until the connection is over."""
-        await self._exchange.wait_lost()
+        await self._exchange.lost.wait()
 
     def watch(
         self, *, since: int | None = None, name: str | None = None, namespace: str | None = None
@@ -236,9 +205,9 @@ class RegistryClient:
         """
         return self._exchange.watch(_given(since=since, name=name, namespace=namespace))
 
-    async def _ask(self, verb: str, params: Mapping[str, object], kind: type[E]) -> E:
+    async def _ask(self, verb: str, kind: type[E], /, **params: object) -> E:
         method = f"registry.{verb}"
-        return decode_answer(await self.call(method, params), kind, method)
+        return decode_answer(await self.call(method, _given(**params)), kind, method)
 
 
 def decode_answer(answer: object, kind: type[E], method: str) -> E:
@@ -262,15 +231,14 @@ def decode_answer(answer: object, kind: type[E], method: str) -> E:
         raise RegistryUnavailableError(f"the answer to {method} makes no sense: {error}") from error
 
 
-def checked_details(details: Mapping[str, object], known: AbstractSet[str]) -> Mapping[str, object]:
-    """Return keyword arguments, if all of them are fields.
+def check_details(details: Mapping[str, object], known: AbstractSet[str]) -> None:
+    """Check that keyword arguments are fields.
 
     Raises:
         TypeError: One of them is not, as Python raises it for a function.
     """
     for name in details.keys() - known:
         raise TypeError(f"got an unexpected keyword argument {name!r}")
-    return details
 
 
 def _given(**params: object) -> dict[str, object]:
@@ -306,14 +274,8 @@ async def discover(
 ) -> Discovered:
     """Find a backend by its name, even while the registry does not answer.
 
-    Args:
-        url: The registry's URL.
-        name: The backend's name.
-        token: The token, if the registry wants one.
-        last_known: The remembered answers, by URL and name; by default those of this process.
-
-    Returns:
-        The registry's answer; if it does not answer within `ANSWER_SECONDS`, the remembered one.
+    If it does not answer within `ANSWER_SECONDS`, its last answer is returned. The answers are
+    remembered in `last_known`, by URL and name; by default for this process.
 
     Raises:
         NotFound: The registry says that no backend has the name; earlier answers are forgotten.
@@ -321,28 +283,22 @@ async def discover(
         UrlError: The URL is not one of a registry.
     """
     try:
-        backend = await _get(url, name, token)
-    except RegistryUnavailableError:
+        with trio.fail_after(ANSWER_SECONDS) as scope:
+            async with connect(url, token=token) as client:
+                backend = await client.get(name)
+                scope.deadline = float("inf")  # an answer that came in time counts
+    except (RegistryUnavailableError, trio.TooSlowError) as error:
         remembered = last_known.get((url, name))
-        if remembered is None:
+        if remembered is not None:
+            return replace(remembered, is_stale=True)
+        if isinstance(error, RegistryUnavailableError):
             raise
-        return replace(remembered, is_stale=True)
+        raise RegistryUnavailableError(
+            f"{without_secrets(url)} does not answer within {ANSWER_SECONDS:g} seconds"
+        ) from error
     if backend is None:
         last_known.pop((url, name), None)
         raise NotFound(name)
     found = Discovered(url=backend.url, backend=backend, is_stale=False, as_of=int(time.time()))
     last_known[url, name] = found
     return found
-
-
-async def _get(url: str, name: str, token: str | None) -> Backend | None:
-    try:
-        with trio.fail_after(ANSWER_SECONDS) as scope:
-            async with connect(url, token=token) as client:
-                backend = await client.get(name)
-                scope.deadline = float("inf")  # an answer that came in time counts
-    except trio.TooSlowError as error:
-        raise RegistryUnavailableError(
-            f"{without_secrets(url)} does not answer within {ANSWER_SECONDS:g} seconds"
-        ) from error
-    return backend

@@ -5,7 +5,8 @@ settles the calls that wait for them. A cancelled call stays known until its ans
 is then dropped: answers come in order, and an error without an id belongs to the oldest call. Once
 the connection is lost, all calls fail, those that wait and those that are made later.
 
-Members that are unknown here are ignored: a registry may be newer than its client.
+A registry may be newer than its client: members and kinds of events that are unknown here are
+ignored.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from __future__ import annotations
 import itertools
 import logging
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar, get_args
 
 import msgspec
 import trio
 
+from plexus_registry.rules import events
 from plexus_registry.rules.backend import Backend
 from plexus_registry.rules.errors import (
     InvalidParamsError,
@@ -25,17 +28,6 @@ from plexus_registry.rules.errors import (
     WatchEnded,
     rebuilt,
     shown,
-)
-from plexus_registry.rules.events import (
-    BackendActive,
-    BackendDeleted,
-    BackendRegistered,
-    BackendStale,
-    BackendUpdated,
-    Compacted,
-    Ended,
-    Reloaded,
-    Snapshot,
 )
 
 if TYPE_CHECKING:
@@ -49,17 +41,17 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 WatchEvent = (
-    Snapshot
-    | BackendRegistered
-    | BackendUpdated
-    | BackendStale
-    | BackendActive
-    | BackendDeleted
-    | Reloaded
-    | Compacted
+    events.Snapshot
+    | events.BackendRegistered
+    | events.BackendUpdated
+    | events.BackendStale
+    | events.BackendActive
+    | events.BackendDeleted
+    | events.Reloaded
+    | events.Compacted
 )
-_KINDS: dict[object, type[WatchEvent | Ended]] = {
-    kind.__struct_config__.tag: kind for kind in (*get_args(WatchEvent), Ended)
+_KINDS: dict[object, type[WatchEvent | events.Ended]] = {
+    kind.__struct_config__.tag: kind for kind in (*get_args(WatchEvent), events.Ended)
 }
 
 BUFFERED_EVENTS = 16_384
@@ -68,6 +60,31 @@ BUFFERED_EVENTS = 16_384
 A watch that begins with `since` may get all changes that a registry keeps (10,000) at once. That
 is no reason to cut off a reader that takes them one by one.
 """
+
+
+class ErrorObject(msgspec.Struct, frozen=True):
+    """The error of a call. Source: JSON-RPC 2.0, section 5.1."""
+
+    code: int
+    message: str
+    data: object = None
+
+
+class Message(msgspec.Struct, frozen=True):
+    """A message of the registry: an answer, or a notification, which has a method."""
+
+    id: object = None
+    method: str | None = None
+    params: msgspec.Raw = msgspec.Raw(b"null")
+    result: msgspec.Raw = msgspec.Raw(b"null")
+    error: ErrorObject | None = None
+
+
+class Item(msgspec.Struct, frozen=True):
+    """An event, and the number of its subscription."""
+
+    subscription: int
+    result: msgspec.Raw
 
 
 class _Tagged(msgspec.Struct):
@@ -87,52 +104,12 @@ def decode(text: str | msgspec.Raw, kind: type[T], what: str) -> T:
         raise RegistryUnavailableError(f"{what} makes no sense: {error}") from error
 
 
-def _decode_event(text: msgspec.Raw) -> WatchEvent | WatchEnded | None:
-    """Decode an event of a watch, or its end; return None for a kind of a newer registry.
-
-    Raises:
-        RegistryUnavailableError: It is no event, or a member that its kind needs is missing.
-    """
-    kind = _KINDS.get(decode(text, _Tagged, "an event").type)
-    if kind is None:
-        return None
-    event = decode(text, kind, "an event")
-    if isinstance(event, Ended):
-        return WatchEnded(event.message, event.code, event.revision)
-    return event
-
-
-class ErrorObject(msgspec.Struct, frozen=True):
-    """The error of a call. Source: JSON-RPC 2.0, section 5.1."""
-
-    code: int
-    message: str
-    data: object = None
-
-    def exception(self) -> CallError:
-        """Make the exception of its code."""
-        data = dict(self.data) if isinstance(self.data, dict) else {}
-        if "holder" in data:
-            with suppress(msgspec.ValidationError):  # it stays as it came
-                data["holder"] = msgspec.convert(data["holder"], Backend)
-        return rebuilt(self.code, self.message, data)
-
-
-class Message(msgspec.Struct, frozen=True):
-    """A message of the registry: an answer, or a notification, which has a method."""
-
-    id: object = None
-    method: str | None = None
-    params: msgspec.Raw = msgspec.Raw(b"null")
-    result: msgspec.Raw = msgspec.Raw(b"null")
-    error: ErrorObject | None = None
-
-
-class Item(msgspec.Struct, frozen=True):
-    """An event, and the number of its subscription."""
-
-    subscription: int
-    result: msgspec.Raw
+def _exception(error: ErrorObject) -> CallError:
+    data = dict(error.data) if isinstance(error.data, dict) else {}
+    if "holder" in data:
+        with suppress(msgspec.ValidationError):  # it stays as it came
+            data["holder"] = msgspec.convert(data["holder"], Backend)
+    return rebuilt(error.code, error.message, data)
 
 
 class EventStream:
@@ -157,18 +134,15 @@ class EventStream:
         except trio.EndOfChannel:
             raise self._end from None
 
-    def put(self, event: WatchEvent | WatchEnded) -> bool:
-        """Hand an event to the reader; return whether more may come."""
-        if isinstance(event, WatchEnded):
-            self.end(event)
-            return False
+    def put(self, event: WatchEvent) -> bool:
+        """Hand an event to the reader; return whether there was room for it."""
         try:
             self._send.send_nowait(event)
         except trio.WouldBlock:
             waiting = f"{BUFFERED_EVENTS} events wait to be read"
             self.end(WatchEnded(f"the watch is cut off: {waiting}", "too_slow", self._revision))
             return False
-        if not isinstance(event, Compacted):  # the missing changes are in the snapshot after it
+        if not isinstance(event, events.Compacted):  # what is missing is in the snapshot after it
             self._revision = event.revision
         return True
 
@@ -182,27 +156,36 @@ class EventStream:
         self._send.close()
 
 
+@dataclass(slots=True, eq=False)
 class PendingCall:
-    """A request that has no answer yet, or whose answer was not fetched yet."""
+    """A request that has no answer yet, or whose answer was not fetched yet.
 
-    __slots__ = ("answer", "done", "events", "is_abandoned")
+    Attributes:
+        stream: The events of the watch that it begins; None if it begins none.
+        done: Set once there is an answer, or the connection is lost.
+        answer: The answer; None if there is none.
+        is_abandoned: Whether nobody waits for it.
+    """
 
-    def __init__(self) -> None:
-        self.done = trio.Event()
-        self.answer: Message | None = None
-        self.events: EventStream | None = None
-        self.is_abandoned = False
+    stream: EventStream | None = None
+    done: trio.Event = field(default_factory=trio.Event)
+    answer: Message | None = None
+    is_abandoned: bool = False
 
 
 class Exchange:
-    """The calls and watches of one connection; `read_until_lost` runs beside it."""
+    """The calls and watches of one connection; `read_until_lost` runs beside it.
+
+    Attributes:
+        lost: Set once the connection is over.
+    """
 
     def __init__(self, socket: ClientSocket) -> None:
+        self.lost = trio.Event()
         self._socket = socket
         self._ids = itertools.count(1)
         self._waiting: dict[int, PendingCall] = {}
-        self._event_streams: dict[int, EventStream] = {}
-        self._over = trio.Event()
+        self._streams: dict[int, EventStream] = {}
         self._loss = ""
 
     async def request(self, method: str, params: Mapping[str, object]) -> msgspec.Raw:
@@ -218,19 +201,13 @@ class Exchange:
     @asynccontextmanager
     async def watch(self, params: Mapping[str, object]) -> AsyncIterator[EventStream]:
         """Begin a watch, and end it after the block; the errors are those of `request`."""
-        events = EventStream()
-        call = self._post("registry.watch", params)
-        call.events = events
-        await self._settled(call)
+        stream = EventStream()
+        await self._settled(self._post("registry.watch", params, stream))
         try:
-            yield events
+            yield stream
         finally:
-            self._unwatch(events)
-            events.close()
-
-    async def wait_lost(self) -> None:
-        """Wait until the connection is over."""
-        await self._over.wait()
+            self._unwatch(stream)
+            stream.close()
 
     async def read_until_lost(self) -> None:
         """Settle calls and hand events to their readers until the connection is over."""
@@ -240,8 +217,8 @@ class Exchange:
         except RegistryUnavailableError as error:
             self._lose(str(error))
 
-    def _post(self, method: str, params: object) -> PendingCall:
-        if self._over.is_set():
+    def _post(self, method: str, params: object, stream: EventStream | None = None) -> PendingCall:
+        if self.lost.is_set():
             raise RegistryUnavailableError(self._loss)
         number = next(self._ids)
         request = {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
@@ -252,7 +229,7 @@ class Exchange:
                 f"Parameters of {method} are no JSON: {error}", problem="malformed"
             ) from error
         self._socket.post(text)
-        self._waiting[number] = call = PendingCall()
+        self._waiting[number] = call = PendingCall(stream)
         return call
 
     async def _settled(self, call: PendingCall) -> msgspec.Raw:
@@ -260,26 +237,26 @@ class Exchange:
             await call.done.wait()
         except trio.Cancelled:
             call.is_abandoned = True
-            if call.events is not None:
-                self._unwatch(call.events)
+            if call.stream is not None:
+                self._unwatch(call.stream)
             raise
         if call.answer is None:
             raise RegistryUnavailableError(self._loss)
         if call.answer.error is not None:
-            raise call.answer.error.exception()
+            raise _exception(call.answer.error)
         return call.answer.result
 
     def _lose(self, why: str) -> None:
         log.debug("connection is over: %s", why)
         self._loss = why
-        self._over.set()
+        self.lost.set()
         self._socket.close()
         for call in self._waiting.values():
             call.done.set()
         self._waiting.clear()
-        for events in self._event_streams.values():
-            events.end(RegistryUnavailableError(why))
-        self._event_streams.clear()
+        for stream in self._streams.values():
+            stream.end(RegistryUnavailableError(why))
+        self._streams.clear()
 
     def _take(self, text: str) -> None:
         message = decode(text, Message, "what the peer sends")
@@ -294,36 +271,37 @@ class Exchange:
         if call is None or not isinstance(number, int):
             log.debug("answer to nothing: %s", shown(text))
             return
-        if call.events is not None and message.error is None:
-            self._begin(call, call.events, message.result)
+        if call.stream is not None and message.error is None:
+            # Now, because the next message may be its first event.
+            call.stream.subscription = decode(message.result, int, "the answer to registry.watch")
+            self._streams[call.stream.subscription] = call.stream
+            if call.is_abandoned:
+                self._unwatch(call.stream)
         del self._waiting[number]
         call.answer = message
         call.done.set()
 
-    def _begin(self, call: PendingCall, events: EventStream, result: msgspec.Raw) -> None:
-        """Register an event stream now: the next message may be its first event."""
-        events.subscription = decode(result, int, "the answer to registry.watch")
-        self._event_streams[events.subscription] = events
-        if call.is_abandoned:
-            self._unwatch(events)
-
     def _take_event(self, params: msgspec.Raw) -> None:
         item = decode(params, Item, "an event")
-        events = self._event_streams.get(item.subscription)
-        if events is None:
+        stream = self._streams.get(item.subscription)
+        if stream is None:
             return
-        event = _decode_event(item.result)
-        if event is not None and not events.put(event):
-            self._unwatch(events)
+        kind = _KINDS.get(decode(item.result, _Tagged, "an event").type)
+        if kind is None:
+            return
+        event = decode(item.result, kind, "an event")
+        if isinstance(event, events.Ended):
+            stream.end(WatchEnded(event.message, event.code, event.revision))
+            self._unwatch(stream)
+        elif not stream.put(event):
+            self._unwatch(stream)
 
-    def _unwatch(self, events: EventStream) -> None:
+    def _unwatch(self, stream: EventStream) -> None:
         """End a subscription; events that are still on their way are dropped."""
-        if (
-            events.subscription is None
-            or self._event_streams.pop(events.subscription, None) is None
-        ):
+        number = stream.subscription
+        if number is None or self._streams.pop(number, None) is None:
             return
         try:
-            self._post("registry.unwatch", [events.subscription]).is_abandoned = True
+            self._post("registry.unwatch", [number]).is_abandoned = True
         except RegistryUnavailableError:
             log.debug("watch ended with its connection")

@@ -46,13 +46,14 @@ _OPEN = (ConnectionState.OPEN, ConnectionState.REMOTE_CLOSING)
 
 
 class RegistryUrl(NamedTuple):
-    """The parts of a WebSocket URL."""
+    """The parts of a WebSocket URL; `shown` is the URL without its secrets."""
 
     is_secure: bool
     host: str
     port: int
     authority: str
     target: str
+    shown: str
 
 
 def parse_url(url: str) -> RegistryUrl:
@@ -61,33 +62,23 @@ def parse_url(url: str) -> RegistryUrl:
     Raises:
         UrlError: It is not a WebSocket URL.
     """
+    where = without_secrets(url)
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise UrlError(
-            f"{shown(without_secrets(url))} is no URL: {error}; write {_EXAMPLE}"
-        ) from error
+        raise UrlError(f"{shown(where)} is no URL: {error}; write {_EXAMPLE}") from error
     is_plain = url.isascii() and url.isprintable() and " " not in url
     if parts.scheme not in _PORTS or not parts.hostname or not is_plain:
-        raise UrlError(f"{shown(without_secrets(url))} is no WebSocket URL: write {_EXAMPLE}")
+        raise UrlError(f"{shown(where)} is no WebSocket URL: write {_EXAMPLE}")
     return RegistryUrl(
         is_secure=parts.scheme == "wss",
         host=parts.hostname,
         port=_PORTS[parts.scheme] if port is None else port,
         authority=parts.netloc.rpartition("@")[2],
         target=(parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
+        shown=where,
     )
-
-
-def check_token(token: str | None) -> None:
-    """Check that a header can hold a token.
-
-    Raises:
-        ValueError: It cannot; the message does not show the token.
-    """
-    if token is not None and not (token.isascii() and token.isprintable()):
-        raise ValueError("the token must be printable ASCII")
 
 
 def without_secrets(url: str) -> str:
@@ -100,11 +91,7 @@ def without_secrets(url: str) -> str:
 
 @asynccontextmanager
 async def open_socket(url: str, *, token: str | None = None) -> AsyncIterator[ClientSocket]:
-    """Connect to a WebSocket URL.
-
-    Args:
-        url: With the scheme `ws` or `wss`.
-        token: The token, sent as `Authorization: Bearer`.
+    """Connect to a WebSocket URL; the token is sent as `Authorization: Bearer`.
 
     Raises:
         UrlError: The URL is not a WebSocket URL.
@@ -112,22 +99,23 @@ async def open_socket(url: str, *, token: str | None = None) -> AsyncIterator[Cl
         RegistryUnavailableError: Nothing answers there, or it does not speak WebSocket.
     """
     address = parse_url(url)
-    check_token(token)
-    stream = await _open_stream(url, address)
+    if token is not None and not (token.isascii() and token.isprintable()):
+        raise ValueError("the token must be printable ASCII")  # which does not show it
+    stream = await _open_stream(address)
     try:
-        yield await shake_hands(stream, url, token=token)
+        yield await shake_hands(stream, address, token=token)
     finally:
         # This does not wait. The shield keeps a cancellation from replacing the block's own error.
         with trio.CancelScope(shield=True):
             await trio.aclose_forcefully(stream)
 
 
-async def _open_stream(url: str, address: RegistryUrl) -> trio.abc.Stream:
+async def _open_stream(address: RegistryUrl) -> trio.abc.Stream:
     try:
         stream = await trio.open_tcp_stream(address.host, address.port)
     except (OSError, UnicodeError) as error:  # the latter: a host that no name server takes
         raise RegistryUnavailableError(
-            f"cannot connect to {without_secrets(url)}: {_reason(error)}"
+            f"cannot connect to {address.shown}: {_reason(error)}"
         ) from error
     if not address.is_secure:
         return stream
@@ -155,17 +143,14 @@ def _reason(error: BaseException) -> str:
 
 
 async def shake_hands(
-    stream: trio.abc.Stream, url: str, *, token: str | None = None
+    stream: trio.abc.Stream, address: RegistryUrl, *, token: str | None = None
 ) -> ClientSocket:
     """Open the WebSocket on a stream that is connected.
 
     Raises:
-        ValueError: No header can hold the token.
         RegistryUnavailableError: The peer is no WebSocket server, or has left.
     """
-    address = parse_url(url)
-    where = without_secrets(url)
-    check_token(token)
+    where = address.shown
     ws = WSConnection(ConnectionType.CLIENT)
     headers = [] if token is None else [(b"Authorization", f"Bearer {token}".encode())]
     request = Request(address.authority, address.target, extra_headers=headers)
@@ -215,8 +200,12 @@ class ClientSocket:
 
     def close(self) -> None:
         """Queue a close frame, unless there was one; the peer's own ends `receive`."""
-        if self._ws.state in _OPEN:
-            self._post(CloseConnection(1000))
+        self._post_control(CloseConnection(1000))
+
+    def _post_control(self, event: Event) -> None:
+        """Queue a control frame, unless the connection is closed or the peer does not read."""
+        if self._ws.state in _OPEN and len(self._queue) <= MAX_QUEUED_BYTES:
+            self._post(event)
 
     def _post(self, event: Event) -> None:
         self._queue += self._ws.send(event)
@@ -239,7 +228,7 @@ class ClientSocket:
             asked_at = trio.current_time()
             if asked_at < self._heard_at + SILENCE_SECONDS:
                 continue
-            self._answer(Ping())
+            self._post_control(Ping())
             await trio.sleep(SILENCE_SECONDS)
             if self._heard_at < asked_at:
                 self._is_silent = True
@@ -261,32 +250,20 @@ class ClientSocket:
                         if event.message_finished:
                             return "".join(parts)
                     case Ping():
-                        self._answer(event.response())
+                        self._post_control(event.response())
                     case CloseConnection():
-                        self._answer(event.response())
-                        raise RegistryUnavailableError(_said(event))
-            await self._receive_some()
-
-    def _answer(self, event: Event) -> None:
-        if self._ws.state in _OPEN and len(self._queue) <= MAX_QUEUED_BYTES:
-            self._post(event)
-
-    async def _receive_some(self) -> None:
-        try:
-            data = await self._stream.receive_some(_RECEIVE_BYTES)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise RegistryUnavailableError(f"connection lost: {self._why(error)}") from error
-        self._heard_at = trio.current_time()
-        if not data:
-            raise RegistryUnavailableError("connection lost: the registry hung up")
-        self._ws.receive_data(bytes(data))
-
-    def _why(self, error: Exception) -> str:
-        if self._is_silent:
-            return f"no sign of life for {2 * SILENCE_SECONDS:g} seconds"
-        return _reason(error)
-
-
-def _said(event: CloseConnection) -> str:
-    reason = f": {event.reason}" if event.reason else ""
-    return f"the connection was closed with code {int(event.code)}{reason}"
+                        self._post_control(event.response())
+                        reason = f": {event.reason}" if event.reason else ""
+                        raise RegistryUnavailableError(
+                            f"the connection was closed with code {int(event.code)}{reason}"
+                        )
+            try:
+                data = await self._stream.receive_some(_RECEIVE_BYTES)
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                silence = f"no sign of life for {2 * SILENCE_SECONDS:g} seconds"
+                why = silence if self._is_silent else _reason(error)
+                raise RegistryUnavailableError(f"connection lost: {why}") from error
+            if not data:
+                raise RegistryUnavailableError("connection lost: the registry hung up")
+            self._heard_at = trio.current_time()
+            self._ws.receive_data(bytes(data))
