@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from plexus_registry.health.network import Network
     from plexus_registry.registry import Registry
     from plexus_registry.rpc.handler import Handler
+    from plexus_registry.server.websocket import WebSocket
 
 T = TypeVar("T")
 
@@ -92,17 +93,31 @@ class ScriptedWebSocket:
         self.sent = 0
         self.sending: int | None = None
         self.say, self._heard = trio.open_memory_channel[str](100)
+        self._next: str | None = None
+        self._queue: list[str] = []
 
-    async def receive(self) -> str:
+    def read(self) -> str | None:
+        message, self._next = self._next, None
+        return message
+
+    def queue(self, frames: Sequence[str]) -> None:
+        self._queue += frames
+
+    is_queue_full = False
+
+    async def flush(self) -> None:
+        if self._queue:
+            await self.send(())
+
+    async def wait(self) -> None:
         try:
-            return await self._heard.receive()
+            self._next = await self._heard.receive()
         except trio.EndOfChannel:
             raise ConnectionClosed(None) from None
 
-    async def send_one(self, frame: str) -> None:
-        await self.send([frame])
-
     async def send(self, frames: Sequence[str]) -> None:
+        frames = (*self._queue, *frames)
+        self._queue.clear()
         await trio.lowlevel.checkpoint()
         self.sent += 1
         self.sending = self.sent
@@ -165,3 +180,11 @@ async def answered(responder: Handler, frame: str | bytes) -> list[str]:
     """Have a frame answered, whether or not the answer takes a wait."""
     answer = responder.answer(frame)
     return answer if isinstance(answer, list) else await answer
+
+
+async def received(websocket: WebSocket) -> str | bytes:
+    """Wait for the next message."""
+    while (message := websocket.read()) is None:
+        await websocket.flush()
+        await websocket.wait()
+    return message

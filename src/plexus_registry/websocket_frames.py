@@ -139,7 +139,11 @@ def apply_mask(payload: bytes | bytearray, mask: bytes | bytearray) -> bytes:
 
 
 class FrameReader:
-    """Reads messages and control frames from the bytes of one peer."""
+    """Reads messages and control frames from the bytes of one peer.
+
+    Attributes:
+        is_closed: Whether a close frame came.
+    """
 
     def __init__(self, *, is_peer_client: bool, max_message_bytes: int | None = None) -> None:
         """Create a reader for a new connection.
@@ -157,7 +161,12 @@ class FrameReader:
         self._parts: list[bytes] = []
         self._size = 0
         self._utf8: IncrementalDecoder | None = None
-        self._is_closed = False
+        self.is_closed = False
+
+    @property
+    def missing(self) -> int:
+        """How many bytes are known to be missing of the next frame."""
+        return max(0, self._needed - len(self._buffer))
 
     @property
     def fragments(self) -> int:
@@ -177,7 +186,7 @@ class FrameReader:
         Raises:
             FrameError: The peer broke RFC 6455, or its message is too large. Do not read on.
         """
-        while not self._is_closed and len(self._buffer) >= self._needed:
+        while not self.is_closed and len(self._buffer) >= self._needed:
             frame = self._take_frame()
             if frame is None:
                 return None
@@ -241,7 +250,7 @@ class FrameReader:
 
     def _take_control(self, opcode: int, payload: bytes) -> PingFrame | PongFrame | CloseFrame:
         if opcode == Opcode.CLOSE:
-            self._is_closed = True
+            self.is_closed = True
             return _decode_close(payload)
         return PingFrame(payload) if opcode == Opcode.PING else PongFrame(payload)
 

@@ -258,7 +258,9 @@ async def test_a_database_that_another_program_holds_is_waited_for(tmp_path: Pat
         impatient = with_prelude(
             "import plexus_registry.storage.opening as s; s.BUSY_TIMEOUT = 0.7"
         )
-        async with running_registry(tmp_path, *OPTIONS, command=impatient) as server:
+        # `post` needs a pong while the database is held.
+        quick = "--ping-interval=0.2"
+        async with running_registry(tmp_path, *OPTIONS, quick, command=impatient) as server:
             async with dial(server.url) as peer, dial(server.url) as reader:
                 with held_by_another_program(server, tmp_path):
                     waiting = await peer.post("registry.register", name="a", host="h", port=1)

@@ -26,7 +26,7 @@ from plexus_registry.server.connection import serve_connection
 from plexus_registry.server.shutdown import Shutdown
 from plexus_registry.server.websocket import accept_websocket
 from tests.e2e.raw import CLOSE, HEAD, frame
-from tests.fakes import ScriptedWebSocket, opened
+from tests.fakes import ScriptedWebSocket, opened, received
 from tests.health.test_tracker import backend_of
 
 if TYPE_CHECKING:
@@ -257,7 +257,7 @@ async def test_peers_that_leave_together_are_seen_out_one_in_a_round(*, says_goo
     async def wait_for_end(wire: WebSocket) -> None:
         nonlocal gone
         with pytest.raises(ConnectionClosed):
-            await wire.receive()
+            await received(wire)
         gone += 1
 
     async with trio.open_nursery() as nursery:

@@ -17,6 +17,7 @@ from plexus_registry.rpc.fairness import Fairness
 from plexus_registry.server.heartbeat import Heartbeat
 from plexus_registry.server.websocket import PIECE_BYTES, WebSocket, accept_websocket
 from tests.e2e.raw import CLOSE, HEAD, PING, TEXT, frame
+from tests.fakes import received
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -101,8 +102,9 @@ async def test_a_silent_peer_gets_a_close_frame_after_two_missed_pongs(
         assert opcode == CLOSE
         assert payload[:2] == (1011).to_bytes(2, "big")
         assert trio.current_time() - start == pytest.approx(91, abs=2)
+        await connection.peer.send_all(frame(CLOSE, payload))
         with pytest.raises(ConnectionClosed):
-            await connection.websocket.receive()
+            await received(connection.websocket)
         assert connection.refused == {"pings": 1}
     assert connection.scope.cancel_called
 
@@ -130,7 +132,7 @@ async def test_the_fragments_of_a_valid_message_are_accepted(autojump_clock: Moc
         await trio.sleep(20)  # the heartbeat looks at it
         assert not connection.scope.cancel_called
         await connection.peer.send_all(frame(0, b"{}"))
-        assert await connection.websocket.receive() == "{}"
+        assert await received(connection.websocket) == "{}"
         assert not connection.refused
 
 
@@ -139,11 +141,11 @@ async def test_nothing_follows_the_goodbye_for_a_broken_protocol(
 ) -> None:
     async with checked() as connection:
         await connection.peer.send_all(frame(TEXT, b"{}") + frame(TEXT, b"", reserved=4))
-        assert await connection.websocket.receive() == "{}"
+        assert await received(connection.websocket) == "{}"
         opcode, payload = await connection.next_frame()
         assert (opcode, payload[:2]) == (CLOSE, (1002).to_bytes(2, "big"))
         with pytest.raises((ConnectionClosed, trio.BrokenResourceError)):
-            await connection.websocket.send_one("too late")
+            await connection.websocket.send(["too late"])
 
 
 async def test_a_peer_that_asks_is_not_pinged(autojump_clock: MockClock) -> None:
@@ -151,8 +153,7 @@ async def test_a_peer_that_asks_is_not_pinged(autojump_clock: MockClock) -> None
         for _ in range(10):
             await trio.sleep(20)
             await connection.peer.send_all(frame(TEXT, b"hello"))
-            await connection.websocket.receive()
-            connection.websocket.was_heard = True
+            await received(connection.websocket)
         with trio.move_on_after(0.5):
             pytest.fail(f"it got {await connection.next_frame()}")
 
@@ -217,7 +218,7 @@ async def test_a_peer_that_reads_nothing_for_a_while_is_cut_off(
             assert websocket is not None
             stuck.pause = 8  # slow, but it takes some in time
             heartbeat.add(websocket, "peer", connection.cancel_scope.cancel)
-            await websocket.send_one("x" * PIECE_BYTES * 20)
+            await websocket.send(["x" * PIECE_BYTES * 20])
         assert trio.current_time() == pytest.approx(8 * (pieces - 1) + 10.5, abs=1.5)
         assert refused == {"unread_seconds": 1}
         nursery.cancel_scope.cancel()

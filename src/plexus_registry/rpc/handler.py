@@ -57,7 +57,7 @@ from plexus_registry.rules.methods import BY_COMMAND, Get, List, Ping, Watch
 from plexus_registry.rules.parameters import Command
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable, Coroutine
     from contextlib import AbstractAsyncContextManager
 
     from plexus_registry.registry import Registry
@@ -103,7 +103,7 @@ class Handler:
             max_subscriptions=hub.limits.subscriptions, numbers_after=numbers_after
         )
 
-    def answer(self, frame: str | bytes) -> list[str] | Awaitable[list[str]]:
+    def answer(self, frame: str | bytes) -> list[str] | Coroutine[object, object, list[str]]:
         """Carry out the requests of a frame.
 
         Most requests only read the catalog, and are answered at once, without a task switch.

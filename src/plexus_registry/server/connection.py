@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from contextlib import asynccontextmanager, nullcontext, suppress
+from contextlib import asynccontextmanager, closing, nullcontext, suppress
 from typing import TYPE_CHECKING
 
 import trio
@@ -62,38 +62,45 @@ async def serve_connection(
     try:
         with shutdown.request_loop() as loop:
             while not loop.must_end():
-                frame = await websocket.receive()
-                websocket.was_heard = True
-                if loop.must_end():
-                    break  # the shutdown began before the frame arrived
-                if _is_too_large(frame, hub.limits.message_bytes):
-                    await websocket.close(CloseCode.MESSAGE_TOO_BIG, "the message is too large")
-                    return
-                loop.is_busy = True
+                frame = websocket.read()
+                if frame is None:
+                    await websocket.flush()
+                    loop.is_busy = False
+                    await websocket.wait()
+                    loop.is_busy = True
+                    continue
                 current, sent_before = frame, websocket.sent
                 if len(frame) > LONG_FRAME:
                     await websocket.share.wait_for_turn()
                 answer = handler.answer(frame)
                 if isinstance(answer, list):
                     frames = current = answer
-                    sent_before = websocket.sent
-                    if frames and len(frames[0]) > LONG_CHARACTERS:
+                    size = sum(map(len, frames))
+                    if size > LONG_CHARACTERS:
+                        sent_before = websocket.sent
                         await websocket.send(frames)
                         handler.release()
-                    elif frames:
-                        await websocket.send_one(frames[0])
+                    else:
+                        websocket.queue(frames)
+                        current = None
+                        if websocket.is_queue_full:
+                            await websocket.flush()
                 else:
-                    frames = current = await answer
+                    with closing(answer):
+                        # A request is carried out even if its peer has left meanwhile.
+                        with suppress(ConnectionClosed):
+                            await websocket.flush()
+                        frames = current = await answer
                     sent_before = None
                     async with watch_sender.pause():
                         sent_before = websocket.sent
                         await websocket.send(frames)
                         if handler.note_sent():
                             watch_sender.wake()
+                    size = sum(map(len, frames))
                 current = sent_before = None
-                if sum(map(len, frames)) > KEPT_CHARACTERS:
+                if size > KEPT_CHARACTERS:
                     del answer, frames
-                loop.is_busy = False
         await watch_sender.finish()
         await websocket.close(CloseCode.GOING_AWAY, STOPPING)
     except ConnectionClosed as closed:
@@ -152,13 +159,6 @@ async def _break_off(websocket: WebSocket, unsent: list[str], code: int, why: st
     with suppress(ConnectionClosed):
         await websocket.send(unsent)
         await websocket.close(code, why)
-
-
-def _is_too_large(frame: str | bytes, most: int) -> bool:
-    """Check the size of a frame in bytes; the library counts the characters of a text."""
-    if len(frame) <= most // 4 or isinstance(frame, bytes) or frame.isascii():
-        return False
-    return len(frame.encode()) > most
 
 
 class WatchSender:

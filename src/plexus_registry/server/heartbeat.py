@@ -46,6 +46,7 @@ class Watched:
         "stuck_ticks",
         "turn",
         "unanswered",
+        "waits",
         "websocket",
     )
 
@@ -58,6 +59,7 @@ class Watched:
         self.stuck_ticks = 0
         self.crowded_ticks = 0
         self.unanswered = 0
+        self.waits = 0
 
 
 class Heartbeat:
@@ -142,8 +144,15 @@ class Heartbeat:
             if self._holds_up_others(watched):
                 self._cut_off(watched, "unread_total", "it reads too slowly, and others wait")
                 continue
+            self._read_ahead(watched, nursery)
             if watched.turn == turn:
                 self._check_peer(watched, nursery)
+
+    def _read_ahead(self, watched: Watched, nursery: trio.Nursery) -> None:
+        """Read the control frames of a connection that is busy since the last tick."""
+        waits, watched.waits = watched.waits, watched.websocket.waits
+        if waits == watched.waits and not watched.websocket.is_reading:
+            nursery.start_soon(watched.websocket.read_ahead)
 
     def _holds_up_others(self, watched: Watched) -> bool:
         """Whether others wait for memory that this connection has occupied for too long."""
@@ -174,12 +183,16 @@ class Heartbeat:
         nursery.start_soon(_close_and_cut, watched, code, reason)
 
     def _check_peer(self, watched: Watched, nursery: trio.Nursery) -> None:
-        if watched.websocket.was_heard:
-            watched.websocket.was_heard = False
+        websocket = watched.websocket
+        # If nobody reads what the peer sends, its silence does not count.
+        if websocket.was_heard or not websocket.is_reading:
+            websocket.was_heard = False
             watched.unanswered = 0
+        if websocket.has_asked:
+            websocket.has_asked = False
         elif watched.unanswered < MISSED_PONGS:
             watched.unanswered += 1
-            nursery.start_soon(self._ping, watched)
+            nursery.start_soon(_ping, websocket)
         else:
             silence = f"it answered no ping for {MISSED_PONGS * self._ping_interval:g} s"
             self._close(
@@ -190,17 +203,14 @@ class Heartbeat:
         self._refused[word] += 1
         self._log_throttle.log(word, text, level=logging.INFO)
 
-    async def _ping(self, watched: Watched) -> None:
-        # If the connection ends first, nothing else ends the wait for the pong.
-        with trio.move_on_after((MISSED_PONGS + 1) * self._ping_interval):
-            try:
-                await watched.websocket.ping()
-            except ConnectionClosed:
-                return
-            except Exception:
-                log.exception("a ping failed")  # a bug; it ends no other connection
-                return
-            watched.unanswered = 0
+
+async def _ping(websocket: WebSocket) -> None:
+    try:
+        await websocket.ping()
+    except ConnectionClosed:
+        return
+    except Exception:
+        log.exception("a ping failed")  # a bug; it ends no other connection
 
 
 async def _close_and_cut(watched: Watched, code: int, reason: str) -> None:

@@ -281,8 +281,6 @@ class Server:
                             await websocket.close(CloseCode.INTERNAL_ERROR)
                     self._heartbeat.remove(watched)
             nursery.cancel_scope.cancel()
-        if websocket is not None:
-            websocket.forget()
 
     def _report_fault(self, name: str, text: str) -> None:
         """Count and log a fault that is not answered to any peer."""

@@ -1,39 +1,56 @@
-"""The server's WebSockets, over trio-websocket.
+"""The server's WebSockets.
 
-Theory of operation. The library reads the handshake itself and sends each message alone. This
-module adds the rest. `HandshakeStream` is between the library and the connection: it hands
-on the bytes of the handshake that were read before, joins short messages, sends the close frame
-that the library omits, and shows whether the peer reads. `WebSocket` sends long messages without
-the library, piece by piece, because the library would keep a copy of each until the peer has read
-it.
+Theory of operation. trio-websocket answers the handshake; after it, the bytes of the connection are
+read and written here. One task reads and answers: `read` returns the messages that have arrived,
+`queue` keeps their answers, `flush` sends these together once nothing is left to read, and `wait`
+waits for more bytes. Control frames are answered by `read`, in their place. While a request takes
+long, the heartbeat calls `read_ahead`, so that the peer's pings are answered meanwhile.
+
+Long messages are encoded and sent piece by piece: the memory stays small, and the heartbeat sees
+whether the peer reads.
 """
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, NoReturn
 
 import trio
-from trio_websocket import CloseReason, ConnectionClosed, WebSocketConnection, wrap_server_stream
+from trio_websocket import CloseReason, ConnectionClosed, wrap_server_stream
 
 from plexus_registry.rpc.fairness import Caller, Fairness, Share
-from plexus_registry.websocket_frames import CloseCode, Opcode, encode_close, encode_header
+from plexus_registry.server.handshake import hang_up
+from plexus_registry.websocket_frames import (
+    CloseCode,
+    CloseFrame,
+    FrameError,
+    FrameReader,
+    Opcode,
+    PingFrame,
+    encode_close,
+    encode_frame,
+    encode_header,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
 PIECE_BYTES = 64 * 1024
 """More bytes are sent piece by piece, so that the heartbeat sees whether the peer reads."""
 RECEIVE_BYTES = 4096
+"""How much is received at a time; more if a frame that is longer has begun."""
+
+MOST_EARLY = 2
+"""How many messages are read while the task of the connection is busy."""
 
 _ENCODED_AT_ONCE = 256 * 1024
-_CLOSE = encode_close(CloseCode.NORMAL)[:1]
-_OMITTED_CLOSES = (CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_DATA)
-"""The library ends the connection with these codes without sending its close frame."""
-# Busy: the peer reads nothing, and another task is still sending to it.
-_GONE = (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError)
+_PING = encode_frame(Opcode.PING, b"")
+_EMPTY_CLOSE = encode_frame(Opcode.CLOSE, b"")
+_ABNORMAL = 1006
+"""No close frame came. Source: RFC 6455, section 7.1.5."""
 _ESTABLISHED = 1
 """Source: Linux, include/net/tcp_states.h."""
 
@@ -41,108 +58,330 @@ _ESTABLISHED = 1
 class WebSocket:
     """An accepted WebSocket.
 
-    Every method raises `trio_websocket.ConnectionClosed` when the peer is gone.
+    Sending and waiting raise `trio_websocket.ConnectionClosed` when the peer is gone.
 
     Attributes:
         caller: The peer and its rights.
-        was_heard: Whether a message came since the heartbeat last set it to false.
         share: Its share of the time and memory of all connections.
+        start_soon: Starts a task that ends with the connection.
+        was_heard: Whether bytes came since the heartbeat last set it to false.
+        has_asked: Whether a message came since the heartbeat last set it to false.
+        is_reading: Whether a task waits for bytes.
+        waits: How often it has begun to wait for bytes.
+        has_broken_protocol: Whether the peer broke RFC 6455, or sent too much.
+        sent: The number of pieces whose sending has begun.
     """
+
+    __slots__ = (
+        "_ahead",
+        "_closed",
+        "_early",
+        "_fairness",
+        "_is_sending",
+        "_lock",
+        "_over",
+        "_queue",
+        "_queued",
+        "_reader",
+        "_socket",
+        "_stream",
+        "caller",
+        "has_asked",
+        "has_broken_protocol",
+        "is_reading",
+        "sent",
+        "share",
+        "start_soon",
+        "waits",
+        "was_heard",
+    )
 
     def __init__(
         self,
-        ws: WebSocketConnection,
-        stream: HandshakeStream,
+        stream: trio.abc.Stream,
         nursery: trio.Nursery,
+        reader: FrameReader,
         caller: Caller,
         fairness: Fairness,
     ) -> None:
         self.share = Share(fairness)
         self.start_soon = nursery.start_soon
-        self.receive = ws.get_message
-        self.send_one = ws.send_message
-        self.ping = ws.ping
         self.caller = caller
-        self.was_heard = True
-        stream.closed_by = lambda: ws.closed
-        self._ws = ws
+        self.was_heard = self.has_asked = True
+        self.waits = 0
+        self.sent = 0
+        self._fairness = fairness
         self._stream = stream
+        # Without the checkpoints of a stream, a call costs half.
+        self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
+        self._reader = reader
+        self._queue: list[bytes] = []
+        self._queued = 0
+        self._lock = trio.Lock()
+        self._is_sending = False
+        self.is_reading = False
+        self.has_broken_protocol = False
+        self._closed: CloseReason | None = None
+        self._early: list[str | bytes] = []
+        self._ahead: trio.Event | None = None
+        self._over: trio.Event | None = None
 
-    def forget(self) -> None:
-        """Release the library's WebSocket when it has ended.
+    def read(self) -> str | bytes | None:
+        """Return the next message that has arrived, or None.
 
-        The two refer to each other, and memory that only the garbage collector frees makes all
-        clients wait.
+        The answers to control frames and to a broken protocol are queued.
         """
-        self._stream.closed_by = lambda: None
+        return self._early.pop(0) if self._early else self._read()
 
-    async def send(self, frames: Iterable[str]) -> None:
-        """Send messages, if any: short ones together, and long ones piece by piece."""
-        short: list[str] = []
-        size = 0
-        for frame in frames:
-            if len(frame) > PIECE_BYTES or size > PIECE_BYTES:
-                await self._send_together(short)
-                short.clear()
-                size = 0
-            if len(frame) > PIECE_BYTES:
-                await self.send_part(frame)
-            else:
-                short.append(frame)
-                size += len(frame)
-        await self._send_together(short)
+    def _read(self) -> str | bytes | None:
+        try:
+            while self._closed is None and (frame := self._reader.read()) is not None:
+                if isinstance(frame, (str, bytes)):
+                    self.has_asked = True
+                    return frame
+                if isinstance(frame, PingFrame):
+                    self._add(encode_frame(Opcode.PONG, frame.payload))
+                elif isinstance(frame, CloseFrame):
+                    self._closed = CloseReason(frame.code, frame.reason or None)
+                    has_code = frame.code != CloseCode.NO_STATUS
+                    self._add(encode_close(frame.code, frame.reason) if has_code else _EMPTY_CLOSE)
+        except FrameError as error:
+            self._closed = CloseReason(error.code, str(error))
+            self.has_broken_protocol = True
+            self._add(encode_close(error.code, str(error)))
+        return None
 
-    async def _send_together(self, frames: list[str]) -> None:
-        if not frames:
+    def queue(self, texts: Iterable[str]) -> None:
+        """Keep short messages until the next ones are sent, or until `flush`."""
+        for text in texts:
+            payload = text.encode()
+            self._add(encode_header(Opcode.TEXT, len(payload)) + payload)
+
+    def _add(self, frame: bytes) -> None:
+        self._queue.append(frame)
+        self._queued += len(frame)
+
+    @property
+    def is_queue_full(self) -> bool:
+        """Whether so much is queued that it should be sent."""
+        return self._queued > PIECE_BYTES
+
+    async def flush(self) -> None:
+        """Send what is queued; the connection ends if either end has said goodbye."""
+        if self.has_broken_protocol and self._is_sending:
+            # The task that sends waits for a peer that does not read.
+            await trio.aclose_forcefully(self._stream)
+        if self._queue:
+            await self._send()
+        if self._closed is not None:
+            await self._end()
+
+    async def wait(self) -> None:
+        """Wait until bytes have arrived."""
+        self.waits += 1
+        if self._ahead is None:
+            await self._receive()
+        else:
+            await self._ahead.wait()
+
+    async def read_ahead(self) -> None:
+        """Read what arrives while the task of the connection is busy: two messages at most."""
+        if self.is_reading or self._early or self._closed is not None:
             return
-        if len(frames) > 1:
-            with self._stream.gathering():
-                for frame in frames[:-1]:
-                    await self._ws.send_message(frame)
-        await self._ws.send_message(frames[-1])
+        self._ahead = ended = trio.Event()
+        try:
+            with suppress(ConnectionClosed):
+                while len(self._early) < MOST_EARLY:
+                    message = self._read()
+                    if message is not None:
+                        self._early.append(message)
+                    elif self._early and ended.statistics().tasks_waiting:
+                        break
+                    else:
+                        await self.flush()
+                        await self._receive()
+        finally:
+            self._ahead = None
+            ended.set()
+
+    async def _receive(self) -> None:
+        """Wait for bytes, and hand them to the reader."""
+        size = min(max(RECEIVE_BYTES, self._reader.missing), PIECE_BYTES)
+        data: bytes | bytearray = b""
+        self.is_reading = True
+        try:
+            if self._socket is None:
+                data = await self._stream.receive_some(size)
+            else:
+                await trio.lowlevel.wait_readable(self._socket)
+                data = os.read(self._socket.fileno(), size)
+        except BlockingIOError:
+            return  # the system woke this task for nothing
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # a peer that has reset the connection has left, too
+        finally:
+            self.is_reading = False
+        if not data:
+            await self._fairness.wait_for_turn()
+            raise self._lost()
+        self.was_heard = True
+        self._reader.feed(data)
+
+    async def _end(self) -> NoReturn:
+        """Wait until the peer has seen the close frame, and raise `ConnectionClosed`."""
+        # Thousands may leave at once, and ending a connection costs as much as several calls.
+        await self._fairness.wait_for_turn()
+        if self.has_broken_protocol:
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await hang_up(self._stream, b"")
+        else:
+            await self._wait_for_close_frame()
+        raise self._lost()
+
+    async def _wait_for_close_frame(self) -> None:
+        if self.is_reading:
+            if self._over is None:
+                self._over = trio.Event()
+            await self._over.wait()
+            return
+        with suppress(FrameError):
+            while not self._reader.is_closed:
+                if self._reader.read() is None:
+                    await self._receive()
+        if self._over is not None:
+            self._over.set()
+
+    def _lost(self) -> ConnectionClosed:
+        """Return the error that tells that the connection is over."""
+        if self._closed is None:
+            self._closed = CloseReason(_ABNORMAL, None)
+        if self._over is not None:
+            self._over.set()
+        return ConnectionClosed(self._closed)
+
+    async def send(self, texts: Iterable[str]) -> None:
+        """Send messages after those that are queued: short ones together, long ones in pieces."""
+        await self._send(_encode_together(texts))
 
     async def send_part(self, text: str, *, is_first: bool = True, is_last: bool = True) -> None:
-        """Send a part of a message, or all of it, as one frame that is encoded piece by piece."""
-        async with self._ws._stream_lock:  # noqa: SLF001 - keeps the library's frames out
-            if self._ws.closed is not None:
-                raise ConnectionClosed(self._ws.closed)
-            try:
-                await self._stream.send_pieces(_frame(text, is_first=is_first, is_last=is_last))
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                raise ConnectionClosed(self._ws.closed) from None
+        """Send a part of a message, or all of it, as one frame."""
+        await self._send(_encode_in_pieces(text, is_first=is_first, is_last=is_last))
 
-    @property
-    def is_gone(self) -> bool:
-        """Whether the peer has left, even if its last messages are not read yet."""
-        return self._ws.closed is not None or self._stream.is_gone
+    async def _send(self, pieces: Iterable[bytes] | None = None) -> None:
+        """Send what is queued, and pieces that no other bytes may come between."""
+        try:
+            self._lock.acquire_nowait()
+        except trio.WouldBlock:
+            await self._lock.acquire()
+        try:
+            if pieces is not None and self._closed is not None:
+                raise self._lost()
+            self._is_sending = True
+            if self._queue:
+                data = b"".join(self._queue)
+                self._queue.clear()
+                self._queued = 0
+                await self._write(data)
+            for piece in pieces or ():
+                await self._write(piece)
+            self._is_sending = False
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            raise self._lost() from None
+        finally:
+            self._lock.release()
 
-    async def close(self, code: int = 1000, reason: str | None = None) -> None:
-        """Send a close frame, and wait for the peer's."""
-        await self._ws.aclose(code, reason)
-        await self._stream.send_omitted_close()
-
-    @property
-    def sent(self) -> int:
-        """The number of pieces whose sending has begun."""
-        return self._stream.sent
+    async def _write(self, data: bytes) -> None:
+        """Send bytes, and count each part that the system accepts."""
+        rest = memoryview(data)
+        while rest:
+            self.sent += 1
+            if self._socket is None:
+                size = min(PIECE_BYTES, len(rest))
+                await self._stream.send_all(rest[:size])
+            else:
+                try:
+                    size = os.write(self._socket.fileno(), rest)
+                except BlockingIOError:
+                    size = 0
+                if size < len(rest):
+                    await trio.lowlevel.wait_writable(self._socket)
+            rest = rest[size:]
 
     @property
     def sending(self) -> int | None:
         """The number of the piece that is being sent, or None."""
-        return self._stream.sent if self._stream.is_sending else None
+        return self.sent if self._is_sending else None
+
+    async def ping(self) -> None:
+        """Send a ping; whatever the peer sends then shows that it is there."""
+        self._add(_PING)
+        await self._send()
+
+    async def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
+        """Send what is queued and a close frame, and wait until the peer has left, too."""
+        async with self._stream:
+            if self._closed is None:
+                self._closed = CloseReason(code, reason or None)
+                self._add(encode_close(code, reason))
+                with suppress(ConnectionClosed):
+                    await self._send()
+                    await self._wait_for_close_frame()
 
     @property
     def fragments(self) -> int:
         """The number of fragments that arrived of a message that is not complete."""
-        return len(self._ws._message_parts)  # noqa: SLF001 - the library does not limit them
+        return self._reader.fragments
 
     @property
     def was_too_large(self) -> bool:
         """Whether the connection ended because of a message that is too large."""
-        closed = self._ws.closed
-        return (
-            closed is not None and closed.code == CloseCode.MESSAGE_TOO_BIG and bool(closed.reason)
-        )
+        closed = self._closed
+        too_big = CloseCode.MESSAGE_TOO_BIG
+        return self.has_broken_protocol and closed is not None and closed.code == too_big
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the peer has left, even if its last messages are not read yet."""
+        plain = self._stream
+        if isinstance(plain, trio.SSLStream):
+            plain = plain.transport_stream
+        if self._closed is not None:
+            return True
+        if sys.platform != "linux" or not isinstance(plain, trio.SocketStream):
+            return False
+        try:
+            state = plain.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+        except OSError:
+            return True
+        return state[0] != _ESTABLISHED
+
+
+def _encode_together(texts: Iterable[str]) -> Iterator[bytes]:
+    """Encode messages: short ones are joined, long ones come in pieces."""
+    short = bytearray()
+    for text in texts:
+        if len(text) <= PIECE_BYTES:
+            payload = text.encode()
+            short += encode_header(Opcode.TEXT, len(payload)) + payload
+            if len(short) <= PIECE_BYTES:
+                continue
+        if short:
+            yield bytes(short)
+            short.clear()
+        if len(text) > PIECE_BYTES:
+            yield from _encode_in_pieces(text)
+    if short:
+        yield bytes(short)
+
+
+def _encode_in_pieces(text: str, *, is_first: bool = True, is_last: bool = True) -> Iterator[bytes]:
+    """Encode a frame piece by piece."""
+    length = len(text) if text.isascii() else len(text.encode())
+    opcode = Opcode.TEXT if is_first else Opcode.CONTINUATION
+    head = encode_header(opcode, length, is_last=is_last)
+    yield head + text[:_ENCODED_AT_ONCE].encode()
+    for start in range(_ENCODED_AT_ONCE, len(text), _ENCODED_AT_ONCE):
+        yield text[start : start + _ENCODED_AT_ONCE].encode()
 
 
 async def accept_websocket(
@@ -158,7 +397,7 @@ async def accept_websocket(
     """Answer the WebSocket handshake of a peer.
 
     Args:
-        nursery: Runs the library's task of the WebSocket.
+        nursery: Ends with the connection.
         stream: The connection.
         head: The bytes of the peer's request.
         rest: The bytes that were read after the request.
@@ -169,181 +408,48 @@ async def accept_websocket(
     Returns:
         The WebSocket, or None if the handshake was wrong or the peer has left.
     """
-    with trio.CancelScope() as scope:
-        fairness = fairness or Fairness()
-        handshake = HandshakeStream(stream, head, rest, scope, fairness)
-        request = await wrap_server_stream(nursery, handshake, max_message_size=max_message_size)
-        ws = await request.accept()
-        handshake.release_rest()
-        return WebSocket(ws, handshake, nursery, caller or Caller(), fairness)
-    return None
+    is_accepted = False
+    async with trio.open_nursery() as handshake:
+        replay = HandshakeStream(stream, head, handshake.cancel_scope)
+        request = await wrap_server_stream(handshake, replay)
+        await request.accept()
+        is_accepted = True
+        # From here on, the bytes are read without the library.
+        handshake.cancel_scope.cancel()
+    if not is_accepted:
+        return None
+    reader = FrameReader(is_peer_client=True, max_message_bytes=max_message_size)
+    reader.feed(rest)
+    return WebSocket(stream, nursery, reader, caller or Caller(), fairness or Fairness())
 
 
 class HandshakeStream(trio.abc.Stream):
-    """The stream that the library uses: its first bytes were read before, and it can join messages.
+    """The stream that the library uses for the handshake, whose request was read before.
 
     If a handshake fails, the library only closes the stream, and `accept_websocket` would wait
-    forever. So closing the stream also cancels the scope of the handshake.
-
-    Attributes:
-        closed_by: Returns why the library closed the WebSocket, or None.
-        is_sending: Whether a piece is being sent.
-        sent: The number of pieces whose sending has begun.
+    forever. So closing the stream cancels the scope of the handshake.
     """
 
-    def __init__(
-        self,
-        stream: trio.abc.Stream,
-        head: bytes,
-        rest: bytes,
-        scope: trio.CancelScope,
-        fairness: Fairness,
-    ) -> None:
-        self._fairness = fairness
-        # When thousands wake together, it matters that the socket is faster than Trio's stream.
-        self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
+    def __init__(self, stream: trio.abc.Stream, head: bytes, scope: trio.CancelScope) -> None:
         self._stream = stream
         self._head = head
-        self._rest = rest
         self._scope = scope
-        self._gathered = bytearray()
-        self._is_gathering = False
-        self._has_sent_close = False
-        self._is_over = False
-        self.is_sending = False
-        self.sent = 0
-        self._rest_released = trio.Event() if rest else None
-        self.closed_by: Callable[[], CloseReason | None] = lambda: None
 
-    def release_rest(self) -> None:
-        """Hand on the bytes that came after the handshake, which is complete now."""
-        if self._rest_released is not None:
-            self._rest_released.set()
-
-    @contextmanager
-    def gathering(self) -> Iterator[None]:
-        """Make a context that keeps the data sent inside; the next data takes it along."""
-        self._is_gathering = True
-        try:
-            yield
-        finally:
-            self._is_gathering = False
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:  # noqa: ARG002
+        """Return the request; nothing follows it."""
+        if not self._head:
+            await trio.sleep_forever()
+        head, self._head = self._head, b""
+        return head
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send data, or keep it while gathering."""
-        if self._is_gathering or self._gathered:
-            self._gathered += data
-            if self._is_gathering:
-                return
-            data, self._gathered = self._gathered, bytearray()
-        if self._is_over:
-            raise trio.BrokenResourceError("the connection was ended")
-        self._has_sent_close = data[:1] == _CLOSE
-        self.sent += 1
-        self.is_sending = True
-        if len(data) <= PIECE_BYTES:
-            await self._stream.send_all(data)
-        else:
-            await self._send_pieces(memoryview(data))
-        self.is_sending = False
-
-    async def send_pieces(self, pieces: Iterable[bytes]) -> None:
-        """Send the pieces of one frame."""
-        if self._is_over:
-            raise trio.BrokenResourceError("the connection was ended")
-        self._has_sent_close = False
-        for piece in pieces:
-            self.sent += 1
-            self.is_sending = True
-            await self._send_pieces(memoryview(piece))
-        self.is_sending = False
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether the peer has hung up; False if the system cannot tell."""
-        plain = self._stream
-        if isinstance(plain, trio.SSLStream):
-            plain = plain.transport_stream
-        if sys.platform != "linux" or not isinstance(plain, trio.SocketStream):
-            return False
-        try:
-            state = plain.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
-        except OSError:
-            return True
-        return state[0] != _ESTABLISHED
-
-    async def _send_pieces(self, rest: memoryview) -> None:
-        """Send long data, and count each piece that the system accepts."""
-        while rest:
-            if self._socket is not None:
-                # The system most often accepts everything at once.
-                try:
-                    size = await self._socket.send(rest)
-                except OSError as error:
-                    raise trio.BrokenResourceError from error
-            else:
-                size = min(PIECE_BYTES, len(rest))
-                await self._stream.send_all(rest[:size])
-            self.sent += 1
-            rest = rest[size:]
+        """Send the answer."""
+        await self._stream.send_all(data)
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until there is room to send."""
         await self._stream.wait_send_all_might_not_block()
 
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """Return the bytes that were read already, and after them those of the stream."""
-        if self._head:
-            head, self._head = self._head, b""
-            return head
-        if self._rest_released is not None:
-            # The library reads frames only from bytes that arrive after the handshake.
-            await self._rest_released.wait()
-            self._rest_released = None
-            rest, self._rest = self._rest, b""
-            return rest
-        data: bytes | bytearray = b""
-        broken: trio.BrokenResourceError | None = None
-        try:
-            if self._socket is None:
-                data = await self._stream.receive_some(max_bytes)
-            else:
-                data = await self._socket.recv(max_bytes or RECEIVE_BYTES)
-        except (OSError, trio.BrokenResourceError) as error:
-            broken = trio.BrokenResourceError("the connection was lost")
-            broken.__cause__ = error
-        if not data or data[:1] == _CLOSE:
-            # Thousands may leave at once, and ending a connection costs as much as several calls.
-            await self._fairness.wait_for_turn()
-        if broken is not None:
-            raise broken
-        return data
-
     async def aclose(self) -> None:
-        """Close the stream, and cancel the handshake if it is not complete."""
+        """Cancel the handshake; the server closes the connection."""
         self._scope.cancel()
-        await self.send_omitted_close()
-        await self._stream.aclose()
-
-    async def send_omitted_close(self) -> None:
-        """Send the close frame that the library omits if the peer broke the protocol.
-
-        Source: RFC 6455, section 7.1.7.
-        """
-        reason = self.closed_by()
-        is_late = self.is_sending or self._has_sent_close
-        if reason is None or reason.code not in _OMITTED_CLOSES or is_late:
-            return
-        self._has_sent_close = self._is_over = True
-        with trio.move_on_after(1, shield=True), suppress(*_GONE):
-            await self._stream.send_all(encode_close(reason.code, reason.reason or ""))
-
-
-def _frame(text: str, *, is_first: bool, is_last: bool) -> Iterator[bytes]:
-    """Encode a frame piece by piece."""
-    length = len(text) if text.isascii() else len(text.encode())
-    opcode = Opcode.TEXT if is_first else Opcode.CONTINUATION
-    head = encode_header(opcode, length, is_last=is_last)
-    yield head + text[:_ENCODED_AT_ONCE].encode()
-    for start in range(_ENCODED_AT_ONCE, len(text), _ENCODED_AT_ONCE):
-        yield text[start : start + _ENCODED_AT_ONCE].encode()
