@@ -22,12 +22,12 @@ from plexus_registry import (
 )
 from plexus_registry.client import announce as announcing
 from plexus_registry.client.announce import (
-    ANSWER_SECONDS,
     ENTRY_SECONDS,
     FIRST_PAUSE,
     LEAVE_SECONDS,
     LONGEST_PAUSE,
 )
+from plexus_registry.client.connection import ANSWER_SECONDS
 from plexus_registry.rules.backend import Register
 from tests.client.network import URL, Network, install, serve_until_killed, serving
 

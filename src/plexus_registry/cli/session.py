@@ -58,14 +58,7 @@ class VerbError(click.ClickException):
 
 @dataclass(slots=True)
 class Session:
-    """The values of the options that all verbs share.
-
-    Attributes:
-        url: The registry's URL.
-        token_file: The file with the token; None if none is named.
-        timeout: Seconds that the whole answer may take.
-        as_json: Whether a program reads the output.
-    """
+    """The values of the options that all verbs share; `timeout` is in seconds."""
 
     url: str = DEFAULT_URL
     token_file: Path | None = None

@@ -97,8 +97,8 @@ def register(session: Session, /, *, replace: bool, **stated: str | int | None) 
     `trio-registry announce`.
     """
     # `replace` is only sent if it is wanted: the original knows no such parameter.
-    stated["replace"] = replace or None
-    answer = call(session, "register", events.BackendRegistered, **stated)
+    wanted = replace or None
+    answer = call(session, "register", events.BackendRegistered, **stated, replace=wanted)
     _say(session, f"Registered {_where(answer.backend)}")
 
 

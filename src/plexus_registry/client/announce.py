@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING
 import trio
 
 from plexus_registry.client.connection import (
+    ANSWER_SECONDS,
     RegistryClient,
+    answered_in_time,
     check_details,
     connect,
     run_client,
@@ -38,7 +40,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ENTRY_SECONDS = 2.0  # how long a registry that does not answer may delay the start of the service
-ANSWER_SECONDS = 5.0  # how long connecting and registering may take, and how long a ping
 LEAVE_SECONDS = 2.0  # how long deregistering may take
 # A pause is random, from 0 to a bound that doubles from the first to the longest of these. After a
 # connection that lasted for some time, it begins with the first one again.
@@ -231,7 +232,7 @@ class _Announcer:
         """Announce on one connection until that is lost or refused, or `leave` is called."""
         deadline = trio.current_time() + ANSWER_SECONDS
         async with AsyncExitStack() as stack:
-            with self._until_leaving(), _answered_by(deadline):
+            with self._until_leaving(), answered_in_time(deadline):
                 opening = open_socket(self.url, token=self.token)
                 socket = await stack.enter_async_context(opening)
             if self.is_leaving:
@@ -239,7 +240,9 @@ class _Announcer:
             # The connection outlasts the work, because deregistering needs it.
             client = await stack.enter_async_context(run_client(socket))
             with self._until_leaving():
-                if not self.is_displaced:
+                if self.is_displaced:
+                    await self._look(client)
+                else:
                     await self._register(client, deadline)
                 await self._stay(client)
             if self.may_be_registered:
@@ -247,7 +250,7 @@ class _Announcer:
 
     async def _register(self, client: RegistryClient, deadline: float | None = None) -> None:
         was_registered, self.may_be_registered = self.may_be_registered, True
-        with _answered_by(deadline):
+        with answered_in_time(deadline):
             try:
                 await self.register_on(client)
             except CallError:
@@ -257,8 +260,6 @@ class _Announcer:
 
     async def _stay(self, client: RegistryClient) -> None:
         """Ping for as long as the name means this service."""
-        if self.is_displaced:
-            await self._look(client)
         while True:
             # A service that never pinged does not become stale: so the first ping follows at once.
             if not self.is_displaced and not await self._ping(client):
@@ -270,7 +271,7 @@ class _Announcer:
             await self._look(client)
 
     async def _ping(self, client: RegistryClient) -> bool:
-        with _answered_by():
+        with answered_in_time():
             return await client.ping(self.announcement.name)
 
     async def _look(self, client: RegistryClient) -> None:
@@ -278,7 +279,7 @@ class _Announcer:
 
         A ping goes by name: if another backend has taken the name over, it would vouch for that.
         """
-        with _answered_by():
+        with answered_in_time():
             holder = await client.get(self.announcement.name)
         is_ours = holder is not None and holder.address == self.address
         self.is_displaced = holder is not None and holder.is_active and not is_ours
@@ -307,13 +308,3 @@ class _Announcer:
         if backend is not None and backend.address == self.address:
             await client.deregister(self.announcement.name)
         self.may_be_registered = False
-
-
-@contextmanager
-def _answered_by(deadline: float | None = None) -> Iterator[None]:
-    """Run the block; raise `RegistryUnavailableError` if it is not done in time."""
-    try:
-        with trio.fail_at(deadline or trio.current_time() + ANSWER_SECONDS):
-            yield
-    except trio.TooSlowError as error:
-        raise RegistryUnavailableError(f"no answer within {ANSWER_SECONDS:g} seconds") from error

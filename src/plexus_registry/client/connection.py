@@ -6,7 +6,7 @@ No function takes a timeout; the caller writes `with trio.fail_after(5):`.
 from __future__ import annotations
 
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -15,14 +15,14 @@ import trio
 
 from plexus_registry.client import DEFAULT_URL
 from plexus_registry.client.exchange import Exchange, decode
-from plexus_registry.client.socket import CLOSE_SECONDS, open_socket, without_secrets
+from plexus_registry.client.socket import CLOSE_SECONDS, open_socket
 from plexus_registry.concurrency import lone_error
 from plexus_registry.rules import events
 from plexus_registry.rules.backend import AllDetails, Backend, Details
 from plexus_registry.rules.errors import NotFound, RegistryUnavailableError, rebuilt
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, MutableMapping
+    from collections.abc import AsyncIterator, Iterator, Mapping, MutableMapping
     from collections.abc import Set as AbstractSet
     from contextlib import AbstractAsyncContextManager
     from typing import Self, Unpack
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 E = TypeVar("E", bound=events.Event)
 
 ANSWER_SECONDS = 5.0
-"""How long a registry may take to answer `discover`."""
+"""How long a registry may take to answer `discover`, or one step of `announce`."""
 
 
 class Backends(tuple[Backend, ...]):
@@ -245,6 +245,20 @@ def _given(**params: object) -> dict[str, object]:
     return {name: value for name, value in params.items() if value is not None}
 
 
+@contextmanager
+def answered_in_time(deadline: float | None = None) -> Iterator[trio.CancelScope]:
+    """Run a block that must be done by a deadline, by default within `ANSWER_SECONDS`.
+
+    Raises:
+        RegistryUnavailableError: It is not.
+    """
+    try:
+        with trio.fail_at(deadline or trio.current_time() + ANSWER_SECONDS) as scope:
+            yield scope
+    except trio.TooSlowError as error:
+        raise RegistryUnavailableError(f"no answer within {ANSWER_SECONDS:g} seconds") from error
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Discovered:
     """The result of `discover`.
@@ -283,19 +297,15 @@ async def discover(
         UrlError: The URL is not one of a registry.
     """
     try:
-        with trio.fail_after(ANSWER_SECONDS) as scope:
+        with answered_in_time() as scope:
             async with connect(url, token=token) as client:
                 backend = await client.get(name)
                 scope.deadline = float("inf")  # an answer that came in time counts
-    except (RegistryUnavailableError, trio.TooSlowError) as error:
+    except RegistryUnavailableError:
         remembered = last_known.get((url, name))
-        if remembered is not None:
-            return replace(remembered, is_stale=True)
-        if isinstance(error, RegistryUnavailableError):
+        if remembered is None:
             raise
-        raise RegistryUnavailableError(
-            f"{without_secrets(url)} does not answer within {ANSWER_SECONDS:g} seconds"
-        ) from error
+        return replace(remembered, is_stale=True)
     if backend is None:
         last_known.pop((url, name), None)
         raise NotFound(name)

@@ -160,11 +160,8 @@ class EventStream:
 class PendingCall:
     """A request that has no answer yet, or whose answer was not fetched yet.
 
-    Attributes:
-        stream: The events of the watch that it begins; None if it begins none.
-        done: Set once there is an answer, or the connection is lost.
-        answer: The answer; None if there is none.
-        is_abandoned: Whether nobody waits for it.
+    It is done once there is an answer, or the connection is lost. `stream` gets the events of the
+    watch that it begins, if it begins one.
     """
 
     stream: EventStream | None = None
