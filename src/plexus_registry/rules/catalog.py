@@ -45,9 +45,9 @@ class Catalog:
         self._effective: dict[str, Backend] = {}
         self._encoded: dict[str, str] = {}
         self._order: list[tuple[int, str]] = []
-        # The places that went and came since the order was last read, in turn. None for many: to
-        # sort once takes less time than to insert many, one at a time.
-        self._moves: list[tuple[bool, tuple[int, str]]] | None = []
+        # What moved since the order was last read, each before and after. None for many: to sort
+        # once takes less time than to insert many, one at a time.
+        self._moves: list[tuple[Backend | None, Backend | None]] | None = []
         self._listed: dict[bool, str] = {}
         self._snapshot: str | None = None
         stated: dict[str, list[Record]] = {}
@@ -138,34 +138,27 @@ class Catalog:
                 self._effective.pop(name, None)
             else:
                 self._effective[name] = after
-            if before is None or after is None or before.created_at != after.created_at:
-                self._move(before, after)
+            moves = before is None or after is None or before.created_at != after.created_at
+            if moves and self._moves is not None:
+                self._moves.append((before, after))
             self._encoded.pop(name, None)
             published.append((name, before, after))
+        if self._moves and len(self._moves) > max(SORTED_CHANGES, len(self._effective) // 8):
+            self._moves = None
         if changes or former != self.revision:
             self._listed.clear()
             self._snapshot = None
         return published
 
-    def _move(self, before: Backend | None, after: Backend | None) -> None:
-        """Note how the order changes; it is brought up to date when it is read."""
-        if self._moves is None:
-            return
-        for comes, backend in ((False, before), (True, after)):
-            if backend is not None:
-                self._moves.append((comes, _place(backend)))
-        if len(self._moves) > max(SORTED_CHANGES, len(self._effective) // 8):
-            self._moves = None
-
     def _in_order(self, *, active_only: bool) -> Iterator[Backend]:
         if self._moves is None:
             self._order = sorted(map(_place, self._effective.values()))
         else:
-            for comes, place in self._moves:
-                if comes:
-                    insort(self._order, place)
-                else:
-                    del self._order[bisect_left(self._order, place)]
+            for before, after in self._moves:
+                if before is not None:
+                    del self._order[bisect_left(self._order, _place(before))]
+                if after is not None:
+                    insort(self._order, _place(after))
         self._moves = []
         for _, name in self._order:
             backend = self._effective[name]

@@ -26,13 +26,13 @@ def holder(records: Sequence[Record]) -> Record | None:
     Returns:
         The record of the highest layer, a tombstone too; None if no layer states the name.
     """
-    if len(records) == 1:
-        return records[0]
     return min(records, key=lambda record: RANK[record.layer], default=None)
 
 
 def effective(records: Sequence[Record]) -> Backend | None:
     """Find the backend of one name; None if no layer states it, or a tombstone holds it."""
+    if len(records) == 1:  # as a rule
+        return records[0].backend
     held = holder(records)
     return held.backend if held is not None else None
 

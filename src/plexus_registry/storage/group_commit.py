@@ -29,7 +29,6 @@ import trio
 
 from plexus_registry.rules.change_log import Transaction
 from plexus_registry.rules.errors import StorageFailed
-from plexus_registry.storage.sqlite import has_other_rows
 
 if TYPE_CHECKING:
     from plexus_registry.rules.catalog import Catalog
@@ -229,20 +228,13 @@ class GroupCommit:
 
     async def _save(self, changes: Mapping[str, Records], entries: Sequence[Entry]) -> None:
         """Save changes, and with them whatever a save that failed may have left behind."""
-        records = self._catalog.records
-        if self.failure is None:
-            after = None
-            cleared = [
-                name
-                for name, new in changes.items()
-                if (old := records(name)) and has_other_rows(old, new)
-            ]
-        else:
+        after = None
+        if self.failure is not None:
             after = self._catalog.revision
-            changes = {**{name: records(name) for name in self._names_to_restore}, **changes}
-            cleared = [*changes]
+            restored = {name: self._catalog.records(name) for name in self._names_to_restore}
+            changes = {**restored, **changes}
         try:
-            await self._store.save(changes, entries, cleared=cleared, after=after)
+            await self._store.save(changes, entries, after=after)
         except BaseException as error:
             self._begin_failure(error, changes)
             raise

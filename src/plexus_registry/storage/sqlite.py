@@ -30,7 +30,7 @@ from plexus_registry.storage.database_file import LockFile, OpenFiles, lock_path
 from plexus_registry.storage.migrations import CHANGES_TABLE, LAYOUT, TABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from sqlite_utils import Database
@@ -68,9 +68,9 @@ class Store:
         self.records = records
         self.entries = entries
         self.kept_changes = kept_changes
+        self.run_sync = run_sync
         self._db = db
         self._lock_file = lock_file
-        self.run_sync = run_sync
         # Without the lock file, another registry could be on the same database.
         self._files = OpenFiles(path, [lock_path(path)])
 
@@ -79,7 +79,6 @@ class Store:
         changes: Mapping[str, Records],
         entries: Sequence[Entry],
         *,
-        cleared: Iterable[str],
         after: int | None = None,
     ) -> None:
         """Make changes durable, all or none.
@@ -87,7 +86,6 @@ class Store:
         Args:
             changes: The names that changed, each with its records afterwards.
             entries: The entries to add to the change log.
-            cleared: The names that may have rows in other layers, too: those are deleted.
             after: After a failed save: the last revision that counts. Entries above it are
                 deleted, and the transaction writes at least one page, so that it overwrites what
                 the failed one may have left in the log.
@@ -96,7 +94,7 @@ class Store:
             StorageFailed: Nothing was saved, or the outcome is unknown; the message says why.
         """
         try:
-            await self.run_sync(partial(self._save, changes, entries, cleared, after))
+            await self.run_sync(partial(self._save, changes, entries, after))
         except (sqlite3.Error, OSError) as error:  # from `run_sync` itself
             raise self._failed(error, is_unknown=True) from error
 
@@ -104,23 +102,21 @@ class Store:
         """Close the database; its opener calls this in a worker thread."""
         self._db.close()
 
-    def _failed(self, error: Exception, *, is_unknown: bool = False) -> StorageFailed:
+    def _failed(self, error: Exception, *, is_unknown: bool) -> StorageFailed:
         return StorageFailed(f"{self.path.name}: {error}", is_unknown=is_unknown)
 
     def _save(
-        self,
-        changes: Mapping[str, Records],
-        entries: Sequence[Entry],
-        cleared: Iterable[str],
-        after: int | None,
+        self, changes: Mapping[str, Records], entries: Sequence[Entry], after: int | None
     ) -> None:
         connection = self._db.conn
+        is_committing = False
         try:
             self._files.check(connection, revision=self._lock_file.revision)
             # A rollback that failed left the old transaction open.
             connection.rollback()
             connection.execute("BEGIN IMMEDIATE")
-            connection.executemany(DELETE, zip(cleared))
+            layers = [",".join(map(_layer_of, records)) for records in changes.values()]
+            connection.executemany(DELETE, zip(changes, layers, strict=True))
             connection.executemany(REPLACE, map(row_of, chain.from_iterable(changes.values())))
             if after is not None:
                 connection.execute(TAKE_BACK, [after])
@@ -129,27 +125,19 @@ class Store:
             if entries:
                 connection.executemany(INSERT_CHANGE, map(row_of_change, entries))
                 connection.execute(FORGET, [entries[-1].revision - self.kept_changes])
-        except (sqlite3.Error, OSError) as error:
-            _roll_back(connection)
-            raise self._failed(error) from error
-        except BaseException:
-            _roll_back(connection)
-            raise
-        try:
+            is_committing = True
             connection.execute("COMMIT")
             # If the files were moved away meanwhile, the next start does not read this commit.
             self._files.check(connection, revision=self._lock_file.revision, may_grow=True)
-        except (sqlite3.Error, OSError) as error:
-            _roll_back(connection)
-            raise self._failed(error, is_unknown=True) from error
+        except BaseException as error:
+            # If this fails, the next save tries again before it begins.
+            with suppress(sqlite3.Error):
+                connection.rollback()
+            if isinstance(error, (sqlite3.Error, OSError)):
+                raise self._failed(error, is_unknown=is_committing) from error
+            raise
         if entries:
             self._lock_file.note(entries[-1].revision)
-
-
-def _roll_back(connection: sqlite3.Connection) -> None:
-    """Abandon the transaction; if that fails, the next save tries again before it begins."""
-    with suppress(sqlite3.Error):
-        connection.rollback()
 
 
 _PLAIN = tuple(name for name in Backend.__struct_fields__ if name not in ("name", "health"))
@@ -158,8 +146,9 @@ _plain_values = attrgetter(*_PLAIN)
 COLUMNS = ("name", "layer", *_PLAIN, "health")
 
 # Per row a third of what `insert_all` takes, and it is the same every time.
-DELETE = f"DELETE FROM {TABLE} WHERE name = ?"  # noqa: S608 - all parts are constants
-# In its place, a row and its index entry take half the time of a new row.
+# The name of no layer is part of another one's.
+DELETE = f"DELETE FROM {TABLE} WHERE name = ? AND NOT instr(?, layer)"  # noqa: S608 - constants
+# To replace a row in its place takes less time than to delete and insert it.
 REPLACE = (
     f"INSERT INTO {TABLE} ({', '.join(COLUMNS)})"  # noqa: S608 - as above
     f" VALUES ({', '.join('?' * len(COLUMNS))}) ON CONFLICT (name, layer) DO UPDATE"
@@ -171,11 +160,6 @@ INSERT_CHANGE = (
 )
 TAKE_BACK = f"DELETE FROM {CHANGES_TABLE} WHERE revision > ?"  # noqa: S608 - as above
 FORGET = f"DELETE FROM {CHANGES_TABLE} WHERE revision <= ?"  # noqa: S608 - as above
-
-
-def has_other_rows(before: Records, after: Records) -> bool:
-    """Whether the rows of a name are not all replaced when its new records are written."""
-    return not {_layer_of(each) for each in before} <= {_layer_of(each) for each in after}
 
 
 def _layer_of(record: Record) -> Layer:
@@ -207,7 +191,8 @@ def record_of(row: Mapping[str, object]) -> Record:
 
 def row_of_change(entry: Entry) -> tuple[object, ...]:
     """Turn an entry into its row."""
-    return (entry.revision, entry.name, encode_value(entry.namespaces), entry.event)
+    namespaces = msgspec.json.encode(entry.namespaces).decode()
+    return (entry.revision, entry.name, namespaces, entry.event)
 
 
 def change_of(row: Mapping[str, object]) -> Entry:
