@@ -1,7 +1,7 @@
 """The files of a database: checks before they are opened and while they are open, and their lock.
 
-A process holds the lock file beside the database, so that no second registry can start. It also
-holds the last revision of the database, so that an older copy is noticed.
+A process locks the lock file beside the database, so that no second registry can start. The lock
+file also holds the last revision of the database, so that an older copy is noticed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from plexus_registry.rules.errors import StartError
 from plexus_registry.storage.migrations import CHANGES_TABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from pathlib import Path
 
 _RESCUE = (
@@ -31,27 +31,18 @@ _PUT_BACK = (
     " with an empty database"
 )
 
-Pairs = tuple[tuple[int, int], ...]
-"""Two numbers for each file; zeros if it does not exist."""
-
 
 class OpenFiles:
-    """Notices what other programs do to the files of an open database.
+    """Notices what other programs do to an open database, its log and its lock file.
 
     SQLite goes on writing to files that were moved away, and does not notice when its file or its
-    log is cut short. The next start would not find what was acknowledged.
+    log is cut short. The next start would not find what was acknowledged. And without the lock
+    file, another registry could be on the same database.
     """
 
-    def __init__(self, database: Path, others: Sequence[Path]) -> None:
-        """Remember the files as they are now.
-
-        Args:
-            database: The open database.
-            others: More files that must stay in their places.
-        """
+    def __init__(self, database: Path) -> None:
         self._database = database
-        self._paths = (database, log_path(database), *others)
-        # Of the database and its log, the size and the time.
+        self._paths = (database, log_path(database), lock_path(database))
         self._identities, self._sizes = self._look()
 
     def check(
@@ -65,8 +56,7 @@ class OpenFiles:
             may_grow: Whether this is after a transaction, which never makes them shorter.
 
         Raises:
-            OSError: The next start would not find what this transaction writes.
-            sqlite3.Error: The same.
+            OSError, sqlite3.Error: The next start would not find what this transaction writes.
         """
         identities, sizes = self._look()
         if identities != self._identities:
@@ -85,10 +75,7 @@ class OpenFiles:
         self._sizes = sizes
 
     def _verify(self, revision: int) -> None:
-        """Read the changed files as the next start would.
-
-        A program that changes them through SQLite (a checkpoint, a VACUUM) leaves them sound.
-        """
+        """Read the changed files as the next start would: changes through SQLite are sound."""
         if not _size(self._database):
             # Opening an empty database would remove its log.
             raise OSError(f"the file was emptied by another program; {_RESCUE}")
@@ -107,8 +94,8 @@ class OpenFiles:
                 f" {_RESCUE}"
             )
 
-    def _look(self) -> tuple[Pairs, Pairs]:
-        """Return device and inode of all files, and size and time of those that are written."""
+    def _look(self) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        """Return device and inode of all files, and size and time of the database and its log."""
         identities, sizes = [], []
         for path in self._paths:
             try:
@@ -119,7 +106,7 @@ class OpenFiles:
             else:
                 identities.append((status.st_dev, status.st_ino))
                 sizes.append((status.st_size, status.st_mtime_ns))
-        return tuple(identities), tuple(sizes[:2])
+        return identities, sizes[:2]
 
 
 def log_path(database: Path) -> Path:
@@ -127,15 +114,16 @@ def log_path(database: Path) -> Path:
     return database.with_name(database.name + "-wal")
 
 
+def lock_path(database: Path) -> Path:
+    """Return the path of the lock file of a database."""
+    return database.with_name(database.name + ".lock")
+
+
 def refuse_unsafe_file(path: Path) -> None:
     """Refuse a database that is not a regular file, or that has a second name.
 
     The log and the lock file belong to one name. Under the other name, SQLite does not see what is
     in the log, and a second registry could start.
-
-    Raises:
-        StartError: It is one of these.
-        OSError: Its status cannot be read.
     """
     try:
         status = path.stat()
@@ -152,12 +140,7 @@ def refuse_unsafe_file(path: Path) -> None:
 
 
 def refuse_missing(path: Path, *, known_revision: int) -> None:
-    """Refuse to begin with an empty database if there was another one before.
-
-    Raises:
-        StartError: There is no database, but its log or its lock file shows that there was one.
-        OSError: Its status cannot be read.
-    """
+    """Refuse a missing database if its log or its lock file shows that there was one."""
     if _size(path):
         return
     what = "is empty" if path.exists() else "is missing"
@@ -176,12 +159,7 @@ def missing(path: Path, what: str, known_revision: int) -> StartError:
 
 
 def refuse_damaged(connection: sqlite3.Connection, path: Path) -> None:
-    """Read the whole database once, and refuse it if SQLite finds damage.
-
-    Raises:
-        StartError: It is damaged.
-        sqlite3.Error: It cannot be read at all.
-    """
+    """Read the whole database once, and refuse it if SQLite finds damage."""
     damage = first_damage(connection)
     if damage:
         raise StartError(
@@ -230,11 +208,6 @@ def _size(path: Path) -> int:
         return 0
 
 
-def lock_path(database: Path) -> Path:
-    """Return the path of the lock file of a database."""
-    return database.with_name(database.name + ".lock")
-
-
 _CONTENT = re.compile(r"\d*(?:\n|\Z)(?:(?P<revision>\d{1,18})(?:\n|\Z)|\Z)", re.ASCII)
 
 
@@ -242,7 +215,7 @@ class LockFile:
     """A locked lock file; its lines are the process id and the last revision.
 
     Attributes:
-        revision: The last revision that was written, by this process or an earlier one.
+        revision: The last revision that this process or an earlier one noted.
     """
 
     def __init__(self, descriptor: int, revision: int) -> None:
@@ -256,11 +229,7 @@ class LockFile:
             self.write(str(os.getpid()))
 
     def write(self, process: str) -> None:
-        """Write which process holds the lock, and the revision.
-
-        Raises:
-            OSError: It cannot be written.
-        """
+        """Write which process holds the lock, if any, and the revision."""
         text = f"{process}\n{self.revision}\n".encode()
         os.pwrite(self._descriptor, text, 0)
         os.ftruncate(self._descriptor, len(text))
@@ -277,8 +246,7 @@ def hold_lock_file(database: Path) -> Iterator[LockFile]:
         database: The database's path, links resolved.
 
     Raises:
-        StartError: Another process holds it, and the message names that process; or the lock file
-            cannot be used.
+        StartError: Another process holds the lock, or the lock file cannot be used.
     """
     path = lock_path(database)
     try:

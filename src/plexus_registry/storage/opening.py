@@ -19,7 +19,6 @@ from plexus_registry.rules.change_log import KEPT_CHANGES, Entry
 from plexus_registry.rules.errors import StartError
 from plexus_registry.rules.events import Compacted, encode_value
 from plexus_registry.storage.database_file import (
-    LockFile,
     connect_read_only,
     copy_database,
     hold_lock_file,
@@ -77,23 +76,26 @@ async def open_store(
     path = _prepared(path)
     with hold_lock_file(path) as lock_file:
         with _as_start_error(path):
-            opening = partial(
-                _open,
-                path,
-                run_sync=run_sync,
+            opening = partial(_open, path, lock_file.revision, start_empty=start_empty)
+            db, records, entries = await run_sync(opening)
+            store = Store(
+                db,
+                path=path,
+                records=records,
+                entries=entries,
                 kept_changes=kept_changes,
                 lock_file=lock_file,
-                start_empty=start_empty,
+                run_sync=run_sync,
             )
-            store = await run_sync(opening)
         try:
             yield store
         finally:
             with trio.CancelScope(shield=True):
-                await run_sync(store.close)
+                await run_sync(db.close)
 
 
 def _prepared(path: Path) -> Path:
+    """Make the folder of a database, and resolve links."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.resolve()
@@ -112,18 +114,19 @@ def _as_start_error(path: Path) -> Iterator[None]:
 
 
 def _open(
-    path: Path, *, run_sync: RunSync, kept_changes: int, lock_file: LockFile, start_empty: bool
-) -> Store:
+    path: Path, known_revision: int, *, start_empty: bool
+) -> tuple[Database, tuple[Record, ...], tuple[Entry, ...]]:
+    """Open a database that may be used, and read its records and the entries of its log."""
     refuse_unsafe_file(path)
     if not start_empty:
         # Opening would create the file, and delete a log that has no database.
-        refuse_missing(path, known_revision=lock_file.revision)
+        refuse_missing(path, known_revision=known_revision)
     connection = sqlite3.connect(path, check_same_thread=False, timeout=BUSY_TIMEOUT)
     try:
         db = Database(connection, execute_plugins=False)
         refuse_damaged(connection, path)
         was_empty = not db.table(TABLE).exists()
-        _refuse(db, path, 0 if start_empty or not was_empty else lock_file.revision)
+        _refuse(db, path, 0 if start_empty or not was_empty else known_revision)
         if is_original_layout(db):
             copy = path.with_name(f"{path.name}.original")
             if copy.exists():
@@ -134,30 +137,20 @@ def _open(
         connection.execute("PRAGMA synchronous = FULL")
         migrations.apply(db)
         connection.execute(f"PRAGMA user_version = {LAYOUT}")
-        records = tuple(record_of(row) for row in db.table(TABLE).rows)
-        entries = _changes(db, lock_file.revision, path, was_empty=was_empty)
+        records = tuple(map(record_of, db.table(TABLE).rows))
+        entries = tuple(map(change_of, db.table(CHANGES_TABLE).rows_where(order_by="revision")))
+        revision = entries[-1].revision if entries else 0
+        if revision < known_revision:
+            _log_older_copy(path, known_revision, revision, was_empty=was_empty)
+            entries = (_begin_anew(db, known_revision),)
     except BaseException:
         connection.close()
         raise
-    return Store(
-        db,
-        path=path,
-        records=records,
-        entries=entries,
-        kept_changes=kept_changes,
-        lock_file=lock_file,
-        run_sync=run_sync,
-    )
+    return db, records, entries
 
 
 def _refuse(db: Database, path: Path, lost_revision: int) -> None:
-    """Refuse a database that is not ours, has lost its tables, or is newer than this program.
-
-    Args:
-        db: The open database.
-        path: Its path, for messages.
-        lost_revision: The revision that the lock file knows of missing tables; 0 if none are.
-    """
+    """Refuse a database that is not ours, has lost its tables, or is newer than this program."""
     if is_foreign(db):
         raise StartError(
             f"database {path} belongs to another program, and was left alone:"
@@ -171,19 +164,7 @@ def _refuse(db: Database, path: Path, lost_revision: int) -> None:
         )
 
 
-def _changes(
-    db: Database, known_revision: int, path: Path, *, was_empty: bool
-) -> tuple[Entry, ...]:
-    """Read the last entries of the change log, or begin a new one in an older copy of the database.
-
-    The next changes in an older copy would get revisions that watchers have already seen, for other
-    changes. So the revisions go on above them, and every watch begins with a new snapshot.
-    """
-    table = db.table(CHANGES_TABLE)
-    entries = tuple(change_of(row) for row in table.rows_where(order_by="revision"))
-    revision = entries[-1].revision if entries else 0
-    if revision >= known_revision:
-        return entries
+def _log_older_copy(path: Path, known_revision: int, revision: int, *, was_empty: bool) -> None:
     if was_empty:
         log.warning(
             "database %s starts empty, as --start-empty asks; it was at revision %d, and every"
@@ -199,14 +180,21 @@ def _changes(
             known_revision,
             revision,
         )
+
+
+def _begin_anew(db: Database, known_revision: int) -> Entry:
+    """Begin a new change log in an older copy of the database.
+
+    The next changes would get revisions that watchers have already seen, for other changes. So the
+    revisions go on above them, and every watch begins with a new snapshot.
+    """
     # Two above: no watch can resume from the revision between without a snapshot.
-    first = Entry(
-        known_revision + 2, None, (), encode_value(Compacted(revision=known_revision + 2))
-    )
+    revision = known_revision + 2
+    first = Entry(revision, None, (), encode_value(Compacted(revision=revision)))
     with db.atomic():
         db.execute(f"DELETE FROM {CHANGES_TABLE}")  # noqa: S608 - a constant
         db.execute(INSERT_CHANGE, row_of_change(first))
-    return (first,)
+    return first
 
 
 def read_records(path: Path) -> tuple[Record, ...]:

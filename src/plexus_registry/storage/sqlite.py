@@ -26,7 +26,7 @@ from plexus_registry.rules.change_log import Entry
 from plexus_registry.rules.errors import StorageFailed
 from plexus_registry.rules.events import encode_value
 from plexus_registry.rules.states import durable
-from plexus_registry.storage.database_file import LockFile, OpenFiles, lock_path
+from plexus_registry.storage.database_file import LockFile, OpenFiles
 from plexus_registry.storage.migrations import CHANGES_TABLE, LAYOUT, TABLE
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Store:
         run_sync: Runs blocking work.
         records: The records in the file when it was opened.
         entries: The entries of the change log in the file when it was opened.
-        kept_changes: How many entries the file keeps.
+        kept_changes: How many entries of the change log the file keeps.
     """
 
     def __init__(
@@ -71,8 +71,7 @@ class Store:
         self.run_sync = run_sync
         self._db = db
         self._lock_file = lock_file
-        # Without the lock file, another registry could be on the same database.
-        self._files = OpenFiles(path, [lock_path(path)])
+        self._files = OpenFiles(path)
 
     async def save(
         self,
@@ -97,10 +96,6 @@ class Store:
             await self.run_sync(partial(self._save, changes, entries, after))
         except (sqlite3.Error, OSError) as error:  # from `run_sync` itself
             raise self._failed(error, is_unknown=True) from error
-
-    def close(self) -> None:
-        """Close the database; its opener calls this in a worker thread."""
-        self._db.close()
 
     def _failed(self, error: Exception, *, is_unknown: bool) -> StorageFailed:
         return StorageFailed(f"{self.path.name}: {error}", is_unknown=is_unknown)
