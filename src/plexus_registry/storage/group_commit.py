@@ -2,9 +2,9 @@
 
 Theory of operation. A change is a function of a `Transaction`. Changes wait in a queue. The caller
 whose change is first takes the store's lock and makes all changes that are queued by then, in
-order, in one transaction (a change of many names in a worker thread). It saves the transaction,
-publishes it to the catalog and wakes the others of its group, who all wait for one event. If saving
-fails, the transaction is dropped, and everyone in the group gets the error.
+order, in one transaction. It saves the transaction, publishes it to the catalog and wakes the
+others of its group. If saving fails, the transaction is dropped, and everyone in the group gets the
+error.
 
 After a failed save, disk and memory may differ: a change that was refused may be in the log of the
 database. Until a save succeeds, every group is therefore written to the disk, even one that changes
@@ -60,19 +60,11 @@ class StorageFailure:
 
 @dataclass(slots=True, eq=False)
 class _QueuedChange(Generic[T_co]):
-    """One change in the queue.
-
-    Attributes:
-        change: The change.
-        is_long: Whether it may be about so many names that it is made in a worker thread.
-        is_taken: Whether its group is being committed, or was: it is finished in any case.
-        outcome: What the change returned.
-        revision: The revision after it.
-        error: Why it was not made.
-    """
+    """One change in the queue, and later its outcome, or the error why it was not made."""
 
     change: Change[T_co]
     is_long: bool
+    # Whether its group is being committed, or was: it is finished in any case.
     is_taken: bool = False
     outcome: T_co = field(init=False)
     revision: int = 0
@@ -108,8 +100,8 @@ class GroupCommit:
         Args:
             store: Where changes are saved.
             catalog: What is committed so far.
-            publish: Takes over what a group committed; called once it is on the disk, with
-                the names that changed and with those that were only saved again.
+            publish: Called once a group is on the disk, with its transaction, the names that
+                changed and those that were only saved again.
             ended: Called after each commit, well or not, with the moment at which it began.
             now: The clock that says since when saving fails.
         """
@@ -132,7 +124,7 @@ class GroupCommit:
         self._names_to_restore: set[str] = set()
 
     async def settled(self, name: str) -> None:
-        """Wait until no commit in hand changes a name; most often that is at once."""
+        """Wait until no commit in hand changes a name."""
         while not self.is_settled(name):
             await self._finished.wait()
 

@@ -40,17 +40,9 @@ _FIRST_COLUMNS: dict[str, type[str | int]] = {
     "created_at": int,
     "updated_at": int,
 }
-"""The columns of the first layout. A row without an id is a tombstone; `last_seen` and the texts
-may be null.
-"""
+"""A row without an id is a tombstone; `last_seen` and the texts may be null."""
 
 CHANGES_TABLE = "changes"
-CHANGES_COLUMNS: dict[str, type[str | int]] = {
-    "revision": int,
-    "name": str,
-    "namespaces": str,
-    "event": str,
-}
 """The last changes. `name` may be null; `namespaces` is a JSON array; `event` is JSON text."""
 
 _ORIGINAL_COLUMNS = _FIRST_COLUMNS.keys() - {"layer"}
@@ -87,7 +79,10 @@ def _one_record_a_layer(db: Database) -> None:
 
 def _the_last_changes(db: Database) -> None:
     db.table(CHANGES_TABLE).create(
-        CHANGES_COLUMNS, pk="revision", not_null={"namespaces", "event"}, if_not_exists=True
+        {"revision": int, "name": str, "namespaces": str, "event": str},
+        pk="revision",
+        not_null={"namespaces", "event"},
+        if_not_exists=True,
     )
 
 
