@@ -45,7 +45,7 @@ ROOMS: dict[str, Room] = {
     "client": Room("concurrency websocket_frames rules"),
     "rpc": Room(
         "registry settings rules",
-        pure="call_parameters jsonrpc plexus schema streams",
+        pure="jsonrpc plexus schema streams",
     ),
     "registry": Room("health config storage concurrency rules"),
     "health": Room(

@@ -32,11 +32,12 @@ Refused = tuple[str | bytes, int, str]
 
 MAX_BATCH = 3
 MAX_NESTING = Limits().nesting
+LIMITS = Limits(batch_requests=MAX_BATCH)
 HEAD = '{"jsonrpc":"2.0","method":"m"'
 
 
 def read(frame: str | bytes) -> Frame:
-    return read_frame(frame, max_batch=MAX_BATCH, max_nesting=MAX_NESTING)
+    return read_frame(frame, LIMITS)
 
 
 def refusal(frame: str | bytes) -> tuple[int, str]:
@@ -86,6 +87,9 @@ REFUSED: list[Refused] = [
     *all_refused(-32600, "1", f'{HEAD},"id":1,"params":{{"a":1,"\\u0061":2}}}}'),
     *all_refused(-32600, "1", f'{HEAD},"id":1,"params":[{{"a":[{{"b":1,"b":1}}]}}]}}'),
     *all_refused(-32600, "1", f'{HEAD},"id":1,"x":{{"a":{{}},"a":{{}}}}}}'),
+    # As many colons as in what is kept: one is spelled as an escape.
+    *all_refused(-32600, "1", f'{HEAD},"id":1,"params":{{"a":1,"a":"\\u003a"}}}}'),
+    *all_refused(-32600, "1", f'{HEAD},"id":1,"params":{{"a":1,"a":"\\u003A","b":":"}}}}'),
     # JSON-RPC 2.0, section 4.2: params are an object or an array.
     *all_refused(
         -32600, "1", *(f'{HEAD},"id":1,"params":{x}}}' for x in ("1", '"a"', "true", "0.5"))
@@ -169,10 +173,10 @@ def test_a_frame_may_nest_only_so_deep(shape: tuple[str, str, str], place: str) 
 def test_brackets_in_strings_are_no_levels(text: str) -> None:
     frame = f'{HEAD},"x":{text},"id":1,"y":["[","[","[","\\"[","\\\\"]}}'
     most = levels(json.loads(frame))
-    outcome = read_frame(frame, max_batch=1, max_nesting=most)
+    outcome = read_frame(frame, Limits(nesting=most))
     # A member may be given twice.
     assert isinstance(outcome, Request) or refusal(frame) == (-32600, "1")
-    too_deep = read_frame(frame, max_batch=1, max_nesting=most - 1)
+    too_deep = read_frame(frame, Limits(nesting=most - 1))
     assert isinstance(too_deep, Invalid)
     assert too_deep.error.code == -32700
 
@@ -239,7 +243,8 @@ def test_no_check_goes_through_the_values_one_by_one_in_python(value: str, name:
 
 def test_an_ordinary_call_through_a_hub_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jsonrpc, "_repeated_key", None)
-    frame = f'{HEAD},"id":1,"params":{{"method":"m","params":{{"name":"a","x":[{{"b":1}}]}}}}}}'
+    inner = '{"name":"a","host":"::1","x":[{"b":"\\"http://é\\""}]}'
+    frame = f'{HEAD},"id":1,"params":{{"method":"m","params":{inner}}}}}'
     assert isinstance(read(frame), Request)
 
 

@@ -8,16 +8,17 @@ import msgspec
 import pytest
 
 from plexus_registry.rpc.plexus import Hub
-from plexus_registry.rpc.streams import Stream, StreamContent, Unsubscribe, source_of
+from plexus_registry.rpc.schema import hub_plugin, registry_plugin
+from plexus_registry.rpc.streams import CallFailure, Stream, Unsubscribe
 from plexus_registry.rules import methods
 from plexus_registry.rules.backend import Update
 from plexus_registry.rules.errors import InvalidParamsError, MethodNotFoundError
 
 if TYPE_CHECKING:
-    from plexus_registry.rpc.streams import CallFailure
     from plexus_registry.rules.parameters import Command
 
 HUB = Hub("registry-hub")
+HUB_HASH = hub_plugin("registry-hub", registry_plugin()).hash
 NOW = 1_767_225_600
 
 
@@ -31,10 +32,20 @@ def called(method: str, params: object = None, **extra: object) -> Stream:
     return stream("registry-hub.call", {"method": method, "params": params, **extra})
 
 
-def items(route: Stream, report: str | CallFailure | None = None) -> list[dict[str, object]]:
-    return [
-        msgspec.json.decode(item) for item in HUB.encoder.all_items(route.content, report, now=NOW)
-    ]
+def notification(route: Stream) -> object:
+    return msgspec.json.decode(route.encoder.whole(1, "null", now=NOW)[0])["method"]
+
+
+def items(route: Stream, report: str | None = None) -> list[dict[str, object]]:
+    """The items of a stream; a command says what is reported of it."""
+    outcome = route.source if isinstance(route.source, str | CallFailure) else report
+    assert outcome is not None
+    found = []
+    for frame in route.encoder.whole(7, outcome, now=NOW):
+        params = msgspec.json.decode(frame)["params"]
+        assert params["subscription"] == 7
+        found.append(params["result"])
+    return found
 
 
 @pytest.mark.parametrize(
@@ -53,7 +64,7 @@ def items(route: Stream, report: str | CallFailure | None = None) -> list[dict[s
     ],
 )
 def test_a_call_makes_the_command(method: str, params: object, command: Command) -> None:
-    assert source_of(called(method, params).content) == command
+    assert called(method, params).source == command
 
 
 @pytest.mark.parametrize(
@@ -197,7 +208,7 @@ def test_an_error_inside_a_nested_call_has_no_code() -> None:
 
 def test_unknown_members_of_a_call_are_ignored() -> None:
     route = called("registry.get", {"name": "a"}, hop={"principal": "p", "limit": 3})
-    assert source_of(route.content) == methods.Get(name="a")
+    assert route.source == methods.Get(name="a")
 
 
 @pytest.mark.parametrize(
@@ -225,7 +236,7 @@ def test_what_is_refused_before_it_is_acknowledged(method: str, params: object) 
 @pytest.mark.parametrize("params", [None, [], {}, 5, "x", {"nonce": "n"}, [[[]]]])
 def test_info_takes_any_parameters(params: object) -> None:
     route = stream("_info", params)
-    assert route.notification == "result"
+    assert notification(route) == "result"
     data, _ = items(route)
     assert data["content"] == {
         "backend": "registry-hub",
@@ -246,13 +257,13 @@ def test_the_direct_way_in() -> None:
     with pytest.raises(InvalidParamsError, match="did you mean name"):
         HUB.route("registry.get", {"nme": 1, "name": "a"})
     for spelling in ("activeOnly", "active_only"):
-        assert stream("registry_list", {spelling: False}).content == (
-            stream("registry_list", {"active_only": False, "bogus": 1}).content
+        assert stream("registry_list", {spelling: False}) == (
+            stream("registry_list", {"active_only": False, "bogus": 1})
         )
     underscored = stream("registry_list", {"activeOnly": False, "bogus": 1})
-    assert underscored.notification == "registry_list"
-    assert source_of(underscored.content) == methods.List(active_only=False)
-    assert source_of(stream("registry_get", ["a"]).content) == methods.Get(name="a")
+    assert notification(underscored) == "registry_list"
+    assert underscored.source == methods.List(active_only=False)
+    assert stream("registry_get", ["a"]).source == methods.Get(name="a")
 
 
 @pytest.mark.parametrize(
@@ -281,16 +292,22 @@ def test_a_hub_may_have_another_name_and_other_mechanisms() -> None:
     hub = Hub("my-hub", mechanisms=(bearer,))
     route = hub.route("my-hub.call", {"method": "my-hub.hash"})
     assert isinstance(route, Stream)
-    assert isinstance(route.content, StreamContent)
-    assert route.content.content_type == "my-hub.hash"
+    assert items(route)[0]["content_type"] == "my-hub.hash"
     info = hub.route("_info", None)
     assert isinstance(info, Stream)
-    data = msgspec.json.decode(hub.encoder.all_items(info.content, None, now=NOW)[0])
-    assert data["content"]["auth_capabilities"] == {"mechanisms": [bearer]}
+    content = msgspec.convert(items(info)[0]["content"], dict[str, object])
+    assert content["auth_capabilities"] == {"mechanisms": [bearer]}
     with pytest.raises(MethodNotFoundError):
         hub.route("registry-hub.call", {"method": "registry.list"})
 
 
-def test_a_stream_of_a_command_needs_its_outcome() -> None:
-    with pytest.raises(ValueError, match="outcome"):
-        HUB.encoder.all_items(called("registry.list").content, None, now=NOW)
+def test_the_items_of_a_stream_carry_the_time_at_which_they_are_made() -> None:
+    route = called("registry.get", {"name": "a"})
+    for now in (NOW, NOW, NOW + 1, NOW):
+        for frame in route.encoder.whole(1, "null", now=now):
+            result = msgspec.json.decode(frame)["params"]["result"]
+            assert result["metadata"] == {
+                "provenance": ["registry"],
+                "plexus_hash": HUB_HASH,
+                "timestamp": now,
+            }

@@ -12,7 +12,7 @@ import pytest
 
 from plexus_registry.rpc import schema as schema_module
 from plexus_registry.rpc.schema import SCHEMA_METHOD, hub_plugin, registry_plugin
-from plexus_registry.rpc.streams import CallFailure, data_item, done_item, error_item, metadata
+from plexus_registry.rpc.streams import CallFailure, Level, StreamEncoder
 from plexus_registry.rules.backend import FIELDS, Backend, Register
 from plexus_registry.rules.events import EVENTS
 from plexus_registry.rules.methods import METHODS, Method
@@ -107,19 +107,25 @@ def test_a_call_returns_one_of_the_items_that_a_stream_has() -> None:
         msgspec.convert(each["properties"], dict[str, Json])["type"]["const"]: each
         for each in variants
     }
+    level = Level("registry", "registry.list")
+    encoder = StreamEncoder("m", "m", "0" * 16, (level,))
     failure = CallFailure("no", -32601, {"kind": "routing"})
-    shared = metadata("registry", "0" * 16, 1)
-    said = {
-        "data": data_item(shared, "registry.list", "{}"),
-        "error": error_item(shared, failure),
-        "done": done_item(shared),
-    }
+    data, done = results(encoder, "{}")
+    (error,) = results(encoder, failure)
+    said = {"data": data, "error": error, "done": done}
     assert by_kind.keys() == said.keys()
-    for kind, text in said.items():
+    for kind, item in said.items():
         described = msgspec.convert(by_kind[kind]["properties"], dict[str, object])
-        assert described.keys() == msgspec.json.decode(text, type=Json).keys()
-    inner = msgspec.json.decode(error_item(shared, failure, with_code=False), type=Json)
-    assert set(msgspec.convert(by_kind["error"]["required"], list[str])) == inner.keys()
+        assert described.keys() == item.keys()
+    inner, _ = results(encoder.inside(level), failure)
+    assert set(msgspec.convert(by_kind["error"]["required"], list[str])) == (
+        msgspec.convert(inner["content"], Json).keys()
+    )
+
+
+def results(encoder: StreamEncoder, outcome: str | CallFailure) -> list[Json]:
+    frames = encoder.whole(1, outcome, now=1)
+    return [msgspec.json.decode(frame)["params"]["result"] for frame in frames]
 
 
 @pytest.mark.parametrize("plugin", [REGISTRY, HUB], ids=["registry", "hub"])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from plexus_registry.rpc.streams import (
     FIRST_NUMBER_BITS,
     FiniteStream,
-    Stream,
+    StreamEncoder,
     Subscriptions,
     WatchStream,
 )
@@ -17,7 +17,13 @@ from plexus_registry.rules.change_log import WatchCursor
 from plexus_registry.rules.errors import SubscriptionLimitError
 from plexus_registry.rules.methods import Watch as WatchCommand
 
-STREAM = Stream("registry.watch", "registry.event", WatchCommand())
+ENCODER = StreamEncoder("registry.watch", "registry.event", "0" * 16, ())
+
+
+def begin(subscriptions: Subscriptions, live: FiniteStream | WatchStream) -> int:
+    number = subscriptions.next_number()
+    subscriptions.begin(number, live)
+    return number
 
 
 @given(
@@ -30,11 +36,10 @@ def test_numbers_count_on_and_none_comes_again(numbers_after: int, steps: list[s
     for step in steps:
         match step:
             case "finite":
-                given_out.append(subscriptions.begin(FiniteStream(STREAM, ["{}"])))
+                given_out.append(begin(subscriptions, FiniteStream(ENCODER, ["{}"])))
             case "watch":
-                given_out.append(
-                    subscriptions.begin(WatchStream(STREAM, WatchCursor(WatchCommand())))
-                )
+                watch = WatchStream(ENCODER, WatchCursor(WatchCommand()))
+                given_out.append(begin(subscriptions, watch))
             case "flush":
                 subscriptions.flush()
             case "sent":
@@ -47,8 +52,8 @@ def test_numbers_count_on_and_none_comes_again(numbers_after: int, steps: list[s
 
 def test_a_refused_stream_uses_no_number() -> None:
     subscriptions = Subscriptions(max_subscriptions=1, numbers_after=7)
-    assert subscriptions.begin(FiniteStream(STREAM, [])) == 8
+    assert begin(subscriptions, FiniteStream(ENCODER, [])) == 8
     with pytest.raises(SubscriptionLimitError):
-        subscriptions.begin(FiniteStream(STREAM, []))
+        begin(subscriptions, FiniteStream(ENCODER, []))
     subscriptions.flush()
-    assert subscriptions.begin(FiniteStream(STREAM, [])) == 9
+    assert begin(subscriptions, FiniteStream(ENCODER, [])) == 9

@@ -31,12 +31,12 @@ from plexus_registry.rpc.jsonrpc import (
 )
 from plexus_registry.rpc.streams import (
     BUG,
+    CallFailure,
     FiniteStream,
     Stream,
     Subscriptions,
     Unsubscribe,
     WatchStream,
-    source_of,
 )
 from plexus_registry.rules.backend import Register, Update
 from plexus_registry.rules.change_log import WatchCursor
@@ -47,7 +47,6 @@ from plexus_registry.rules.errors import (
     InternalError,
     MethodError,
     NestingLimitError,
-    ProtocolError,
     SubscriptionLimitError,
     Unauthorized,
     shown,
@@ -63,7 +62,7 @@ if TYPE_CHECKING:
     from plexus_registry.registry import Registry
     from plexus_registry.rpc.fairness import Peer
     from plexus_registry.rpc.plexus import Hub
-    from plexus_registry.rpc.streams import CallFailure, Route
+    from plexus_registry.rpc.streams import Route
     from plexus_registry.rules.events import Event
 
 log = logging.getLogger(__name__)
@@ -106,7 +105,9 @@ class Handler:
     def answer(self, frame: str | bytes) -> list[str] | Coroutine[object, object, list[str]]:
         """Carry out the requests of a frame.
 
-        Most requests only read the catalog, and are answered at once, without a task switch.
+        What needs no waiting (reads, descriptions, errors) is answered at once. Send these frames
+        as they are. For an awaitable, its frames are sent while `in_parts` is held, and `note_sent`
+        is called after that: they may begin or end a watch.
 
         Args:
             frame: The text or binary message as it came.
@@ -115,29 +116,53 @@ class Handler:
             The frames to send back, in order, or an awaitable of them; an empty list if there is
             nothing to answer.
         """
-        limits = self._hub.limits
-        read = read_frame(frame, max_batch=limits.batch_requests, max_nesting=limits.nesting)
+        read = read_frame(frame, self._hub.limits)
         if isinstance(read, Batch):
             return self._answer_batch(read)
         if isinstance(read, Invalid):
             return [self._refuse(read.id, read.error)]
         try:
             route = self._hub.route(read.method, read.params)
-            found = self._from_catalog(route) if isinstance(route, (Get, List)) else None
-        except ProtocolError as error:
-            return [] if read.id is None else [error_response(read.id, error)]
+            frames = self._answer_at_once(read.id, route)
+        except CallError as error:
+            return [] if read.id is None else [self._refuse(read.id, error)]
         except Exception as error:  # noqa: BLE001 - it is logged, and answered
             return [] if read.id is None else [error_response(read.id, _bug(read, error))]
-        if found is None or (len(found) > LONG_CHARACTERS and self._must_wait(found)):
-            return self._answer_one(read, route)
-        if read.id is None:
-            return []
-        response = result_response(read.id, found)
-        self._held += self._share.hold(response)
-        return [response]
+        return self._answer_one(read, route) if frames is None else frames
 
-    def _must_wait(self, found: str) -> bool:
-        return len(found) > VERY_LONG_CHARACTERS or self._share.is_full
+    def _answer_at_once(self, request_id: str | None, route: Route) -> list[str] | None:
+        """Answer what only reads; return None if the answer may have to wait."""
+        source = route.source if isinstance(route, Stream) else route
+        outcome: str | CallFailure
+        if isinstance(source, (Get, List)):
+            try:
+                outcome = self._from_catalog(source)
+            except Exception:  # noqa: BLE001 - it comes again, and is logged and answered there
+                return None
+        elif isinstance(source, (str, CallFailure)):
+            outcome = source
+        else:
+            return None
+        size = len(outcome) if isinstance(outcome, str) else 0
+        if size > LONG_CHARACTERS and (size > VERY_LONG_CHARACTERS or self._share.is_full):
+            return None
+        if request_id is None:
+            return []
+        if isinstance(route, Stream):
+            number = self._subscriptions.next_number()
+            items = route.encoder.whole(number, outcome, now=self._registry.now())
+            frames = [result_response(request_id, str(number)), *items]
+        else:
+            frames = [result_response(request_id, str(outcome))]
+        if size > LONG_CHARACTERS:
+            self._hold(frames)
+        return frames
+
+    def _hold(self, frames: list[str]) -> None:
+        """Count the long ones of some frames as unread."""
+        for frame in frames:
+            if len(frame) > LONG_CHARACTERS:
+                self._held += self._share.hold(frame)
 
     async def _answer_batch(self, batch: Batch) -> list[str]:
         """Answer the requests of a batch in turn, for as long as the peer is there."""
@@ -199,7 +224,8 @@ class Handler:
         response = await self._respond(request, route)
         if response is None:
             return []
-        self._held += self._share.hold(response)
+        if len(response) > LONG_CHARACTERS:
+            self._hold([response])
         return [response, *self._subscriptions.flush()]
 
     async def _respond(self, request: Request, route: Route | None) -> str | None:
@@ -223,35 +249,41 @@ class Handler:
 
     async def _begin(self, stream: Stream, *, is_heard: bool) -> str:
         """Begin a stream, and return the number to acknowledge it with."""
-        content = stream.content
-        source = source_of(content)
+        source = stream.source
         if isinstance(source, Watch):
-            live: FiniteStream | WatchStream = WatchStream(stream, WatchCursor(source))
-        else:
-            outcome = await self._outcome(source) if isinstance(source, Command) else None
-            items = self._hub.encoder.all_items(content, outcome, now=self._registry.now())
-            self._unsent += sum(map(_bytes_of, items))
-            for item in items:
-                self._held += self._share.hold(item)
-            live = FiniteStream(stream, items)
-        return str(self._subscriptions.begin(live)) if is_heard else ""
+            if is_heard:
+                number = self._subscriptions.next_number()
+                watch = WatchStream(stream.encoder, WatchCursor(source))
+                self._subscriptions.begin(number, watch)
+                return str(number)
+            return ""
+        outcome = await self._outcome(source)
+        if not is_heard:
+            return ""
+        number = self._subscriptions.next_number()
+        frames = stream.encoder.whole(number, outcome, now=self._registry.now())
+        self._unsent += sum(map(_bytes_of, frames))
+        self._hold(frames)
+        self._subscriptions.begin(number, FiniteStream(stream.encoder, frames))
+        return str(number)
 
-    async def _outcome(self, command: Command) -> str | CallFailure:
-        """Carry out the command of a stream, which always has an outcome to send."""
+    async def _outcome(self, source: Command | str | CallFailure) -> str | CallFailure:
+        """Carry out the command of a stream, if it has one; there always is an outcome to send."""
+        if not isinstance(source, Command):
+            return source
         try:
-            return await self._carry_out(command)
+            return await self._carry_out(source)
         except MethodError as error:
             return encode_failed(error)
         except Exception:
-            log.exception("%s through the hub failed", type(command).__name__)
+            log.exception("%s through the hub failed", type(source).__name__)
             return BUG
 
     def break_off(self, frame: str | bytes, why: str) -> list[str]:
         """Return the frames that answer the requests of a frame as not finished."""
         error = InternalError(f"Not finished: {why}; whether the change was made is unknown")
-        limits = self._hub.limits
         try:
-            read = read_frame(frame, max_batch=limits.batch_requests, max_nesting=limits.nesting)
+            read = read_frame(frame, self._hub.limits)
             if not isinstance(read, Batch):
                 return [] if read.id is None else [error_response(read.id, error)]
             ids = [each.id for each in read.items if each.id is not None]
@@ -284,9 +316,7 @@ class Handler:
     def due(self) -> list[str]:
         """Return the next frames of the watches: as many as may be made at a time."""
         registry = self._registry
-        return self._subscriptions.due(
-            registry.change_log, registry.catalog, self._hub.encoder, now=registry.now()
-        )
+        return self._subscriptions.due(registry.change_log, registry.catalog, now=registry.now())
 
     async def _carry_out(self, command: Command) -> str:
         """Carry out a command, not a watch, and return the event that reports it as JSON text."""
@@ -316,10 +346,9 @@ class Handler:
 
     def _from_catalog(self, command: Get | List) -> str:
         """Return the event that answers `get` or `list`, which the catalog keeps as JSON text."""
-        catalog = self._registry.catalog
         if isinstance(command, Get):
-            return catalog.found(command.name)
-        return catalog.listed(active_only=command.active_only)
+            return self._registry.catalog.found(command.name)
+        return self._registry.catalog.listed(active_only=command.active_only)
 
     def _refuse(self, request_id: str, error: CallError) -> str:
         """Answer with an error; those of limits are counted."""

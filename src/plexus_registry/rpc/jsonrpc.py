@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -31,6 +31,9 @@ from plexus_registry.rules.errors import (
     shown,
 )
 from plexus_registry.rules.events import encode_value
+
+if TYPE_CHECKING:
+    from plexus_registry.rules.parameters import Limits
 
 NULL_ID = "null"
 MAX_SEPARATORS = 30_000
@@ -92,17 +95,16 @@ class _LooseEnvelope(msgspec.Struct):
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_loose = msgspec.json.Decoder(_LooseEnvelope).decode
 _decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
+_encode = msgspec.json.Encoder().encode
 _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
-def read_frame(frame: str | bytes, *, max_batch: int, max_nesting: int) -> Frame:
+def read_frame(frame: str | bytes, limits: Limits) -> Frame:
     """Read one frame; any text makes a `Frame`.
 
     Args:
         frame: A text frame, or a binary frame that should hold UTF-8 JSON.
-        max_batch: The number of requests that a batch may hold.
-        max_nesting: The levels of arrays and objects that the frame may have, the outermost one
-            included.
+        limits: What a frame may hold.
 
     Returns:
         The request, the batch, or the error to answer with.
@@ -121,8 +123,8 @@ def read_frame(frame: str | bytes, *, max_batch: int, max_nesting: int) -> Frame
         )
         return Invalid(NULL_ID, NestingLimitError("Parse error", reason=reason))
     if frame[:1] != "{" and frame.lstrip(" \t\r\n").startswith("["):
-        return _read_batch(frame, max_batch, max_nesting)
-    return _read_request(frame, max_nesting)
+        return _read_batch(frame, limits)
+    return _read_request(frame, limits.nesting)
 
 
 def _has_lone_surrogate(text: str) -> bool:
@@ -133,21 +135,22 @@ def _has_lone_surrogate(text: str) -> bool:
     return False
 
 
-def _read_batch(text: str, max_batch: int, max_nesting: int) -> Batch | Invalid:
+def _read_batch(text: str, limits: Limits) -> Batch | Invalid:
     try:
         members = _decode_array(text)
     except msgspec.DecodeError as error:
         return Invalid(NULL_ID, _parse_error(str(error)))
     except RecursionError:
-        return _too_deep(max_nesting)
+        return _too_deep(limits.nesting)
     if not members:
         return Invalid(NULL_ID, InvalidRequestError("Invalid request", reason="empty batch"))
-    if len(members) > max_batch:
-        reason = f"{len(members)} requests in a batch, at most {max_batch} are allowed"
+    if len(members) > limits.batch_requests:
+        most = limits.batch_requests
+        reason = f"{len(members)} requests in a batch, at most {most} are allowed"
         return Invalid(NULL_ID, BatchTooLargeError("Batch is too large", reason=reason))
     items: list[Request | Invalid] = []
     for member in members:
-        item = _read_request(bytes(member).decode(), max_nesting, level=2)
+        item = _read_request(str(member, "utf-8"), limits.nesting, level=2)
         # The members were only skipped over so far: one of them may still be no JSON.
         if isinstance(item, Invalid) and isinstance(item.error, ParseError):
             return Invalid(NULL_ID, item.error)
@@ -155,21 +158,23 @@ def _read_batch(text: str, max_batch: int, max_nesting: int) -> Batch | Invalid:
     return Batch(tuple(items))
 
 
-def _read_request(text: str, max_nesting: int, *, level: int = 1) -> Request | Invalid:
+def _read_request(text: str, max_nesting: int, level: int = 1) -> Request | Invalid:
     """Read one request, whose outermost brackets are at a level of the frame."""
     try:
         envelope = _decode_envelope(text)
-        params = None if envelope.params is msgspec.UNSET else envelope.params
-        if level + text.count("{") + text.count("[") - 1 > max_nesting:
-            if level + _depth(text) - 1 > max_nesting:
-                return _too_deep(max_nesting)
-            may_repeat = True
-        else:
-            # Each member of a text has a colon, and the decoder keeps only the last of equal
-            # members: where there are as many colons as kept members, none was given twice.
-            kept = 2 + (envelope.params is not msgspec.UNSET) + (envelope.id is not msgspec.UNSET)
-            may_repeat = text.count(":") != kept + (0 if params is None else _members(params))
-        repeated = _repeated_key(text) if may_repeat else None
+        given, raw_id = envelope.params, envelope.id
+        params = None if given is msgspec.UNSET else given
+        brackets = text.count("{") + text.count("[")
+        if level + brackets - 1 > max_nesting and level + _depth(text) - 1 > max_nesting:
+            return _too_deep(max_nesting)
+        # The decoder keeps only the last of equal members, and each member has a colon. If the
+        # text has no more of them than what was kept, none was given twice. An escaped colon in a
+        # string would spoil the count.
+        kept = 2 + (given is not msgspec.UNSET) + (raw_id is not msgspec.UNSET)
+        if params:
+            kept += _encode(params).count(b":")
+        is_plain = text.count(":") == kept and "\\u" not in text
+        repeated = None if is_plain else _repeated_key(text)
     except msgspec.ValidationError as error:
         return _refuse(text, str(error), max_nesting)
     except msgspec.DecodeError as error:
@@ -178,7 +183,7 @@ def _read_request(text: str, max_nesting: int, *, level: int = 1) -> Request | I
         return _too_deep(max_nesting)
     if repeated is not None:
         return _refuse(text, f"member {shown(repeated)} is given twice", max_nesting)
-    request_id = _id_text(envelope.id)
+    request_id = _id_text(raw_id)
     if request_id == _BAD_ID:
         return _refuse(text, "id must be a string, a number or null", max_nesting)
     return Request(envelope.method, params, request_id)
@@ -193,9 +198,9 @@ _BAD_ID = ""
 
 
 def _id_text(raw: msgspec.Raw | msgspec.UnsetType) -> str | None:
-    if isinstance(raw, msgspec.UnsetType):
+    if raw is msgspec.UNSET:
         return None
-    text = bytes(raw).decode()
+    text = str(raw, "utf-8")
     return text if text[0] in '"-0123456789' or text == NULL_ID else _BAD_ID
 
 
@@ -216,15 +221,6 @@ def _refuse(text: str, reason: str, max_nesting: int) -> Invalid:
 
 def _parse_error(reason: str) -> ParseError:
     return ParseError("Parse error", reason=reason)
-
-
-def _members(value: dict[str, object] | list[object]) -> int:
-    """Count the members of all objects in a value."""
-    count, inner = (len(value), value.values()) if isinstance(value, dict) else (0, value)
-    for each in inner:
-        if isinstance(each, (dict, list)):
-            count += _members(each)
-    return count
 
 
 _NO_BRACKET_OR_QUOTE = bytes(set(range(256)) - set(b'[]{}"'))

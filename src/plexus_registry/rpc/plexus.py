@@ -1,36 +1,28 @@
 """The Plexus hub: what each call means.
 
-Theory of operation. A request is routed to one of three things: a command, answered with one
-response; an `Unsubscribe`; or a `Stream`, acknowledged with a number and followed by items. The
-content of a stream is a static text (a schema, a hash), a failure, or the report of a command. The
-inner method of a call is split at its dots: the hub's own methods, the registry's, and `schema`
-below each.
+Theory of operation. A request is routed by one look into a table to one of three things: a command,
+answered with one response; an `Unsubscribe`; or a `Stream`, acknowledged with a number and followed
+by items. `HUB.call` looks for the method inside in a second table: the registry's methods, the
+hub's own, and the schemas of both. What stands in neither table is answered with the nearest name.
+Parameters are read leniently, in the many forms in which Plexus clients write them.
 
-Source: manual/protocol.md, "Hub methods" and "Routing of a call".
+Source: manual/protocol.md, "Hub methods", "Routing of a call" and "Parameters in a call".
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from plexus_registry import __version__
-from plexus_registry.rpc.call_parameters import (
-    call_parameters,
-    command_in_call,
-    in_snake_case,
-    invalid_params,
-    refuse_response,
-    schema_of,
-    unsubscription,
-)
 from plexus_registry.rpc.schema import Plugin, hub_plugin, registry_plugin
 from plexus_registry.rpc.streams import (
     CallFailure,
+    Level,
     Route,
     Stream,
-    StreamContent,
     StreamEncoder,
+    Unsubscribe,
 )
 from plexus_registry.rules.errors import InvalidParamsError, MethodNotFoundError, clipped, shown
 from plexus_registry.rules.events import encode_value
@@ -39,7 +31,7 @@ from plexus_registry.rules.methods import (
     METHODS,
     NAMESPACE,
     Method,
-    Watch,
+    Reload,
     command_from,
     nearest,
 )
@@ -50,6 +42,8 @@ if TYPE_CHECKING:
 
     from plexus_registry.rpc.schema import Schema
     from plexus_registry.rules.parameters import Command
+
+    FindSource = Callable[[object], Command | str | CallFailure]
 
 INFO = "_info"
 RESULT = "result"
@@ -63,9 +57,7 @@ class Hub:
     """One hub with the registry below it.
 
     Attributes:
-        namespace: The name of the hub.
         limits: What one connection may ask for at a time.
-        encoder: Encodes the items of streams.
     """
 
     def __init__(
@@ -87,31 +79,22 @@ class Hub:
         """
         if namespace == NAMESPACE:
             raise ValueError(f"a hub called {NAMESPACE} would hide the registry's methods")
-        self.namespace = namespace
         self.limits = limits or Limits()
+        self._namespace = namespace
         self._registry = registry_plugin()
         self._hub = hub_plugin(namespace, self._registry)
-        self.encoder = StreamEncoder(self._hub.hash)
+        self._call = f"{namespace}.call"
+        self._failed = self._encoder(self._call, self._call, Level(namespace))
         info = {
             "backend": namespace,
             "version": __version__,
             "auth_capabilities": {"mechanisms": mechanisms or ({"kind": "anonymous"},)},
             "limits": self.limits,
         }
-        self._info = StreamContent(encode_value(info), namespace, INFO)
-        self._hash_text = encode_value({"event": "hash", "value": self._hub.hash})
-        hashes = {
-            "namespace": namespace,
-            "self_hash": self._hub.self_hash,
-            "children_hash": self._hub.children_hash,
-            "hash": self._hub.hash,
-            "children": [{"namespace": NAMESPACE, "hash": self._registry.hash}],
-        }
-        self._hashes_text = encode_value(hashes)
+        hash_text = encode_value({"event": "hash", "value": self._hub.hash})
+        self._routes = self._make_routes(encode_value(info), hash_text)
+        self._calls = self._make_calls(hash_text)
         self._encoded: dict[tuple[str, str], str] = {}
-        self._routes = self._make_routes()
-
-    # Routing of a request.
 
     def route(self, method: str, params: object) -> Route:
         """Find out what a request asks for.
@@ -129,185 +112,275 @@ class Hub:
             nearest=nearest(method, self._routes),
         )
 
-    def _make_routes(self) -> dict[str, Callable[[object], Route]]:
+    def _make_routes(self, info: str, hash_text: str) -> dict[str, Callable[[object], Route]]:
         """Make the table of all methods of the port, with what reads their parameters."""
-        hub = self.namespace
+        hub = self._namespace
+        has_info = Stream(self._encoder(INFO, RESULT, Level(hub, INFO)), info)
+        has_hash = Stream(self._hub_encoder("hash"), hash_text)
         streams: dict[str, Callable[[object], Stream]] = {
-            INFO: lambda _: Stream(INFO, RESULT, self._info),
-            f"{hub}.call": self._hub_call,
-            f"{hub}.hash": lambda _: Stream(
-                f"{hub}.hash", RESULT, self._static(self._hash_text, "hash")
-            ),
-            f"{hub}.schema": lambda params: Stream(
-                f"{hub}.schema", RESULT, self._direct_schema(params)
-            ),
+            INFO: lambda _: has_info,
+            self._call: self._route_call,
+            f"{hub}.hash": lambda _: has_hash,
+            f"{hub}.schema": partial(self._direct_schema, self._hub_encoder("schema")),
         }
-        ends = {
-            f"{NAMESPACE}.unwatch": WATCH,
-            **{f"{method}_unsub": method for method in streams},
-            **{f"{NAMESPACE}_unsubscribe_{each.name}": _underscored(each) for each in METHODS},
-        }
+        underscored: dict[str, Callable[[object], Stream]] = {}
+        ends = {f"{NAMESPACE}.unwatch": WATCH, **{f"{each}_unsub": each for each in streams}}
+        for each in METHODS:
+            name = f"{NAMESPACE}_{each.name}"
+            encoder = self._encoder(name, name, Level(NAMESPACE, f"{NAMESPACE}.{each.name}"))
+            underscored[name] = partial(_underscored_stream, encoder, each)
+            ends[f"{NAMESPACE}_unsubscribe_{each.name}"] = name
         return {
             **{f"{NAMESPACE}.{each.name}": partial(command_from, each) for each in METHODS},
-            WATCH: _direct_watch,
+            WATCH: partial(_direct_watch, self._encoder(WATCH, EVENT)),
             **streams,
-            f"{hub}.respond": refuse_response,
-            **{_underscored(each): partial(_underscored_call, each) for each in METHODS},
-            **{end: partial(unsubscription, method) for end, method in ends.items()},
+            f"{hub}.respond": _refuse_response,
+            **underscored,
+            **{end: partial(_unsubscription, method) for end, method in ends.items()},
         }
 
-    def _hub_call(self, params: object) -> Stream:
-        method = f"{self.namespace}.call"
-        inner, inner_params = call_parameters(params)
-        return Stream(method, method, self._content(inner, inner_params))
+    def _make_calls(self, hash_text: str) -> dict[str, tuple[StreamEncoder, FindSource]]:
+        """Make the table of the methods inside a call, with what finds their source."""
+        hub = self._namespace
+        hashes_text = encode_value(
+            {
+                "namespace": hub,
+                "self_hash": self._hub.self_hash,
+                "children_hash": self._hub.children_hash,
+                "hash": self._hub.hash,
+                "children": [{"namespace": NAMESPACE, "hash": self._registry.hash}],
+            }
+        )
+        in_registry: dict[str, FindSource] = {
+            each.name: partial(_lenient_command, each) for each in METHODS
+        }
+        in_hub: dict[str, FindSource] = {
+            "hash": lambda _: hash_text,
+            "hashes": lambda _: hashes_text,
+        }
+        calls: dict[str, tuple[StreamEncoder, FindSource]] = {}
+        for plugin, found, ways in (
+            (self._hub, in_hub, (hub,)),
+            (self._registry, in_registry, (NAMESPACE, f"{hub}.{NAMESPACE}")),
+        ):
+            found["schema"] = partial(self._schema, plugin)
+            for name in plugin.method_names():
+                found[f"{name}.schema"] = partial(self._schema_of_one, plugin, name)
+            for name, find in found.items():
+                level = Level(plugin.namespace, f"{plugin.namespace}.{name}")
+                encoder = self._encoder(self._call, self._call, level)
+                calls.update({f"{way}.{name}": (encoder, find) for way in ways})
+        return calls
 
-    # Routing of the method inside a call.
+    def _encoder(self, method: str, notification: str, *levels: Level) -> StreamEncoder:
+        return StreamEncoder(method, notification, self._hub.hash, levels)
 
-    def _content(self, path: str, params: object) -> StreamContent:
+    def _hub_encoder(self, name: str) -> StreamEncoder:
+        method = f"{self._namespace}.{name}"
+        return self._encoder(method, RESULT, Level(self._namespace, method))
+
+    # Calls through the hub.
+
+    def _route_call(self, params: object) -> Stream:
+        path, inner = _call_parameters(params)
+        known = self._calls.get(path)
+        try:
+            if known is not None:
+                encoder, find_source = known
+                source = find_source(inner)
+                if not isinstance(source, CallFailure):
+                    return Stream(encoder, source)
+            elif path == self._call:
+                stream = self._route_call(inner)
+                level = Level(self._namespace, self._call)
+                return Stream(stream.encoder.inside(level), stream.source)
+            else:
+                source = self._unknown(path)
+        except InvalidParamsError as error:
+            source = _invalid_params(error)
+        return Stream(self._failed, source)
+
+    def _unknown(self, path: str) -> CallFailure:
+        """Explain that a path is not in the table of calls."""
         head, dot, rest = path.partition(".")
         if not dot:
             message = f"Invalid params: Invalid method format: {clipped(path)}"
             detail = {"kind": "invalid_params", "param": "method", "problem": "malformed"}
-            return self._failed(CallFailure(message, -32602, {**detail, "detail": "no dot in it"}))
-        if head == self.namespace:
-            return self._in_hub(path, rest, params)
-        if head == NAMESPACE:
-            return self._in_registry(path, rest, params)
-        return self._no_activation(head)
-
-    def _in_hub(self, path: str, rest: str, params: object) -> StreamContent:
+            return CallFailure(message, -32602, {**detail, "detail": "no dot in it"})
+        plugin = self._registry if head == NAMESPACE else self._hub
+        if head == self._namespace and rest.startswith(f"{NAMESPACE}."):
+            plugin, rest = self._registry, rest.removeprefix(f"{NAMESPACE}.")
+        elif head not in (self._namespace, NAMESPACE):
+            return self._no_activation(head)
         name, dot, below = rest.partition(".")
-        if name == NAMESPACE and dot:
-            return self._in_registry(path, below, params)
         if below == "schema":
-            return self._schema_of_one(self._hub, path, name)
-        if dot:
+            return _no_method(path, plugin, name)
+        if dot and plugin is self._hub:
             return self._no_activation(name)
-        match name:
-            case "hash":
-                return self._static(self._hash_text, "hash")
-            case "hashes":
-                return self._static(self._hashes_text, "hashes")
-            case "schema":
-                return self._schema(self._hub, params)
-            case "call":
-                return self._nested(params)
-            case _:
-                return self._no_method(path, self.namespace, name, self._hub)
+        return _no_method(path, plugin, rest)
 
-    def _in_registry(self, path: str, rest: str, params: object) -> StreamContent:
-        if rest == "schema":
-            return self._schema(self._registry, params)
-        name, _, below = rest.partition(".")
-        if below == "schema":
-            return self._schema_of_one(self._registry, path, name)
-        method = BY_NAME.get(rest)
-        if method is None:
-            return self._no_method(path, NAMESPACE, rest, self._registry)
-        try:
-            return _report(method, command_in_call(method, params))
-        except InvalidParamsError as error:
-            return self._failed(invalid_params(error))
-
-    def _nested(self, params: object) -> StreamContent:
-        try:
-            inner, inner_params = call_parameters(params)
-        except InvalidParamsError as error:
-            return self._failed(invalid_params(error))
-        content = self._content(inner, inner_params)
-        return StreamContent(content, self.namespace, f"{self.namespace}.call")
-
-    # The content of streams.
-
-    def _static(self, text: str, what: str) -> StreamContent:
-        return StreamContent(text, self.namespace, f"{self.namespace}.{what}")
-
-    def _failed(self, failure: CallFailure) -> StreamContent:
-        return StreamContent(failure, self.namespace)
-
-    def _no_activation(self, name: str) -> StreamContent:
-        known = (self.namespace, NAMESPACE)
+    def _no_activation(self, name: str) -> CallFailure:
+        known = (self._namespace, NAMESPACE)
         detail = {
             "kind": "activation_not_found",
             "activation": clipped(name),
             "nearest": nearest(name, known),
         }
         message = f"Activation not found: {clipped(name)}{_hint(name, known)}"
-        return self._failed(CallFailure(message, -32601, detail))
+        return CallFailure(message, -32601, detail)
 
-    def _no_method(self, path: str, activation: str, name: str, plugin: Plugin) -> StreamContent:
-        known = plugin.method_names()
-        detail = {
-            "kind": "method_not_found",
-            "activation": activation,
-            "method": clipped(name),
-            "nearest": nearest(name, known),
-        }
-        message = f"Method not found: {clipped(path)}{_hint(name, known, prefix=activation)}"
-        return self._failed(CallFailure(message, -32601, detail))
+    # Schemas.
 
-    def _direct_schema(self, params: object) -> StreamContent:
+    def _direct_schema(self, encoder: StreamEncoder, params: object) -> Stream:
         """Find the schema that a direct call asks for; a wrong name is refused at once."""
-        content = self._schema(self._hub, params)
-        if isinstance(content.source, CallFailure):
+        source = self._schema(self._hub, params)
+        if isinstance(source, CallFailure):
             raise InvalidParamsError(
-                f"Parameter method is {shown(schema_of(params))}:"
+                f"Parameter method is {shown(_wanted_schema(params))}:"
                 f" it must be one of {', '.join(self._hub.method_names())}",
                 param="method",
                 problem="malformed",
             )
-        return content
+        return Stream(encoder, source)
 
-    def _schema(self, plugin: Plugin, params: object) -> StreamContent:
+    def _schema(self, plugin: Plugin, params: object) -> str | CallFailure:
         """Find the schema of a plugin, or of the one method that the parameters name."""
-        name = schema_of(params)
+        name = _wanted_schema(params)
         schema = plugin.schema() if name is None else None
         if isinstance(name, str):
             schema = plugin.method_schema(name)
         if schema is None:
             wanted = clipped(name) if isinstance(name, str) else shown(name)
-            return self._no_method(f"{plugin.namespace}.{wanted}", plugin.namespace, wanted, plugin)
-        return self._encoded_schema(plugin, "schema", schema, key=str(name or ""))
+            return _no_method(f"{plugin.namespace}.{wanted}", plugin, wanted)
+        return self._encode_once(f"{plugin.namespace}.schema", str(name or ""), schema)
 
-    def _schema_of_one(self, plugin: Plugin, path: str, name: str) -> StreamContent:
+    def _schema_of_one(self, plugin: Plugin, name: str, _params: object) -> str:
         """Find the schema of a plugin reduced to one method."""
-        schema = plugin.schema_of_one(name)
-        if schema is None:
-            return self._no_method(path, plugin.namespace, name, plugin)
-        return self._encoded_schema(plugin, f"{name}.schema", schema)
+        what = f"{plugin.namespace}.{name}.schema"
+        return self._encode_once(what, "", plugin.schema_of_one(name))
 
-    def _encoded_schema(
-        self, plugin: Plugin, what: str, schema: Schema, *, key: str = ""
-    ) -> StreamContent:
-        """Encode a schema, each only once."""
-        content_type = f"{plugin.namespace}.{what}"
-        text = self._encoded.get((content_type, key))
+    def _encode_once(self, what: str, name: str, schema: Schema | None) -> str:
+        text = self._encoded.get((what, name))
         if text is None:
-            text = self._encoded[content_type, key] = encode_value(schema)
-        return StreamContent(text, plugin.namespace, content_type)
-
-
-def _direct_watch(params: object) -> Stream:
-    command = command_from(BY_NAME["watch"], params)
-    assert isinstance(command, Watch)  # noqa: S101 - its row in the table of methods
-    return Stream(WATCH, EVENT, command)
-
-
-def _underscored(method: Method) -> str:
-    return f"{NAMESPACE}_{method.name}"
-
-
-def _underscored_call(method: Method, params: object) -> Stream:
-    name = _underscored(method)
-    command = command_from(method, in_snake_case(method, params), ignore_unknown=True)
-    return Stream(name, name, _report(method, command))
-
-
-def _report(method: Method, command: Command) -> StreamContent:
-    return StreamContent(command, NAMESPACE, f"{NAMESPACE}.{method.name}")
+            text = self._encoded[what, name] = encode_value(schema)
+        return text
 
 
 def _hint(word: str, known: Iterable[str], *, prefix: str = "") -> str:
     """Name the known word that was most likely meant, if one is very near."""
     guess = nearest(word, known, least=0.7)
     return f" (did you mean {prefix + '.' if prefix else ''}{guess}?)" if guess else ""
+
+
+def _no_method(path: str, plugin: Plugin, name: str) -> CallFailure:
+    known = plugin.method_names()
+    detail = {
+        "kind": "method_not_found",
+        "activation": plugin.namespace,
+        "method": clipped(name),
+        "nearest": nearest(name, known),
+    }
+    message = f"Method not found: {clipped(path)}{_hint(name, known, prefix=plugin.namespace)}"
+    return CallFailure(message, -32601, detail)
+
+
+def _invalid_params(error: InvalidParamsError) -> CallFailure:
+    """Turn an error in the parameters of the inner call into a failure of the stream."""
+    param, problem = error.data.get("param"), error.data.get("problem")
+    if problem == "missing":
+        detail: dict[str, object] = {"param": param, "problem": "missing"}
+        message = f"missing field: {param}"
+    else:
+        detail = {"param": param, "problem": "malformed", "detail": error.message}
+        message = error.message
+    return CallFailure(
+        f"Invalid params: {message}", error.code, {"kind": "invalid_params", **detail}
+    )
+
+
+# Parameters, in the forms in which clients write them.
+
+
+def _call_parameters(params: object) -> tuple[str, object]:
+    """Read `{"method", "params"?}` or `[method, params?]`; other members are ignored."""
+    method = inner = None
+    if isinstance(params, dict):
+        method, inner = params.get("method"), params.get("params")
+    elif isinstance(params, list):
+        method, inner = (*params[:2], None, None)[:2]
+    if method is None:
+        raise InvalidParamsError(
+            "Missing parameter method: it must be the method to call, as registry.list",
+            param="method",
+            problem="missing",
+        )
+    if not isinstance(method, str):
+        raise InvalidParamsError(
+            f"Parameter method is {shown(method)}: it must be a string",
+            param="method",
+            problem="malformed",
+        )
+    return method, inner
+
+
+def _lenient_command(method: Method, params: object) -> Command:
+    """Make a command of an object, or of a bare value if the method has one parameter."""
+    if method.command is Reload:
+        return Reload()
+    if params is not None and not isinstance(params, dict):
+        parameters = method.command.parameters
+        if len(parameters) != 1 or isinstance(params, list):
+            raise InvalidParamsError(f"expected object, got {shown(params)}", problem="malformed")
+        params = {parameters[0].name: params}
+    return command_from(method, params, ignore_unknown=True)
+
+
+def _underscored_stream(encoder: StreamEncoder, method: Method, params: object) -> Stream:
+    """Accept `activeOnly` for `active_only`, as generated clients write it."""
+    if isinstance(params, dict):
+        # Members that the method does not know are dropped: there may be any number of them.
+        names = [parameter.name for parameter in method.command.parameters]
+        spellings = [(each, name) for name in names for each in (_in_camel_case(name), name)]
+        params = {name: params[each] for each, name in spellings if each in params}
+    return Stream(encoder, command_from(method, params, ignore_unknown=True))
+
+
+def _in_camel_case(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(map(str.capitalize, rest))
+
+
+def _direct_watch(encoder: StreamEncoder, params: object) -> Stream:
+    return Stream(encoder, command_from(BY_NAME["watch"], params))
+
+
+def _wanted_schema(params: object) -> object:
+    """Read the method whose schema is wanted; None means the whole schema."""
+    if isinstance(params, dict):
+        return params.get("method")
+    first: object = params[0] if isinstance(params, list) and params else None
+    return first
+
+
+def _unsubscription(method: str, params: object) -> Unsubscribe:
+    """Read the number of a method's stream to end, if there is one."""
+    if isinstance(params, list) and len(params) == 1 and type(params[0]) is int:
+        return Unsubscribe(method, params[0])
+    return Unsubscribe(method, None)
+
+
+def _refuse_response(params: object) -> NoReturn:
+    """Refuse a response to a request of the hub, which never makes requests."""
+    request_id = params.get("request_id") if isinstance(params, dict) else None
+    if not isinstance(request_id, str):
+        raise InvalidParamsError(
+            "Missing parameter request_id: it must be the id of a request that the hub made",
+            param="request_id",
+            problem="missing",
+        )
+    raise InvalidParamsError(
+        f"Unknown request ID: {clipped(request_id)}."
+        " The request may have timed out or been cancelled.",
+        param="request_id",
+        problem="unknown",
+    )

@@ -1,10 +1,10 @@
-"""What a request can mean to the hub, and the streams that answer it: their items and numbers.
+"""What a request can mean to the hub, and the streams that answer it: their frames and numbers.
 
 Theory of operation. A request is a command, the end of a stream, or a stream. A stream is
-acknowledged with a number, then its items follow: any number of `data`, and last either one `done`
-or one `error`. All items of a stream share their metadata. A call may hold a call: the items of the
-inner stream, with its end, are then the content of the outer one's items. A watch that was called
-directly has no items around its events.
+acknowledged with a number, then its items follow, each in one frame: any number of `data`, and last
+either one `done` or one `error`. All items of a stream share their metadata. A call may hold a
+call: the items of the inner stream, with its end, are then the content of the outer one's items. A
+watch that was called directly has no items around its events.
 
 A stream lives from its acknowledgement to its last item, or until its client unsubscribes. Most
 streams have all their items at once; a watch goes on. Numbers count up and are never used again:
@@ -19,26 +19,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
 from plexus_registry.rules.errors import SubscriptionLimitError, WatchEnded
 from plexus_registry.rules.events import encode_ended, encode_value
 from plexus_registry.rules.parameters import Command
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from plexus_registry.rules.catalog import Catalog
     from plexus_registry.rules.change_log import ChangeLog, WatchCursor
-    from plexus_registry.rules.methods import Watch
 
 
 @dataclass(frozen=True, slots=True)
 class Unsubscribe:
-    """A request to end a stream.
-
-    Attributes:
-        method: The method that the stream must be of.
-        subscription: Its number; None if the parameters hold none.
-    """
+    """A request to end the stream with a number (None if it has none), called by a method."""
 
     method: str
     subscription: int | None
@@ -65,125 +61,106 @@ BUG = CallFailure(
 """The end of a stream if the registry itself fails."""
 
 
-@dataclass(frozen=True, slots=True)
-class StreamContent:
-    """The content of a stream.
+class Level(NamedTuple):
+    """The items around a datum, or around the items of an inner stream.
 
     Attributes:
-        source: A command to carry out, a JSON text, a failure, or the content of the call that this
-            call holds.
-        provenance: The namespace that it comes from.
-        content_type: What it is, such as `registry.list`.
+        provenance: The namespace that they come from.
+        content_type: What they hold, such as `registry.list`.
     """
 
-    source: Command | str | CallFailure | StreamContent
     provenance: str
     content_type: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Stream:
-    """A subscription.
+class StreamEncoder:
+    """Encodes the frames of all streams of one kind; their constant parts only once a second.
 
     Attributes:
         method: The method that was called.
-        notification: The method of its notifications.
-        content: What it sends; a watch by itself has no items around its events.
+        levels: The items around each datum, the outermost first.
     """
 
-    method: str
-    notification: str
-    content: StreamContent | Watch
-
-
-Route = Command | Unsubscribe | Stream
-"""A command by itself is a direct call, with one response."""
-
-
-def source_of(content: StreamContent | Watch) -> Command | str | CallFailure:
-    """Find the innermost source of a stream's content."""
-    source: Command | str | CallFailure | StreamContent = content
-    while isinstance(source, StreamContent):
-        source = source.source
-    return source
-
-
-class StreamEncoder:
-    """Encodes items under the hash of everything that one hub describes."""
-
-    def __init__(self, plexus_hash: str) -> None:
+    def __init__(
+        self, method: str, notification: str, plexus_hash: str, levels: tuple[Level, ...]
+    ) -> None:
+        """Prepare to encode notifications of a method, under the hash of all the hub describes."""
+        self.method = method
+        self.levels = levels
+        self._notification = notification
         self._plexus_hash = plexus_hash
+        self._head = f'{{"jsonrpc":"2.0","method":"{notification}","params":{{"subscription":'
+        self._second: int | None = None
+        # Around a datum, and after the number of a successful end, in the second above.
+        self._before = self._after = ""
+        self._ends: list[str] = []
 
-    def all_items(
-        self, content: StreamContent | Watch, outcome: str | CallFailure | None, *, now: int
-    ) -> list[str]:
-        """Encode all items of a stream with one datum.
+    def inside(self, level: Level) -> StreamEncoder:
+        """Make the encoder for streams of this kind inside the items of another level."""
+        return StreamEncoder(
+            self.method, self._notification, self._plexus_hash, (level, *self.levels)
+        )
+
+    def whole(self, number: int, outcome: str | CallFailure, *, now: int) -> list[str]:
+        """Encode all frames of a stream of one datum (JSON text), or of one that failed.
 
         Args:
-            content: The content.
-            outcome: The event that reports the command of the content, as JSON text, or a failure;
-                None if the content has no command.
+            number: The number of the stream.
+            outcome: Its datum, or its failure.
             now: Unix seconds.
-
-        Returns:
-            The items in order; the last one, and no other, ends the stream.
         """
-        source = source_of(content)
-        match outcome if isinstance(source, Command) else source:
-            case CallFailure() as failure:
-                return self.end_items(content, now=now, failure=failure)
-            case str(text):
-                return [self.data_item(content, text, now=now), *self.end_items(content, now=now)]
-            case _:
-                raise ValueError("the stream of a command needs its outcome")
+        if now != self._second:
+            self._encode_constants(now)
+        head = f"{self._head}{number}"
+        if isinstance(outcome, str):
+            data = f"{head}{self._before}{outcome}{self._after}"
+            return [data, *map(head.__add__, self._ends)]
+        return [*map(head.__add__, self._encode_ends(outcome, now))]
 
-    def data_item(self, content: StreamContent | Watch, text: str, *, now: int) -> str:
-        """Encode the item that carries a JSON text; `now` is in Unix seconds."""
-        if not isinstance(content, StreamContent):
-            return text
-        if isinstance(content.source, StreamContent):
-            text = self.data_item(content.source, text, now=now)
-        shared = metadata(content.provenance, self._plexus_hash, now)
-        return data_item(shared, content.content_type, text)
+    def data(self, number: int, text: str, *, now: int) -> str:
+        """Encode the frame that carries a datum, which is JSON text."""
+        if now != self._second:
+            self._encode_constants(now)
+        return f"{self._head}{number}{self._before}{text}{self._after}"
 
-    def end_items(
-        self,
-        content: StreamContent | Watch,
-        *,
-        now: int,
-        failure: CallFailure | None = None,
-        is_outermost: bool = True,
-    ) -> list[str]:
-        """Encode the items that end a stream: with an error if there is a failure."""
-        if not isinstance(content, StreamContent):
-            return []
-        shared = metadata(content.provenance, self._plexus_hash, now)
-        if isinstance(content.source, StreamContent):
-            inner = self.end_items(content.source, now=now, failure=failure, is_outermost=False)
-            data = [data_item(shared, content.content_type, item) for item in inner]
-            return [*data, done_item(shared)]
-        if failure is not None:
-            return [error_item(shared, failure, with_code=is_outermost)]
-        return [done_item(shared)]
+    def end(self, number: int, *, now: int) -> list[str]:
+        """Encode the frames that end a stream."""
+        head = f"{self._head}{number}"
+        return [*map(head.__add__, self._encode_ends(None, now))]
 
+    def _encode_constants(self, now: int) -> None:
+        self._second = now
+        levels = [self._encode_data_head(level, now) for level in self.levels]
+        self._before = f',"result":{"".join(levels)}'
+        self._after = "}" * (len(levels) + 2)
+        self._ends = self._encode_ends(None, now)
 
-def metadata(provenance: str, plexus_hash: str, now: int) -> str:
-    """Encode what all items of a stream share; `now` is in Unix seconds."""
-    return f'{{"provenance":["{provenance}"],"plexus_hash":"{plexus_hash}","timestamp":{now}}}'
+    def _encode_data_head(self, level: Level, now: int) -> str:
+        shared, content_type = self._metadata(level, now), level.content_type
+        return f'{{"type":"data","metadata":{shared},"content_type":"{content_type}","content":'
 
+    def _encode_ends(self, failure: CallFailure | None, now: int) -> list[str]:
+        """Encode what follows the number in each frame of an end, from the innermost level out."""
+        items: list[str] = []
+        for level in reversed(self.levels):
+            head = self._encode_data_head(level, now)
+            items = [f"{head}{item}}}" for item in items]
+            shared = self._metadata(level, now)
+            if failure is not None and not items:
+                # An error item inside another stream has no code.
+                items = [_error_item(shared, failure, with_code=len(self.levels) == 1)]
+            else:
+                items.append(f'{{"type":"done","metadata":{shared}}}')
+        return [f',"result":{item}}}}}' for item in items]
 
-def data_item(shared: str, content_type: str, text: str) -> str:
-    """Encode one result, which is JSON text."""
-    return f'{{"type":"data","metadata":{shared},"content_type":"{content_type}","content":{text}}}'
-
-
-def done_item(shared: str) -> str:
-    """Encode the successful end of a stream."""
-    return f'{{"type":"done","metadata":{shared}}}'
+    def _metadata(self, level: Level, now: int) -> str:
+        return (
+            f'{{"provenance":["{level.provenance}"],"plexus_hash":"{self._plexus_hash}",'
+            f'"timestamp":{now}}}'
+        )
 
 
-def error_item(shared: str, failure: CallFailure, *, with_code: bool = True) -> str:
-    """Encode the failed end of a stream; an error item inside another stream has no code."""
+def _error_item(shared: str, failure: CallFailure, *, with_code: bool) -> str:
     code = f'"code":"{failure.code}",' if with_code else ""
     return (
         f'{{"type":"error","metadata":{shared},"message":{encode_value(failure.message)},{code}'
@@ -192,10 +169,20 @@ def error_item(shared: str, failure: CallFailure, *, with_code: bool = True) -> 
     )
 
 
-def notifications(method: str, subscription: int, items: Sequence[str]) -> list[str]:
-    """Wrap the items of one stream in their frames."""
-    head = f'{{"jsonrpc":"2.0","method":"{method}","params":{{"subscription":{subscription}'
-    return [f'{head},"result":{item}}}}}' for item in items]
+class Stream(msgspec.Struct, frozen=True):
+    """A subscription.
+
+    Attributes:
+        encoder: Encodes its frames.
+        source: The command whose events it sends, its one datum as JSON text, or its failure.
+    """
+
+    encoder: StreamEncoder
+    source: Command | str | CallFailure
+
+
+Route = Command | Unsubscribe | Stream
+"""A command by itself is a direct call, with one response."""
 
 
 FIRST_NUMBER_BITS = 52
@@ -211,16 +198,16 @@ CHARACTERS_AT_ONCE = 256 * 1024
 
 
 class FiniteStream(NamedTuple):
-    """A stream whose items are known; the last one ends it."""
+    """A stream whose frames are known and wait for its acknowledgement."""
 
-    stream: Stream
-    items: Sequence[str]
+    encoder: StreamEncoder
+    frames: list[str]
 
 
 class WatchStream(NamedTuple):
     """A stream of changes as they come."""
 
-    stream: Stream
+    encoder: StreamEncoder
     cursor: WatchCursor
 
 
@@ -236,43 +223,45 @@ class Subscriptions:
         self._unsent: dict[int, WatchStream] = {}
         self._watches: dict[int, WatchStream] = {}
 
-    def begin(self, live: FiniteStream | WatchStream) -> int:
-        """Begin a stream.
-
-        Returns:
-            The number to acknowledge it with.
+    def next_number(self) -> int:
+        """Return the number of a new stream, to acknowledge it with.
 
         Raises:
             SubscriptionLimitError: Too many streams are live.
         """
-        if sum(map(len, self._all())) >= self._max_subscriptions:
+        live = len(self._finite) + len(self._unsent) + len(self._watches)
+        if live >= self._max_subscriptions:
             raise SubscriptionLimitError(
                 "Too many subscriptions on the connection",
                 reason=f"Exceeded max limit of {self._max_subscriptions}",
             )
         self._last += 1
-        if isinstance(live, FiniteStream):
-            self._finite[self._last] = live
-        else:
-            self._unsent[self._last] = live
         return self._last
+
+    def begin(self, number: int, live: FiniteStream | WatchStream) -> None:
+        """Begin a stream that is sent with `flush`, or with `due` after its acknowledgement."""
+        if isinstance(live, FiniteStream):
+            self._finite[number] = live
+        else:
+            self._unsent[number] = live
 
     def unsubscribe(self, method: str, subscription: int | None) -> bool:
         """End a stream before its end; return whether it was live, and of that method."""
         if subscription is None:
             return False
-        for streams in self._all():
+        streams: dict[int, FiniteStream] | dict[int, WatchStream]
+        for streams in (self._finite, self._unsent, self._watches):
             live = streams.get(subscription)
-            if live is not None and live.stream.method == method:
+            if live is not None and live.encoder.method == method:
                 del streams[subscription]
                 return True
         return False
 
     def flush(self) -> list[str]:
         """Return the frames that follow the acknowledgements; their streams end."""
-        frames: list[str] = []
-        for subscription, live in self._finite.items():
-            frames += notifications(live.stream.notification, subscription, live.items)
+        if not self._finite:
+            return []
+        frames = [frame for live in self._finite.values() for frame in live.frames]
         self._finite.clear()
         return frames
 
@@ -292,9 +281,7 @@ class Subscriptions:
         """Whether a watch waits for its snapshot, which may be long."""
         return not all(each.cursor.has_begun for each in self._watches.values())
 
-    def due(
-        self, change_log: ChangeLog, catalog: Catalog, encoder: StreamEncoder, *, now: int
-    ) -> list[str]:
+    def due(self, change_log: ChangeLog, catalog: Catalog, *, now: int) -> list[str]:
         """Return the next frames of the watches: as many as may be made at a time.
 
         The watches take turns; the next round begins with the watch after the last one.
@@ -302,20 +289,17 @@ class Subscriptions:
         frames: list[str] = []
         looks = 0
         for number in [*self._watches]:
-            stream, cursor = self._watches[number] = self._watches.pop(number)
+            encoder, cursor = self._watches[number] = self._watches.pop(number)
+            end: list[str] = []
             try:
                 events, looked = cursor.due(change_log, catalog, most=EVENTS_AT_ONCE)
-                end = []
             except WatchEnded as error:
                 events, looked = [encode_ended(error)], 0
-                end = encoder.end_items(stream.content, now=now)
+                end = encoder.end(number, now=now)
                 del self._watches[number]
-            items = [encoder.data_item(stream.content, each, now=now) for each in events]
-            frames += notifications(stream.notification, number, [*items, *end])
+            frames += [encoder.data(number, each, now=now) for each in events]
+            frames += end
             looks += looked
             if looks > LOOKS_AT_ONCE or sum(map(len, frames)) > CHARACTERS_AT_ONCE:
                 break
         return frames
-
-    def _all(self) -> tuple[dict[int, FiniteStream] | dict[int, WatchStream], ...]:
-        return self._finite, self._unsent, self._watches
