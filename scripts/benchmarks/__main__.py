@@ -1,28 +1,30 @@
-"""Measure the registry against the least that its parts can do, and against itself.
+"""Measure the registry against the least that its parts can do, other registries, and itself.
 
-Prints a table and writes the same as JSON. Every figure that matters is a ratio of two things
-measured in alternation in this one run; absolute numbers belong to the machine.
+Every figure that matters is a ratio of two things measured in alternation in this one run;
+absolute numbers belong to the machine.
 """
 
 import argparse
 import os
+import resource
 import signal
 import sys
 import tempfile
-import time
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import peers
 import scenarios
-from bench import QUICK, Bench, Plan
+from bench import QUICK, Bench
 from fairness import measure_fairness
-from picows import WSError
-from report import Figure, format_table, write_json
-from servers import choose_cores, pin
+from report import ALIGNED, HEADERS, Row
+from servers import LOAD_CORE, SERVER_CORE
+from tabulate import tabulate
+from watchers import measure_watchers
 
-SCENARIOS: dict[str, Callable[[Bench], list[Figure]]] = {
+SCENARIOS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "reads": scenarios.measure_reads,
     "register": scenarios.measure_registers,
     "sizes": scenarios.measure_sizes,
@@ -32,41 +34,28 @@ SCENARIOS: dict[str, Callable[[Bench], list[Figure]]] = {
     "plexus": scenarios.measure_plexus,
     "probes": scenarios.measure_probes,
     "fairness": measure_fairness,
+    "watchers": measure_watchers,
 }
-
-BUSY = 0.5
-"""The load average from which on the spread of the rounds says more than their median."""
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
-    parser.add_argument(
-        "--only",
-        metavar="NAME[,NAME]",
-        help=f"run these scenarios only: {', '.join(SCENARIOS)}, and peer with --peer",
-    )
-    parser.add_argument(
-        "--peer",
-        metavar="URL",
-        help="also drive the server at ws://HOST:PORT; it keeps the backends registered there, "
-        "so give it a scratch database",
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="a short smoke run, too noisy to judge"
-    )
-    parser.add_argument("--rounds", type=int, metavar="N", help="repeat each comparison N times")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=Path("bench-results.json"),
-        metavar="FILE",
-        help="where the JSON goes (bench-results.json)",
-    )
+    option = parser.add_argument
+    only = f"{', '.join(SCENARIOS)}; peer with --peer, etcd with --etcd"
+    option("--only", metavar="NAME[,NAME]", help=f"run these scenarios only: {only}")
+    rows = "measure only the comparisons of calls whose description contains TEXT"
+    option("--rows", metavar="TEXT", default="", help=rows)
+    option("--peer", metavar="PATH", help="also compare with the original, the program at PATH")
+    option("--etcd", action="store_true", help="also compare with etcd, which wrk drives")
+    option("--quick", action="store_true", help="a short smoke run, too noisy to judge")
+    option("--rounds", type=int, metavar="N", help="repeat each comparison N times")
     arguments = parser.parse_args()
     if arguments.rounds is not None and arguments.rounds < 1:
         parser.error("--rounds: at least 1")
     if arguments.peer is not None:
-        SCENARIOS["peer"] = partial(scenarios.measure_peer, peer_url=arguments.peer)
+        SCENARIOS["peer"] = partial(peers.measure_original, path=arguments.peer)
+    if arguments.etcd:
+        SCENARIOS["etcd"] = peers.measure_etcd
     arguments.only = arguments.only.split(",") if arguments.only else [*SCENARIOS]
     for name in arguments.only:
         if name not in SCENARIOS:
@@ -74,56 +63,36 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-def run(bench: Bench, names: list[str]) -> tuple[list[Figure], dict[str, str]]:
-    """Run scenarios; return their figures, and why for each that came to none."""
-    figures: list[Figure] = []
-    failures: dict[str, str] = {}
-    for name, scenario in SCENARIOS.items():
-        if name not in names:
-            continue
-        started = time.perf_counter()
-        try:
-            figures += scenario(bench)
-        except (OSError, RuntimeError, ValueError, WSError) as error:
-            failures[name] = str(error) or type(error).__name__
-        print(f"{name}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
-    return figures, failures
-
-
 def main() -> int:
     arguments = parse_arguments()
     # Ended from outside, we still stop our children: SystemExit unwinds the contexts.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda caught, _frame: sys.exit(128 + caught))
-    busy = os.getloadavg()[0]
-    if busy > BUSY:
-        print(f"load average {busy:.1f}: others are at work, be wary", file=sys.stderr, flush=True)
-    cores = choose_cores()
-    pin(cores.load)
-    plan = QUICK if arguments.quick else Plan()
+    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
+    note = partial(print, file=sys.stderr, flush=True)
+    note(
+        f"servers on core {SERVER_CORE}, load on core {LOAD_CORE}; load average "
+        f"{os.getloadavg()[0]:.1f}: above 0.5, others are at work, and the rounds will differ"
+    )
+    os.sched_setaffinity(0, {LOAD_CORE})
+    bench = replace(QUICK if arguments.quick else Bench(), rows=arguments.rows)
     if arguments.rounds is not None:
-        plan = replace(plan, rounds=arguments.rounds)
+        bench = replace(bench, rounds=arguments.rounds)
+    table: list[Row] = []
+    failures = []
     # Here and not in the system's temporary folder, which may be memory: commits shall be real.
     with tempfile.TemporaryDirectory(prefix=".bench-", dir=Path.cwd()) as folder:
-        where = (
-            "nothing pinned"
-            if cores.server is None
-            else f"servers on core {cores.server}, load on core {cores.load}"
-        )
-        print(f"databases in {folder}; {where}", file=sys.stderr, flush=True)
-        figures, failures = run(Bench(plan=plan, cores=cores, folder=Path(folder)), arguments.only)
-    if figures:
-        print(format_table(figures))
-    for name, why in failures.items():
-        print(f"{name} failed: {why}")
-    setting: dict[str, object] = {
-        "quick": arguments.quick,
-        "load_average_before": busy,
-        "cores": asdict(cores),
-        "plan": asdict(plan),
-    }
-    write_json(arguments.output, figures, setting, failures)
-    print(f"written to {arguments.output}")
+        bench = replace(bench, folder=Path(folder))
+        for name in arguments.only:
+            try:
+                for row in SCENARIOS[name](bench):
+                    table.append((name, *row))
+                    note(" ".join(filter(None, table[-1])))
+            except (OSError, RuntimeError, ValueError) as error:
+                failures.append(f"{name} failed: {str(error) or type(error).__name__}")
+    print(tabulate(table, HEADERS, colalign=ALIGNED, disable_numparse=True, tablefmt="simple"))
+    print(*failures, sep="\n")
     return 1 if failures else 0
 
 

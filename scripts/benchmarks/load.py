@@ -1,123 +1,142 @@
-"""The calls that the bench makes, and the load that they are to a server.
+"""WebSocket connections to a server, the requests to send, and the load that they are.
 
-A direct call is one frame there and one frame back. A Plexus call goes through the hub and comes
-back as three frames: the acknowledgement, the data and `done`; it counts as complete at `done`.
-
-The load is made in C below the WebSocket (picows), so that the server is the bottleneck. On each
-connection one request is in flight: the next leaves when the reply to the last is complete. Every
-frame of every reply is checked, because a server that answers errors quickly would look fast.
+A direct call is one message there and one back. A Plexus call goes through the hub and comes back
+as three messages: the acknowledgement, the data and `done`; it counts as complete at `done`.
 """
 
-import asyncio
 import itertools
 import json
 import re
+import select
+import socket
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from urllib.parse import urlsplit
 
-from picows import WSError, WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
+from report import Sample
 
-SERIAL = "@serial@"
-"""Stands in a frame for a number that is never used twice."""
+HEAD = (
+    "GET {} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+ANSWER_SECONDS = 60
+CHUNK = 1 << 18
+FEWEST = 10
+"""A load goes on until it has seen as many replies."""
+PAUSE_SECONDS = 0.002
 PORT = 4444
-CHECKED_BYTES = 512
-"""Replies are checked this far from either end; a list of 1,000 is long and its type is not."""
-CONNECTIONS = 32
-REPLY_SECONDS = 60
+REFUSED = re.compile(rb'"error":\s*\{|"type":\s*"error"')
+SERIAL = "@serial@"
+"""Stands in a request for a number that is never used twice."""
 INFO = '{"jsonrpc":"2.0","id":1,"method":"_info","params":null}'
-REGISTERED = r'"type":\s*"backend_registered"'
+CONTENTS = {
+    "get": r'"backend":\s*\{',
+    "hash": r'"event":\s*"hash"',
+    "list": r'"backends":\s*\[',
+    "ping": r'"success":\s*true',
+    "register": r'"type":\s*"backend_registered"',
+    "update": r'"type":\s*"backend_updated"',
+}
 
-T = TypeVar("T")
 _serials = itertools.count()
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """What to send and what to expect.
+class Client:
+    """A connection; its frames are masked with zeros, and it answers no pings."""
 
-    Attributes:
-        frames: Sent in turn, one for each call, from the first again after the last.
-        replies: One regular expression for each frame of a reply, in order of arrival.
-    """
+    def __init__(self, url: str, seconds: float = ANSWER_SECONDS) -> None:
+        """Connect and shake hands; each wait for the server is limited to `seconds`."""
+        self.sent, self.arrived = 0.0, 0  # of the request in flight under load
+        parts = urlsplit(url)
+        self.socket = socket.create_connection((parts.hostname, parts.port), timeout=seconds)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket.sendall(HEAD.format(parts.path or "/").encode())
+        self._read = b""
+        while b"\r\n\r\n" not in self._read:
+            self.read()
+        head, _, self._read = self._read.partition(b"\r\n\r\n")
+        if b" 101 " not in head:
+            raise RuntimeError(f"{url} refused the handshake: {head!r}")
 
-    frames: tuple[str, ...]
-    replies: tuple[str, ...]
+    def __enter__(self) -> "Client":  # noqa: PYI034
+        return self
 
-    def to_bare_server(self) -> "Call":
-        """Give the same requests for a server that answers each with one constant."""
-        return replace(self, replies=("",))
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
 
+    def send(self, text: str) -> None:
+        payload = text.encode()
+        size = len(payload)
+        if size < 126:
+            head = bytes((0x81, 0x80 | size))
+        elif size < 1 << 16:
+            head = b"\x81\xfe" + size.to_bytes(2, "big")
+        else:
+            head = b"\x81\xff" + size.to_bytes(8, "big")
+        self.socket.sendall(head + bytes(4) + payload)
 
-@dataclass(frozen=True, slots=True)
-class Load:
-    """What driving a server came to."""
+    def read(self) -> None:
+        """Read what has come, or wait for something."""
+        data = self.socket.recv(CHUNK)
+        if not data:
+            raise RuntimeError("the server closed a connection")
+        self._read += data
 
-    rate: float
-    p50_ms: float
-    p99_ms: float
+    def next_message(self) -> bytes | None:
+        """Return the first message of what was read, joined from its frames, if it is whole."""
+        read, message, at = self._read, b"", 0
+        while len(read) >= at + 2:
+            is_last, size, start = read[at] & 0x80, read[at + 1], at + 2
+            if size > 125:
+                start += 2 if size == 126 else 8
+                size = int.from_bytes(read[at + 2 : start], "big")
+            at = start + size
+            if len(read) < at:
+                break
+            message += read[start:at]
+            if is_last:
+                self._read = read[at:]
+                return message
+        return None
 
-
-def backend_name(number: int) -> str:
-    """Name a stored backend; all names have one length, so that all replies have one size."""
-    return f"b-{number:06}"
-
-
-def spread_names(stored: int, count: int) -> list[str]:
-    """Pick up to `count` names spread evenly over those stored."""
-    return [backend_name(number) for number in range(0, stored, max(1, stored // count))][:count]
-
-
-def get(names: Sequence[str], hub: str | None = None) -> Call:
-    """Find one backend, each name in turn."""
-    return make_call("registry.get", [{"name": name} for name in names], r'"backend":\s*\{', hub)
-
-
-def ping(names: Sequence[str], hub: str | None = None) -> Call:
-    """Report one backend alive, each name in turn."""
-    return make_call("registry.ping", [{"name": name} for name in names], r'"success":\s*true', hub)
-
-
-def list_all(hub: str | None = None) -> Call:
-    """List every active backend."""
-    return make_call("registry.list", [{}], r'"backends":\s*\[', hub)
-
-
-def register_new(prefix: str, hub: str | None = None) -> Call:
-    """Register a name that was never seen before, each time another."""
-    return make_call("registry.register", [_address(f"{prefix}-{SERIAL}")], REGISTERED, hub)
-
-
-def register_moved(names: Sequence[str]) -> Call:
-    """Move stored backends to another port: a durable change that leaves their number alone."""
-    moves = [
-        {**_address(name), "port": port, "replace": True}
-        for port in (PORT + 1, PORT + 2)
-        for name in names
-    ]
-    return make_call("registry.register", moves, REGISTERED)
-
-
-def register_frames(names: Sequence[str], hub: str | None = None) -> list[str]:
-    """Encode one registration of each name, a frame each."""
-    return [encode("registry.register", _address(name), hub) for name in names]
+    def receive(self) -> bytes:
+        """Return the next message."""
+        while (message := self.next_message()) is None:
+            self.read()
+        return message
 
 
-def register_batches(stored: int, *, size: int = 100) -> list[str]:
-    """Encode the registration of `stored` backends as JSON-RPC batches of `size`."""
-    frames = register_frames([backend_name(number) for number in range(stored)])
-    return [f"[{','.join(frames[start : start + size])}]" for start in range(0, stored, size)]
+def ask(url: str, *requests: str, messages: int = 1) -> list[bytes]:
+    """Send requests one after the other, each answered by some messages; return all messages."""
+    answers = []
+    with Client(url) as client:
+        for request in requests:
+            client.send(request)
+            answers += [client.receive() for _ in range(messages)]
+            if any(map(REFUSED.search, answers[-messages:])):
+                raise RuntimeError(f"{url} refused a request: {answers[-1][:300]!r}")
+    return answers
 
 
-def make_call(
-    method: str, params: Sequence[dict[str, object]], content: str, hub: str | None = None
-) -> Call:
-    """Make a call, directly or through a hub, whose content matches a regular expression."""
-    frames = tuple(encode(method, each, hub) for each in params)
-    return Call(frames, (content,) if hub is None else (r'"result":\s*\d', content, '"done"'))
+def hub_name(url: str) -> str:
+    """Ask a server for the name of its Plexus hub."""
+    data = json.loads(ask(url, INFO, messages=3)[1])
+    return str(data["params"]["result"]["content"]["backend"])
+
+
+def timed_gets(url: str, seconds: float) -> Iterator[float]:
+    """Get a backend again and again, with pauses, and yield how many seconds each took."""
+    request = encode("registry.get", {"name": backend_name(0)})
+    with Client(url, seconds) as client:
+        while True:
+            asked = time.monotonic()
+            client.send(request)
+            client.receive()
+            yield time.monotonic() - asked
+            time.sleep(PAUSE_SECONDS)
 
 
 def encode(method: str, params: object, hub: str | None = None) -> str:
@@ -128,190 +147,91 @@ def encode(method: str, params: object, hub: str | None = None) -> str:
     return json.dumps(request, separators=(",", ":"))
 
 
-def _address(name: str) -> dict[str, object]:
-    return {"name": name, "host": "127.0.0.1", "port": PORT}
+def backend_name(number: int) -> str:
+    """Name a stored backend; all names have one length, so that all replies have one size."""
+    return f"b-{number:06}"
 
 
-class Mailbox(WSListener):
-    """Queues what arrives; None says that the server has gone."""
-
-    def __init__(self) -> None:
-        self.frames: asyncio.Queue[str | None] = asyncio.Queue()
-
-    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:  # noqa: ARG002
-        self.frames.put_nowait(frame.get_payload_as_utf8_text())
-
-    def on_ws_disconnected(self, transport: WSTransport) -> None:  # noqa: ARG002
-        self.frames.put_nowait(None)
+def address(name: str, port: int = PORT) -> dict[str, object]:
+    """Make the parameters that register a backend."""
+    return {"name": name, "host": "127.0.0.1", "port": port}
 
 
-def ask(url: str, frame: str) -> list[str]:
-    """Send one request and return the frames of its reply."""
-    return asyncio.run(_exchange(url, [frame]))
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What to send, each request in turn, and a pattern for each message of a reply."""
+
+    requests: Sequence[str]
+    replies: Sequence[str]
 
 
-def tell(url: str, frames: Sequence[str]) -> None:
-    """Send many requests over several connections, and check that none is answered by an error."""
-
-    async def share() -> list[list[str]]:
-        shares = [frames[start::CONNECTIONS] for start in range(min(CONNECTIONS, len(frames)))]
-        return await asyncio.gather(*(_exchange(url, each) for each in shares))
-
-    for text in itertools.chain(*asyncio.run(share())):
-        if '"error"' in text:
-            raise RuntimeError(f"{url} refused a request: {text[:300]}")
+INFO_CALL = Call((INFO,), (r'"result":\s*\d', '"backend"', '"done"'))
 
 
-def while_connected(url: str, count: int, measure: Callable[[], T]) -> T:
-    """Open idle connections and return what `measure` finds while they are open."""
-
-    async def hold() -> T:
-        transports: list[WSTransport] = []
-        try:
-            while len(transports) < count:
-                transports.append((await ws_connect(Mailbox, url))[0])
-            return measure()
-        finally:
-            for transport in transports:
-                transport.disconnect()
-
-    return asyncio.run(hold())
+def call(method: str, params: Sequence[object], hub: str | None = None) -> Call:
+    """Make a call, directly or through a hub, with each of `params` in turn."""
+    content = CONTENTS[method.rpartition(".")[2]]
+    replies = (content,) if hub is None else (r'"result":\s*\d', content, '"done"')
+    return Call([encode(method, each, hub) for each in params], replies)
 
 
-def hub_name(url: str) -> str | None:
-    """Ask a server for its Plexus hub; None when it does not speak that way."""
-    for text in ask(url, INFO):
-        item = json.loads(text).get("params", {}).get("result", {})
-        if item.get("type") == "data":
-            return str(item["content"]["backend"])
-    return None
+def named(numbers: Sequence[int]) -> list[object]:
+    """Make parameters that only name a backend."""
+    return [{"name": backend_name(number)} for number in numbers]
 
 
-async def _exchange(url: str, frames: Sequence[str]) -> list[str]:
-    """Send each frame when the reply to the one before is complete."""
-    transport, mailbox = await ws_connect(Mailbox, url)
-    assert isinstance(mailbox, Mailbox)
-    replies: list[str] = []
-    try:
-        for frame in frames:
-            transport.send(WSMsgType.TEXT, frame.encode())
-            async with asyncio.timeout(REPLY_SECONDS):
-                more_follows = True
-                while more_follows:
-                    text = await mailbox.frames.get()
-                    if text is None:
-                        raise RuntimeError(f"{url} closed the connection")
-                    replies.append(text)
-                    more_follows = _is_part(text)
-    finally:
-        transport.disconnect()
-    return replies
+def moved(numbers: Sequence[int]) -> list[object]:
+    """Make parameters that move backends to one port and, when all are there, to another."""
+    ports = (PORT + 1, PORT + 2)
+    return [{"name": backend_name(number), "port": port} for port in ports for number in numbers]
 
 
-def _is_part(text: str) -> bool:
-    """Tell whether a frame is a Plexus acknowledgement or an item before the last."""
-    message = json.loads(text)
-    if not isinstance(message, dict):
-        return False
-    if "params" in message:
-        return message["params"]["result"]["type"] in ("data", "progress")
-    return isinstance(message.get("result"), int)
+UNSEEN = [address(f"new-{SERIAL}")]
+"""Parameters that register a new name each time."""
 
 
-@dataclass(slots=True)
-class Drive:
-    """What the connections under load share; `failed` holds what went wrong first."""
+def drive(url: str, call: Call, connections: int, *, warm_up: float, seconds: float) -> Sample:
+    """Load a server for a time, and return how many calls a second it answered.
 
-    frames: Iterator[str]
-    patterns: list[re.Pattern[bytes]]
-    failed: "asyncio.Future[None]"
-    latencies: list[float] = field(default_factory=list)
-    is_sending: bool = True
-
-    def fail(self, why: str) -> None:
-        """Stop everything."""
-        self.is_sending = False
-        if not self.failed.done():
-            self.failed.set_exception(RuntimeError(why))
-
-
-class Caller(WSListener):
-    """One connection: sends a call, checks its reply, sends the next."""
-
-    def __init__(self, drive: Drive) -> None:
-        self.drive = drive
-        self.arrived = 0
-        self.sent_at = 0.0
-        self.idle = asyncio.Event()
-
-    def send_next(self, transport: WSTransport) -> None:
-        frame = next(self.drive.frames)
-        if SERIAL in frame:
-            frame = frame.replace(SERIAL, str(next(_serials)))
-        self.sent_at = time.perf_counter()
-        transport.send(WSMsgType.TEXT, frame.encode())
-
-    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
-        drive, payload = self.drive, frame.get_payload_as_memoryview()
-        expected = drive.patterns[self.arrived]
-        ends = (payload[:CHECKED_BYTES], payload[-CHECKED_BYTES:])
-        if not any(expected.search(end) for end in ends):
-            drive.fail(f"unexpected reply: {bytes(ends[0])!r}")
-        self.arrived = (self.arrived + 1) % len(drive.patterns)
-        if self.arrived:
-            return
-        drive.latencies.append(time.perf_counter() - self.sent_at)
-        if drive.is_sending:
-            self.send_next(transport)
-        else:
-            self.idle.set()
-
-    def on_ws_disconnected(self, transport: WSTransport) -> None:  # noqa: ARG002
-        if not self.idle.is_set():
-            self.drive.fail("the server closed a connection")
-            self.idle.set()
-
-
-async def _drive(url: str, call: Call, connections: int, warm_up: float, seconds: float) -> Load:
+    On each connection one request is in flight. Every message of every reply is checked, because
+    a server that answers errors quickly would look fast.
+    """
+    requests = itertools.cycle(call.requests)
     patterns = [re.compile(reply.encode()) for reply in call.replies]
-    failed = asyncio.get_running_loop().create_future()
-    drive = Drive(itertools.cycle(call.frames), patterns, failed)
-    async with _callers(url, connections, drive) as callers:
-        for transport, caller in callers:
-            caller.send_next(transport)
-        await asyncio.wait([failed], timeout=warm_up)
-        first, started = len(drive.latencies), time.perf_counter()
-        await asyncio.wait([failed], timeout=seconds)
-        last, taken = len(drive.latencies), time.perf_counter() - started
-        drive.is_sending = False
-        async with asyncio.timeout(REPLY_SECONDS):
-            for _, caller in callers:
-                await caller.idle.wait()
-    if last - first < 2:
-        drive.fail(f"fewer than 2 replies in {seconds} s")
-    if failed.done():
-        failed.result()
-    ranks = statistics.quantiles(drive.latencies[first:last], n=100)
-    return Load((last - first) / taken, ranks[49] * 1e3, ranks[98] * 1e3)
+    latencies: list[float] = []
+    taken = 0.0
 
+    def send(client: Client) -> None:
+        client.sent = time.perf_counter()
+        client.send(next(requests).replace(SERIAL, str(next(_serials))))
 
-@asynccontextmanager
-async def _callers(url: str, count: int, drive: Drive):
-    """Open connections, and close them at the end."""
-    opened: list[tuple[WSTransport, Caller]] = []
-    try:
-        while len(opened) < count:
-            opened.append(await ws_connect(lambda: Caller(drive), url))
-        yield opened
-    finally:
-        for transport, caller in opened:
-            caller.idle.set()
-            transport.disconnect()
-
-
-def drive(url: str, call: Call, *, connections: int, warm_up: float, seconds: float) -> Load:
-    """Load one server for a time, and return what it managed."""
-    try:
-        return asyncio.run(_drive(url, call, connections, warm_up, seconds))
-    except (OSError, WSError, RuntimeError) as error:
-        raise RuntimeError(f"{url}: {error or type(error).__name__}") from error
+    with ExitStack() as stack, select.epoll() as poll:
+        clients = [stack.enter_context(Client(url)) for _ in range(connections)]
+        by_number = {client.socket.fileno(): client for client in clients}
+        began = time.perf_counter() + warm_up
+        for number, client in by_number.items():
+            poll.register(number, select.EPOLLIN)
+            send(client)
+        at_work = connections
+        while at_work:
+            ready = poll.poll(ANSWER_SECONDS)
+            if not ready:
+                raise RuntimeError(f"{url}: no answer in {ANSWER_SECONDS} s")
+            for client in (by_number[number] for number, _ in ready):
+                client.read()
+                while (message := client.next_message()) is not None:
+                    if not patterns[client.arrived].search(message):
+                        raise RuntimeError(f"{url}: unexpected reply: {message[:500]!r}")
+                    client.arrived += 1
+                if client.arrived < len(patterns):
+                    continue
+                client.arrived, now = 0, time.perf_counter()
+                if now >= began and not taken:
+                    latencies.append(now - client.sent)
+                    if now >= began + seconds and len(latencies) >= FEWEST:
+                        taken = now - began
+                if taken:
+                    at_work -= 1
+                else:
+                    send(client)
+    return Sample(len(latencies) / taken, statistics.quantiles(latencies, n=100)[98] * 1e3)

@@ -1,129 +1,65 @@
-"""What a run found: figures, a table for people, JSON for programs."""
+"""What a run found: rows of a table, most of which compare two things."""
 
-import json
-import platform
 import statistics
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from tabulate import tabulate
+HEADERS = (
+    *("scenario", "measured", "value", "unit", "p99 ms", "against", "its value"),
+    *("ratio", "rounds", "reach", ""),
+)
+ALIGNED = ("left", "left", "right", "left", "right", "left", *["right"] * 4, "left")
 
-HEADERS = ("", "measured", "value", "unit", "p99 ms", "against", "its value", "ratio", "rounds")
+Row = tuple[str, ...]
+"""The cells of a line, from `measured` on."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Figure:
-    """One measured thing, and where it has a baseline, its ratio to it.
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What one round found, and the 99th percentile of the calls where load was driven."""
 
-    Attributes:
-        value: Median over the rounds, in `unit`.
-        base: The same for `against`.
-        ratio: Median of the ratios of the rounds, not ratio of the medians: the two sides of a
-            round were measured back to back, so what the machine did to one it did to the other.
-        spread: Smallest and largest ratio of a round; a wide one says: measure again.
-        at_least: The ratio that it is meant to reach, where there is one.
-        at_most: The ratio that it is not meant to pass, where there is one.
-        p50_ms: Median time of a call where load was driven, milliseconds.
-        p99_ms: The same at the 99th percentile.
-    """
-
-    scenario: str
-    what: str
     value: float
-    unit: str
-    against: str = ""
-    base: float | None = None
-    ratio: float | None = None
-    spread: tuple[float, float] | None = None
-    at_least: float | None = None
-    at_most: float | None = None
-    p50_ms: float | None = None
     p99_ms: float | None = None
 
-    @property
-    def reach(self) -> str:
-        """The ratio to reach."""
-        if self.at_least is not None:
-            return f">= {self.at_least:g}"
-        return "" if self.at_most is None else f"<= {self.at_most:g}"
 
-    @property
-    def verdict(self) -> str:
-        """PASS or short, where there is something to reach."""
-        if self.ratio is None or not self.reach:
-            return ""
-        is_reached = (self.at_least is None or self.ratio >= self.at_least) and (
-            self.at_most is None or self.ratio <= self.at_most
-        )
-        return "PASS" if is_reached else "short"
+def state(what: str, value: float, unit: str) -> Row:
+    """Make the row of something that is compared with nothing."""
+    return (what, _number(value), unit, *[""] * 7)
 
 
 def compare(
-    scenario: str,
     what: str,
-    values: Sequence[float],
+    samples: Sequence[Sample],
     unit: str,
-    *,
     against: str,
-    bases: Sequence[float],
-    **more: float | None,
-) -> Figure:
-    """Make the figure of two things measured in alternation, a value each a round."""
-    ratios = [value / base for value, base in zip(values, bases, strict=True)]
-    return Figure(
-        scenario=scenario,
-        what=what,
-        value=statistics.median(values),
-        unit=unit,
-        against=against,
-        base=statistics.median(bases),
-        ratio=statistics.median(ratios),
-        spread=(min(ratios), max(ratios)),
-        **more,
-    )
+    bases: Sequence[Sample] | float,
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+) -> Row:
+    """Compare two things that were measured in alternation, or one with a fixed number.
+
+    All values are medians over the rounds. The ratio is the median of the ratios of the rounds,
+    not the ratio of the medians: the two sides of a round were measured back to back, so what the
+    machine did to one it did to the other. A wide range over the rounds says: measure again.
+    """
+    if isinstance(bases, int | float):
+        bases = [Sample(bases)] * len(samples)
+    ratios = [one.value / base.value for one, base in zip(samples, bases, strict=True)]
+    ratio = statistics.median(ratios)
+    p99s = [sample.p99_ms for sample in samples if sample.p99_ms is not None]
+    reach = verdict = ""
+    if at_least is not None:
+        reach, verdict = f">= {at_least:g}", "PASS" if ratio >= at_least else "short"
+    elif at_most is not None:
+        reach, verdict = f"<= {at_most:g}", "PASS" if ratio <= at_most else "short"
+    value = statistics.median(sample.value for sample in samples)
+    p99 = _number(statistics.median(p99s)) if p99s else ""
+    base = statistics.median(base.value for base in bases)
+    rounds = f"{_number(min(ratios))}-{_number(max(ratios))}"
+    cells = (what, _number(value), unit, p99, against, _number(base), _number(ratio))
+    return (*cells, rounds, reach, verdict)
 
 
-def format_table(figures: Sequence[Figure]) -> str:
-    """Lay the figures out, a line each."""
-    rows = [
-        (
-            *(figure.scenario, figure.what, _number(figure.value), figure.unit),
-            *(_number(figure.p99_ms), figure.against, _number(figure.base)),
-            "" if figure.ratio is None else f"{figure.ratio:.2f}",
-            "" if figure.spread is None else "{:.2f}-{:.2f}".format(*figure.spread),
-            *(figure.reach, figure.verdict),
-        )
-        for figure in figures
-    ]
-    aligned = ("left", "left", "right", "left", "right", "left", *["right"] * 4, "left")
-    return tabulate(
-        rows, (*HEADERS, "reach", ""), colalign=aligned, disable_numparse=True, tablefmt="simple"
-    )
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return ""
+def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def write_json(
-    path: Path,
-    figures: Sequence[Figure],
-    setting: Mapping[str, object],
-    failures: Mapping[str, str],
-) -> None:
-    """Write everything that the table shows, and the setting, as one JSON object."""
-    report = {
-        "machine": {
-            "system": platform.platform(),
-            "processor": platform.machine(),
-            "python": sys.version.split()[0],
-        },
-        "setting": setting,
-        "figures": [{**asdict(figure), "verdict": figure.verdict} for figure in figures],
-        "failures": failures,
-    }
-    path.write_text(json.dumps(report, indent=2) + "\n")

@@ -1,14 +1,14 @@
-"""The processes of a run: which core each lives on, how it starts, and that it ends.
+"""The processes of a run: each starts on its core and is stopped at the end.
 
-Servers share one core and this process, which makes the load, has another, so that a faster client
-never slows the server that it measures. Where the machine cannot pin, everything floats and the
-report says so.
+Servers share one core and the load has another, so that a faster client never slows the server
+that it measures.
 """
 
 import os
 import re
-import select
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,24 +20,20 @@ from pathlib import Path
 HERE = Path(__file__).parent
 START_SECONDS = 120
 STOP_SECONDS = 10
-REPLY_SECONDS = 60
-URL = re.compile(r"ws://\S+?(?=[\s,]|$)")
+CORES = sorted(os.sched_getaffinity(0))
+SERVER_CORE, LOAD_CORE = CORES[0], CORES[-1]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cores:
-    """The cores of the servers and of the load; None means that nothing is pinned."""
-
-    server: int | None
-    load: int | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Server:
     """A running server under measurement."""
 
-    url: str
+    port: int
     process_id: int
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}"
 
     @property
     def cpu_seconds(self) -> float:
@@ -48,13 +44,9 @@ class Server:
     def memory(self, kind: str = "VmRSS") -> int:
         """Return how many bytes it holds, or with VmHWM, held at most."""
         status = Path(f"/proc/{self.process_id}/status").read_text()
-        found = re.search(rf"^{kind}:\s+(\d+)", status, re.MULTILINE)
-        if found is None:
-            raise RuntimeError(f"process {self.process_id} has no {kind}")
-        return int(found[1]) * 1024
+        return int(re.findall(rf"^{kind}:\s+(\d+)", status, re.MULTILINE)[0]) * 1024
 
     def open_sockets(self) -> int:
-        """Count the sockets that it has open."""
         count = 0
         for descriptor in Path(f"/proc/{self.process_id}/fd").iterdir():
             try:
@@ -64,36 +56,20 @@ class Server:
         return count
 
 
-def choose_cores() -> Cores:
-    """Give the servers the first core that we may use and the load the last."""
-    usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    if len(usable) < 2:
-        return Cores(server=None, load=None)
-    return Cores(server=usable[0], load=usable[-1])
-
-
-def pin(core: int | None) -> None:
-    """Bind the calling process to one core."""
-    if core is not None:
-        os.sched_setaffinity(0, {core})
-
-
 @contextmanager
-def open_process(command: Sequence[str], core: int | None) -> Iterator[subprocess.Popen[bytes]]:
+def open_process(
+    command: Sequence[str], core: int = SERVER_CORE
+) -> Iterator[subprocess.Popen[bytes]]:
     """Start a child on its core, with pipes; it is stopped, and if need be killed, at the end."""
     # A registry of the user's must not leak into the one that we start.
-    inherited = {
-        key: value
-        for key, value in os.environ.items()
-        if not key.startswith("REGISTRY_") and key != "RUST_LOG"
-    }
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("REGISTRY_")}
     process = subprocess.Popen(
         command,
         bufsize=0,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env=inherited,
-        preexec_fn=lambda: pin(core),
+        env={**inherited, "RUST_LOG": "warn"},
+        preexec_fn=lambda: os.sched_setaffinity(0, {core}),
         process_group=0,  # Ctrl-C is for us: we stop our children in order
     )
     try:
@@ -107,52 +83,59 @@ def open_process(command: Sequence[str], core: int | None) -> Iterator[subproces
             process.communicate()
 
 
-def read_line(process: subprocess.Popen[bytes], seconds: float) -> str:
-    """Read one line of a child's output, within a time."""
-    assert process.stdout is not None
-    line, deadline = b"", time.monotonic() + seconds
-    while not line.endswith(b"\n"):
-        wait = max(0.0, deadline - time.monotonic())
-        if not select.select([process.stdout], [], [], wait)[0]:
-            raise RuntimeError(f"no line within {seconds} s from {process.args!r}")
-        piece = os.read(process.stdout.fileno(), 65536)
-        if not piece:
-            raise RuntimeError(f"{process.args!r} ended early: {line.decode()!r}")
-        line += piece
-    return line.decode()
-
-
-@contextmanager
-def open_server(command: Sequence[str], core: int | None) -> Iterator[Server]:
-    """Run a server that prints its URL."""
+def run(command: Sequence[str], core: int = SERVER_CORE) -> str:
+    """Run a program to its end and return what it printed."""
     with open_process(command, core) as process:
-        line = read_line(process, START_SECONDS)
-        found = URL.search(line)
-        if found is None:
-            raise RuntimeError(f"{command[0]} printed no URL: {line!r}")
-        yield Server(url=found.group(), process_id=process.pid)
+        output, _ = process.communicate(timeout=START_SECONDS)
+        if process.returncode != 0:
+            raise RuntimeError(f"{command!r} ended with status {process.returncode}")
+    return output.decode()
 
 
 @contextmanager
-def open_registry(folder: Path, cores: Cores, *, probe_interval: float = 0.0) -> Iterator[Server]:
-    """Run the registry on a database and a config file in `folder`; by default it probes nobody."""
-    folder.mkdir(exist_ok=True)
-    (folder / "backends.toml").touch()
-    command = [str(Path(sys.executable).with_name("trio-registry")), "--port", "0"]
-    command += ["--db-path", str(folder / "registry.db")]
-    command += ["--config", str(folder / "backends.toml")]
-    command += ["--no-auto-register", "--log-level", "warning"]
-    command += ["--probe-interval", str(probe_interval)]
-    with open_server(command, cores.server) as server:
+def open_server(command: Sequence[str], port: int, core: int = SERVER_CORE) -> Iterator[Server]:
+    """Run a server that is ready when its port accepts connections."""
+    with open_process(command, core) as process:
+        deadline = time.monotonic() + START_SECONDS
+        while socket.socket().connect_ex(("127.0.0.1", port)) != 0:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{command!r} does not listen on port {port}")
+            time.sleep(0.002)
+        yield Server(port, process.pid)
+
+
+@contextmanager
+def open_registry(folder: Path, *options: str, program: str | None = None) -> Iterator[Server]:
+    """Run our registry, which probes nobody, or the original on files in a folder."""
+    port, config = free_port(), folder / "backends.toml"
+    config.touch()
+    files = ["--db-path", str(folder / "registry.db"), "--config", str(config)]
+    if program is None:
+        program = str(Path(sys.executable).with_name("trio-registry"))
+        options = ("--no-auto-register", "--probe-interval", "0", *options)
+    command = [program, "--host", "127.0.0.1", "--port", str(port), *files, *options]
+    with open_server(command, port) as server:
         yield server
 
 
-def floor(*arguments: str) -> list[str]:
-    """Make the command of a part of `floor.py`."""
-    return [sys.executable, str(HERE / "floor.py"), *arguments]
+@contextmanager
+def open_floor(kind: str, core: int = SERVER_CORE) -> Iterator[Server]:
+    """Run one of the servers of `floor.py`."""
+    port = free_port()
+    command = [sys.executable, str(HERE / "floor.py"), kind, str(port)]
+    with open_server(command, port, core) as server:
+        yield server
 
 
-def run_bare_sqlite(folder: Path, seconds: float, cores: Cores) -> float:
-    """Commit rows for a time and return how many a second."""
-    with open_process(floor("sqlite", str(folder), str(seconds)), cores.server) as process:
-        return float(read_line(process, seconds + REPLY_SECONDS))
+def free_port() -> int:
+    """Find a port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def find_program(name: str, how: str) -> str:
+    """Return the path of a program, or raise RuntimeError, which says how to install it."""
+    found = shutil.which(name)
+    if found is None:
+        raise RuntimeError(f"{name} is not installed; install it with: {how}")
+    return found
