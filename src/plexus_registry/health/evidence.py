@@ -89,10 +89,6 @@ class Deadlines:
 
         A request that waits for the disk also delays the pings behind it on its connection. These
         are read before any backend is judged.
-
-        Args:
-            began: When the commit began.
-            moment: When it ended: now.
         """
         if moment - began <= LONG_COMMIT:
             return
@@ -206,14 +202,7 @@ class SelfPreservation:
         return self._since is not None
 
     def count(self, name: str, *, is_up: bool, fails: bool, moment: float) -> None:
-        """Count a backend as it is now.
-
-        Args:
-            name: Its name.
-            is_up: Whether it is up as far as its probes show.
-            fails: Whether its latest probe failed.
-            moment: Now, in seconds of a monotonic clock.
-        """
+        """Count a backend that is up as far as its probes show, or whose latest probe failed."""
         (self._up.add if is_up else self._up.discard)(name)
         (self._failing.add if is_up and fails else self._failing.discard)(name)
         if not self._has_cause(moment):

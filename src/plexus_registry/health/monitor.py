@@ -40,6 +40,8 @@ class HealthMonitor:
 
     Attributes:
         probes: Whether backends are probed at all.
+        unprobed: The names of backends that must be probed at once.
+        probe_wakeup: Set when there is such a name.
     """
 
     def __init__(
@@ -55,8 +57,8 @@ class HealthMonitor:
         self._now = now
         self._tracker = HealthTracker(policy)
         self.probes = self._tracker.probes
-        self._unprobed: set[str] = set()
-        self._wakeup = Wakeup()
+        self.unprobed: set[str] = set()
+        self.probe_wakeup = Wakeup()
         self._has_logged_suspicion = False
         # The other names under which the auto layer lists the local hub, or did at the start.
         self._local_names = local_hub.stated_names(catalog)
@@ -108,27 +110,19 @@ class HealthMonitor:
         self._tracker.note_pause(pause, moment=trio.current_time())
 
     def _probe_at_once(self, name: str) -> None:
-        if name not in self._unprobed:
-            self._unprobed.add(name)
-            self._wakeup.set()
-
-    async def wait_for_unprobed(self) -> set[str]:
-        """Wait until backends must be probed at once, and return their names."""
-        await self._wakeup.wait()
-        unprobed, self._unprobed = self._unprobed, set()
-        return unprobed
+        if name not in self.unprobed:
+            self.unprobed.add(name)
+            self.probe_wakeup.set()
 
     # Silence and probes.
 
-    async def mark_silent(self, *, moment: float) -> tuple[str, ...]:
+    async def mark_silent(self) -> tuple[str, ...]:
         """Make backends inactive that were silent too long, and return their names.
-
-        Args:
-            moment: The end of the silence, in seconds of Trio's clock.
 
         Raises:
             StorageFailed: The change could not be saved, and no backend was changed.
         """
+        moment = trio.current_time()
         silent = tuple(self._tracker.silent_names(moment=moment))
         if not silent:
             return ()
@@ -177,13 +171,13 @@ class HealthMonitor:
             self._probe_at_once(backend.name)
         self._log_suspicion()
 
-        def weighed(backend: Backend) -> Backend:
+        def after_probe(backend: Backend) -> Backend:
             return self._tracker.after_probe(backend, outcome, now=self._now(), moment=moment)
 
-        after = weighed(backend)
+        after = after_probe(backend)
         local_names = self._local_names_after(answer, after)
         if differs(backend, after) or local_names != self._local_names:
-            await self._save(backend, weighed, local_names)
+            await self._save(backend, after_probe, local_names)
         else:
             records = self._catalog.records(after.name)
             self._catalog.publish({after.name: operations.with_health(records, after)})
@@ -202,7 +196,7 @@ class HealthMonitor:
     async def _save(
         self,
         before: Backend,
-        weighed: Callable[[Backend], Backend],
+        after_probe: Callable[[Backend], Backend],
         local_names: local_hub.Names,
     ) -> None:
         name = before.name
@@ -222,15 +216,17 @@ class HealthMonitor:
                     now=self._now(),
                     new_id=lambda: str(uuid4()),
                 )
-            weighed_anew = weighed(backend)
-            if differs(backend, weighed_anew):
-                transaction.write(name, operations.with_health(records, weighed_anew))
-            return weighed_anew
+            after = after_probe(backend)
+            if differs(backend, after):
+                transaction.write(name, operations.with_health(records, after))
+            return after
 
         after, _ = await self._commits.commit(change)
-        if after is not None and local_names != former_names:
+        if after is None:
+            return
+        if local_names != former_names:
             self._local_names = local_names
-        if after is not None and after.state is not before.state:
+        if after.state is not before.state:
             reason = after.health and after.health.reason
             log.info("backend %s is %s: %s", shown(name), after.state, reason or "it answers")
 

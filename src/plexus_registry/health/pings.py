@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import trio
 
+from plexus_registry.concurrency import Wakeup
 from plexus_registry.rules import operations
 from plexus_registry.rules.errors import MethodError, StorageFailed, shown
 from plexus_registry.rules.events import Pinged, pinged
@@ -52,14 +53,6 @@ class Pings:
         note_ping: Callable[[str], None],
         now: Callable[[], int],
     ) -> None:
-        """Start with no ping.
-
-        Args:
-            catalog: Shows the pings.
-            commits: Commits them.
-            note_ping: Renews the deadline of a backend.
-            now: The clock whose times are stored.
-        """
         self._catalog = catalog
         self._commits = commits
         self._note_ping = note_ping
@@ -67,7 +60,7 @@ class Pings:
         self._unwritten: set[str] = set()
         # The tasks whose pings were answered before they were committed.
         self._late: dict[str, trio.CancelScope] = {}
-        self._are_waiting = trio.Event()
+        self._wakeup = Wakeup()
 
     async def ping(self, name: str) -> Pinged:
         """Count a sign of life; if it changes the state of the backend, that is committed.
@@ -90,7 +83,7 @@ class Pings:
                     raise
             else:
                 return pinged(name, success=is_known, revision=revision if is_revived else None)
-        self._show(name, now=self._now())
+        self._show(name)
         return pinged(name, success=True)
 
     async def ping_in_time(self, name: str, start_soon: StartSoon) -> Pinged:
@@ -145,21 +138,21 @@ class Pings:
     def _needs_commit(self, backend: Backend) -> bool:
         return ping_changes(backend) or not self._commits.is_settled(backend.name)
 
-    def _show(self, name: str, *, now: int) -> None:
+    def _show(self, name: str) -> None:
         """Publish a ping that changes no state, and leave it to be written."""
-        decision = operations.ping(self._catalog.records(name), name, now=now)
+        decision = operations.ping(self._catalog.records(name), name, now=self._now())
         if isinstance(decision, MethodError):  # the name was deleted
             return
         self._catalog.publish({name: decision.records})
         if decision.backend.is_active:
             self._note_ping(name)
         self._unwritten.add(name)
-        self._are_waiting.set()
+        self._wakeup.set()
 
     def _commit(self, name: str, now: int, transaction: Transaction) -> tuple[bool, bool]:
         """Ping in a transaction; return whether the name exists, and whether its state changes."""
-        backend = effective(transaction.records(name))
-        decision = operations.ping(transaction.records(name), name, now=now)
+        records = transaction.records(name)
+        backend, decision = effective(records), operations.ping(records, name, now=now)
         if backend is None or isinstance(decision, MethodError):
             return False, False
         transaction.write(name, decision.records)
@@ -170,7 +163,8 @@ class Pings:
 
     async def wait(self) -> None:
         """Wait until a ping has to be written."""
-        await self._are_waiting.wait()
+        while not self._unwritten:
+            await self._wakeup.wait()
 
     async def write(self) -> None:
         """Save the pings that have to be written, if there are any.
@@ -193,6 +187,3 @@ class Pings:
         for name, records in saved_again.items():
             if self._catalog.records(name) is records:  # no newer ping came meanwhile
                 self._unwritten.discard(name)
-        # A task that waits holds an event that is not set yet.
-        if self._are_waiting.is_set() and not self._unwritten:
-            self._are_waiting = trio.Event()

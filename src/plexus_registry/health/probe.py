@@ -86,7 +86,7 @@ class Probe:
             concurrency: The number of slots.
             networks: Which addresses may be probed.
             certificate_authorities: A file with more authorities to trust, for `wss` hubs.
-            network: How hubs are reached; by default over the network of this machine.
+            network: By default the network of this machine.
 
         Raises:
             StartError: The authorities cannot be read.
@@ -104,9 +104,7 @@ class Probe:
     async def __call__(self, backend: Backend, *, any_name: bool = False) -> Report:
         """Probe a backend; failures are in the report and not raised.
 
-        Args:
-            backend: The backend.
-            any_name: Whether any name of the hub is right, as for the built-in entry.
+        With `any_name`, any name of the hub is right, as for the built-in entry.
         """
         attempt = _Attempt()
         failure = f"no answer within {self.timeout_seconds:g} s"
@@ -146,9 +144,9 @@ class Probe:
         attempt.end(ok=True, detail=", ".join(each.host for each in addresses), then=CONNECT)
         stream = await self._connect(backend, addresses)
         try:
-            is_secure = backend.protocol == "wss"
-            connected = "a certificate that is trusted" if is_secure else "a TCP connection"
-            attempt.end(ok=True, detail=connected, then=UPGRADE)
+            is_plain = backend.protocol == "ws"
+            detail = "a TCP connection" if is_plain else "a certificate that is trusted"
+            attempt.end(ok=True, detail=detail, then=UPGRADE)
             await _talk(stream, backend, attempt)
         finally:
             if isinstance(stream, Connection):

@@ -42,7 +42,6 @@ _ACCEPT = re.compile(
 )
 _HASH = re.compile(r"[0-9a-f]{16}", re.ASCII)
 _CREDENTIAL_WANTED = (401, 403)
-_INFO_ID, _HASH_ID = 1, 2
 
 
 class ProbeProtocolError(RegistryError):
@@ -84,13 +83,7 @@ def _request(number: int, method: str, params: object) -> bytes:
     return msgspec.json.encode({"jsonrpc": "2.0", "id": number, "method": method, "params": params})
 
 
-_ASK_INFO = _request(_INFO_ID, "_info", None)
-
-
-def _authority(host: str, port: int) -> str:
-    """Write a host and port as in a URL, without the zone of an address."""
-    host = host.partition("%")[0]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+_ASK_INFO = _request(1, "_info", None)
 
 
 class ProbeProtocol:
@@ -106,13 +99,9 @@ class ProbeProtocol:
     """
 
     def __init__(self, host: str, port: int, key: bytes) -> None:
-        """Prepare a probe.
-
-        Args:
-            host: The host of the hub: a name, or an address without brackets.
-            port: Its port.
-            key: 16 random bytes.
-        """
+        """Prepare a probe of the hub at a name or an address; `key` is 16 random bytes."""
+        host = host.partition("%")[0]
+        authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         nonce = b2a_base64(key, newline=False)
         self._accept = b2a_base64(
             hashlib.sha1(nonce + _MAGIC, usedforsecurity=False).digest(), newline=False
@@ -121,7 +110,7 @@ class ProbeProtocol:
         self.request = (
             b"GET / HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Key: %s\r\nSec-WebSocket-Version: 13\r\n\r\n"
-            % (_authority(host, port).encode("ascii"), nonce)
+            % (authority.encode("ascii"), nonce)
         )
         self.is_open = False
         self.name: str | None = None
@@ -232,7 +221,7 @@ class ProbeProtocol:
         if self.schema_hash is not None:
             self.is_over = True
             return b""
-        return self._encode(Opcode.TEXT, _request(_HASH_ID, f"{name}.hash", {}))
+        return self._encode(Opcode.TEXT, _request(2, f"{name}.hash", {}))
 
     def _read_hash(self, value: object, member: str) -> None:
         found = value.get(member) if isinstance(value, dict) else None

@@ -182,9 +182,8 @@ class HealthTracker:
         """Record the outcome of a probe; `after_probe` returns what follows from it.
 
         Returns:
-            Whether the outcome counts. It does not if the hub was not reached at all for a cause
-            on this machine, if the backend said goodbye or was registered since the probe began,
-            if another failure was noted since then, or if this process did not run meanwhile.
+            Whether the outcome counts. It does not if the cause is on this machine, or if the
+            backend said goodbye, was registered or failed another probe since this one began.
         """
         name = backend.name
         probes = self._histories[name]

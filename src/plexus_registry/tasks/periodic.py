@@ -94,7 +94,7 @@ async def sweep_once(registry: Registry) -> None:
     Raises:
         StorageFailed: The marks could not be saved.
     """
-    for name in await registry.health.mark_silent(moment=trio.current_time()):
+    for name in await registry.health.mark_silent():
         log.info("backend %s is inactive: no ping in time", shown(name))
 
 

@@ -1,9 +1,9 @@
 """The task that probes each backend once in an interval, and new backends at once.
 
-Theory of operation. Probes are spread over the interval: a backend is due for the first time soon,
-for the second time after a part of the interval that is its own, and from then on once in every
-interval. Chance makes each probe a little earlier, so that the backends do not stay in step and
-none waits longer than the interval.
+Theory of operation. Probes are spread over the interval: a backend is due for the first time at
+once, for the second time after a part of the interval that is its own, and from then on once in
+every interval. Chance makes each probe a little earlier, so that the backends do not stay in step
+and none waits longer than the interval.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from plexus_registry.concurrency import FailureLog, LogThrottle, Wakeup
+from plexus_registry.concurrency import FailureLog, LogThrottle
 from plexus_registry.rules.errors import shown
 from plexus_registry.rules.states import Untried
 
@@ -31,9 +31,6 @@ several probes."""
 
 TICKS = 30
 """A short interval is divided into this many ticks instead."""
-
-FIRST_SECONDS = 0.9 - TICK
-"""At the start, all backends are due for their first probe within this many seconds."""
 
 SECOND_PROBE_SECONDS = 1.0
 """When a backend that answered after a goodbye is probed again: it may be about to stop."""
@@ -105,16 +102,16 @@ class Schedule:
     def put_back(
         self, name: str, taken: float, *, due: float, chance: float, factor: float = 1.0
     ) -> None:
-        """Make a name due again, one interval after it was taken.
+        """Make a name due again, some intervals after it was taken, unless it was added meanwhile.
 
         Args:
-            name: The name; if it was added again in the meantime, nothing changes.
+            name: The name.
             taken: When it was taken.
-            due: When it was due. If that was long before, the process was stopped and all names
-                were taken at once: they are spread over the interval again.
+            due: When it was due.
             chance: A random number from 0 to 1.
-            factor: How many intervals to wait instead of one.
+            factor: How many intervals to wait.
         """
+        # The process was stopped, and all names were taken at once: they are spread again.
         if taken - due > self._interval / 2:
             self._spread(name)
         part = self._first_parts.pop(name, 1.0)
@@ -147,9 +144,9 @@ async def probe_forever(
     """
     async with trio.open_nursery() as nursery:
         prober = _Prober(registry, nursery, interval=interval, chance=chance)
-        nursery.start_soon(prober.schedule_news)
         task_status.started()
         while True:
+            await prober.wait_until_due()
             await prober.start_due_probes()
 
 
@@ -173,28 +170,28 @@ class _Prober:
         self._tick = min(TICK, interval / TICKS)
         # A probe may wait one tick for others. Even so, it must not be later than the interval.
         self._schedule = Schedule(interval=interval - self._tick)
-        self._wakeup = Wakeup()
         self._sleeps_until = inf
         self._log_throttle = LogThrottle()
         self._failure_log = FailureLog(
             "what probes found is not saved: %s", "what probes find is saved again"
         )
-        moment = trio.current_time()
         for backend in registry.list(active_only=False):
-            self._schedule.add(backend.name, moment + min(FIRST_SECONDS, interval) * chance())
+            self._schedule.add(backend.name, trio.current_time())
 
-    async def schedule_news(self) -> None:
-        """Schedule at once each backend that is new, moved, came back or said goodbye."""
-        while True:
-            for name in await self._health.wait_for_unprobed():
-                self._add(name, trio.current_time())
-
-    async def start_due_probes(self) -> None:
-        """Wait until a probe is due, then start all due probes for which there are slots."""
-        while (due := self._schedule.next_due()) is None or due > trio.current_time():
+    async def wait_until_due(self) -> None:
+        """Wait until a probe is due, or a backend must be probed at once."""
+        while (due := self._next_due()) is None or due > trio.current_time():
             self._sleeps_until = inf if due is None else ceil(due / self._tick) * self._tick
             with trio.move_on_at(self._sleeps_until):
-                await self._wakeup.wait()
+                await self._health.probe_wakeup.wait()
+
+    def _next_due(self) -> float | None:
+        while self._health.unprobed:
+            self._schedule.add(self._health.unprobed.pop(), trio.current_time())
+        return self._schedule.next_due()
+
+    async def start_due_probes(self) -> None:
+        """Start all due probes for which there are slots; wait for the first slot."""
         await self._slots.acquire()
         moment = trio.current_time()
         while (taken := self._schedule.take(moment)) is not None:
@@ -212,35 +209,23 @@ class _Prober:
 
     async def _probe(self, backend: Backend, due: float, began: float) -> None:
         """Probe a backend, note the outcome, free the slot, and schedule the next probe."""
+        name = backend.name
         try:
             outcome = (await self._registry.probe(backend)).outcome
             if isinstance(outcome, Untried):
-                name = shown(backend.name)
-                text = f"backends cannot be probed, and are not judged: {name}: {outcome.reason}"
+                cause = f"{shown(name)}: {outcome.reason}"
+                text = f"backends cannot be probed, and are not judged: {cause}"
                 self._log_throttle.log("untried", text, lines=1)
             with self._failure_log:
                 await self._health.note_probe(backend, outcome, began=began)
         finally:
             self._slots.release()
-        name = backend.name
         if self._health.needs_second_probe(name):
-            self._add(name, trio.current_time() + SECOND_PROBE_SECONDS)
-        self._schedule.put_back(
-            name, began, due=due, chance=self._chance(), factor=self._factor(name)
-        )
-        self._wake_if_earlier()
-
-    def _factor(self, name: str) -> float:
-        """Return how many intervals a backend waits: twice as many after each refusal."""
-        refusals = min(self._health.refusals(name), MOST_DOUBLINGS)
-        return max(1.0, min(2.0**refusals, LONGEST_WAIT / self._interval))
-
-    def _add(self, name: str, due: float) -> None:
-        self._schedule.add(name, due)
-        self._wake_if_earlier()
-
-    def _wake_if_earlier(self) -> None:
-        """Wake the waiting task if a probe is due before it would wake up."""
-        due = self._schedule.next_due()
-        if due is not None and due < self._sleeps_until:
-            self._wakeup.set()
+            self._schedule.add(name, trio.current_time() + SECOND_PROBE_SECONDS)
+        # A hub that wants a credential is probed half as often after each refusal.
+        doublings = min(self._health.refusals(name), MOST_DOUBLINGS)
+        factor = max(1.0, min(2.0**doublings, LONGEST_WAIT / self._interval))
+        self._schedule.put_back(name, began, due=due, chance=self._chance(), factor=factor)
+        next_due = self._schedule.next_due()
+        if next_due is not None and next_due < self._sleeps_until:
+            self._health.probe_wakeup.set()
