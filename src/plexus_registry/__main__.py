@@ -12,9 +12,8 @@ EXIT_INTERRUPTED = 130
 def main() -> None:
     """Run the command; Ctrl-C ends it at any moment with status 130 and without a traceback.
 
-    Ending at once loses nothing: acknowledged changes are on the disk, and the output is flushed.
-    `serve` and `announce` have something to finish, so they receive the signal themselves once they
-    run.
+    That loses nothing: acknowledged changes are on the disk, and the output is flushed. `serve` and
+    `announce` have something to finish, so they receive the signal themselves once they run.
     """
     # Trio does not replace a handler that is not Python's own. If Ctrl-C is ignored, as a shell
     # ignores it for processes in the background, it stays so.

@@ -227,12 +227,7 @@ class Task(Protocol):
         ...
 
 
-async def _supervised(
-    name: str,
-    task: Task,
-    *,
-    task_status: trio.TaskStatus[None],
-) -> None:
+async def _supervised(name: str, task: Task, *, task_status: trio.TaskStatus[None]) -> None:
     with _logged_crash(name):
         await task(task_status=task_status)
 

@@ -77,16 +77,10 @@ def first_error(error: BaseException) -> BaseException:
 class FailureLog:
     """Absorbs `StorageFailed` around a step that is tried again later.
 
-    It logs when the step starts to fail and when it recovers, not every round.
+    It logs when the step starts to fail (`%s` is the reason) and when it recovers, not every round.
     """
 
     def __init__(self, failing: str, recovered: str) -> None:
-        """Set the log lines.
-
-        Args:
-            failing: Logged at the first failure, with `%s` for the reason.
-            recovered: Logged at the first success after a failure.
-        """
         self._failing = failing
         self._recovered = recovered
         self._is_failing = False
@@ -126,12 +120,7 @@ class LogThrottle:
         self._addresses: dict[str, float] = {}
 
     def log(
-        self,
-        kind: str,
-        text: str,
-        *,
-        level: int = logging.WARNING,
-        lines: int = LINES_IN_WINDOW,
+        self, kind: str, text: str, *, level: int = logging.WARNING, lines: int = LINES_IN_WINDOW
     ) -> None:
         """Log an event, or only count it after `lines` events of its kind in this minute."""
         if self._may_log(kind, level, lines):
@@ -144,11 +133,8 @@ class LogThrottle:
         if logged is not None and now - logged < WINDOW_SECONDS:
             return
         if len(self._addresses) >= MOST_ADDRESSES:
-            self._addresses = {
-                known: when
-                for known, when in self._addresses.items()
-                if now - when < WINDOW_SECONDS
-            }
+            recent = [item for item in self._addresses.items() if now - item[1] < WINDOW_SECONDS]
+            self._addresses = dict(recent)
         if len(self._addresses) < MOST_ADDRESSES:
             self._addresses[address] = now
             self.log(kind, text)

@@ -49,15 +49,14 @@ class Option:
         group: The heading that it stands under in the help.
         help: What it means, for the help and the manual.
         values: The rule for its values; None if the type says enough.
-        flag: The flag of the command line, by default made from the name. The flag of a field that
-            is true by default makes it false.
+        flag: By default made from the name. If the field is true by default, its flag makes it
+            false.
         short: A second, short flag.
         env: Whether an environment variable sets it, too.
         metavar: What the help calls the value, if not by its type.
         shown_default: The default in words, for the help and the manual.
         is_secret: Whether the value is hidden when the settings are printed.
-        name: The field of `Settings`.
-        kind: The type of the field.
+        name: The field of `Settings`; `kind` is its type.
         default: The default, or the function that makes it.
     """
 
