@@ -87,15 +87,15 @@ class HealthMonitor:
         moment = trio.current_time()
         for name, before, after in changes:
             if self._tracker.note_change(name, before, after, moment=moment):
-                self._unprobed.add(name)
+                self.unprobed.add(name)
         for name in registered:
             self._tracker.note_registration(name, moment=moment)
             if self.probes:
-                self._unprobed.add(name)
+                self.unprobed.add(name)
         for name in signs_of_life:
             self._tracker.note_ping(name, moment=moment)
-        if self._unprobed:
-            self._wakeup.set()
+        if self.unprobed:
+            self.probe_wakeup.set()
 
     def note_ping(self, name: str) -> None:
         """Record a ping."""
@@ -108,11 +108,6 @@ class HealthMonitor:
     def note_pause(self, pause: float) -> None:
         """Record that this process did not run for some seconds; they count against no backend."""
         self._tracker.note_pause(pause, moment=trio.current_time())
-
-    def _probe_at_once(self, name: str) -> None:
-        if name not in self.unprobed:
-            self.unprobed.add(name)
-            self.probe_wakeup.set()
 
     # Silence and probes.
 
@@ -168,7 +163,8 @@ class HealthMonitor:
             return
         if wanted_credential and isinstance(outcome, Answered):
             # A check may have found this long before the next probe is due.
-            self._probe_at_once(backend.name)
+            self.unprobed.add(backend.name)
+            self.probe_wakeup.set()
         self._log_suspicion()
 
         def after_probe(backend: Backend) -> Backend:
