@@ -20,7 +20,7 @@ import trio
 
 from plexus_registry.health.monitor import HealthMonitor
 from plexus_registry.health.pings import Pings
-from plexus_registry.health.tracker import Policy
+from plexus_registry.health.tracker import HealthTracker, Policy
 from plexus_registry.rules import operations
 from plexus_registry.rules.backend import Layer
 from plexus_registry.rules.catalog import Catalog
@@ -86,8 +86,11 @@ class Registry:
         self.config = config
         self.now = now
         self.probe = probe
-        self.commits = GroupCommit(store, self.catalog, self._publish, self._note_commit, now)
-        self.health = HealthMonitor(self.catalog, self.commits, policy, now)
+        tracker = HealthTracker(policy)
+        self.commits = GroupCommit(
+            store, self.catalog, self._publish, tracker.deadlines.extend, now
+        )
+        self.health = HealthMonitor(self.catalog, self.commits, tracker, now)
         self.pings = Pings(self.catalog, self.commits, self.health.note_ping, now)
         self._wakeups: set[Wakeup] = set()
 
@@ -257,6 +260,3 @@ class Registry:
         if transaction.entries:
             for wakeup in self._wakeups:
                 wakeup.set()
-
-    def _note_commit(self, began: float) -> None:
-        self.health.note_commit(began)

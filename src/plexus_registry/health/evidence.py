@@ -84,7 +84,7 @@ class Deadlines:
         for name, deadline in self._deadlines.items():
             self._deadlines[name] = min(deadline + seconds, latest)
 
-    def extend(self, began: float, *, moment: float) -> None:
+    def extend(self, began: float, moment: float) -> None:
         """Extend the deadlines that passed during a long commit, each once between two pings.
 
         A request that waits for the disk also delays the pings behind it on its connection. These

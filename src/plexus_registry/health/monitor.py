@@ -15,7 +15,6 @@ from uuid import uuid4
 import trio
 
 from plexus_registry.concurrency import Wakeup
-from plexus_registry.health.tracker import HealthTracker, Policy
 from plexus_registry.rules import local_hub, operations
 from plexus_registry.rules.backend import State
 from plexus_registry.rules.errors import shown
@@ -26,6 +25,7 @@ from plexus_registry.rules.states import Answered, differs
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from plexus_registry.health.tracker import HealthTracker
     from plexus_registry.rules.backend import Backend
     from plexus_registry.rules.catalog import Catalog
     from plexus_registry.rules.change_log import Transaction
@@ -48,15 +48,15 @@ class HealthMonitor:
         self,
         catalog: Catalog,
         commits: GroupCommit,
-        policy: Policy,
+        tracker: HealthTracker,
         now: Callable[[], int],
     ) -> None:
         """Start with the backends of the catalog, each with the full time until its next ping."""
         self._catalog = catalog
         self._commits = commits
         self._now = now
-        self._tracker = HealthTracker(policy)
-        self.probes = self._tracker.probes
+        self._tracker = tracker
+        self.probes = tracker.probes
         self.unprobed: set[str] = set()
         self.probe_wakeup = Wakeup()
         self._has_logged_suspicion = False
@@ -100,10 +100,6 @@ class HealthMonitor:
     def note_ping(self, name: str) -> None:
         """Record a ping."""
         self._tracker.note_ping(name, moment=trio.current_time())
-
-    def note_commit(self, began: float) -> None:
-        """Record that a commit ended that began at this moment of Trio's clock."""
-        self._tracker.deadlines.extend(began, moment=trio.current_time())
 
     def note_pause(self, pause: float) -> None:
         """Record that this process did not run for some seconds; they count against no backend."""

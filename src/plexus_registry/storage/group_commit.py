@@ -42,7 +42,7 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 Change = Callable[[Transaction], T]
 Publish = Callable[[Transaction, "Mapping[str, Records]", "Mapping[str, Records]"], None]
-Ended = Callable[[float], None]
+Ended = Callable[[float, float], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,8 @@ class GroupCommit:
             catalog: What is committed so far.
             publish: Called once a group is on the disk, with its transaction, the names that
                 changed and those that were only saved again.
-            ended: Called after each commit, well or not, with the moment at which it began.
+            ended: Called after each commit, well or not, with the moments at which it began
+                and ended.
             now: The clock that says since when saving fails.
         """
         self.failure: StorageFailure | None = None
@@ -215,7 +216,7 @@ class GroupCommit:
             self._publish(transaction, changes, saved_again)
         finally:
             self._is_making_changes, self._committing = False, {}
-            self._ended(began)
+            self._ended(began, trio.current_time())
             self._finished.set()
 
     async def _save(self, changes: Mapping[str, Records], entries: Sequence[Entry]) -> None:
