@@ -100,7 +100,7 @@ async def test_long_answers_are_made_while_there_is_room() -> None:
 
 async def test_who_gives_up_waiting_leaves_the_room_to_others() -> None:
     fairness = Fairness(max_unread=1)
-    fairness.hold(1)
+    fairness.unread += 1
     async with trio.open_nursery() as nursery:
         nursery.start_soon(fairness.wait_for_room)
         await wait_all_tasks_blocked()

@@ -2,8 +2,8 @@
 
 Trio runs every task that is ready before it looks for new input, so a client waits for as long as
 all of them take together: one round of the scheduler. Long work is cut into slices, and one slice
-begins in each round. Long answers are made only while there is room for them: what one peer does
-not read is memory that the others lack.
+begins in each round. Long answers are made only while there is room: what one peer does not read is
+memory that the others lack.
 """
 
 from __future__ import annotations
@@ -81,16 +81,12 @@ class Fairness:
     async def wait_for_room(self) -> None:
         """Wait for a turn in which a long answer may be made.
 
-        There is room until the next checkpoint: make the answer and call `hold` before that.
+        There is room until the next checkpoint: make the answer and count it before that.
         """
         await self.wait_for_turn()
         while self.is_full:
             await self._waiting.park()
             await self.wait_for_turn()
-
-    def hold(self, size: int) -> None:
-        """Count an answer that is made and not sent yet."""
-        self.unread += size
 
     def release(self, size: int) -> None:
         """Count no longer an answer that was sent, or never will be."""
@@ -138,7 +134,7 @@ class Share:
         if size <= LONG_CHARACTERS:
             return 0
         self.held += size
-        self._fairness.hold(size)
+        self._fairness.unread += size
         return size
 
     def release(self, size: int) -> None:
@@ -151,10 +147,7 @@ class Share:
 class Peer(Protocol):
     """The client at the other end of the connection."""
 
-    @property
-    def share(self) -> Share:
-        """Its share of the resources of all connections."""
-        ...
+    share: Share
 
     @property
     def is_gone(self) -> bool:

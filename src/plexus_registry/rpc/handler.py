@@ -1,9 +1,9 @@
-"""From a frame to the frames that answer it.
+"""Carries out the requests of a frame, and makes the frames that answer it.
 
-Every frame is answered: errors of the caller as JSON-RPC errors, refusals of a method with their
-own codes, and a bug of the registry as -32603 with a traceback in the log. A call through the hub
-is acknowledged first; its items follow the response of its frame. The frames of a watch are fetched
-with `due` once its acknowledgement was sent.
+Every request with an id is answered: errors of the caller as JSON-RPC errors, refusals of a method
+with their own codes, and a bug of the registry as -32603 with a traceback in the log. A call
+through the hub is acknowledged first; its items follow the response of its frame. The frames of a
+watch are fetched with `due` once its acknowledgement was sent.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from plexus_registry.rpc.fairness import (
     Share,
 )
 from plexus_registry.rpc.jsonrpc import (
+    NULL_ID,
     Batch,
     Invalid,
     Request,
@@ -42,18 +43,14 @@ from plexus_registry.rules.backend import Register, Update
 from plexus_registry.rules.change_log import WatchCursor
 from plexus_registry.rules.errors import (
     AnswerLimitError,
-    BatchTooLargeError,
     CallError,
     InternalError,
     MethodError,
-    NestingLimitError,
-    SubscriptionLimitError,
     Unauthorized,
     shown,
 )
 from plexus_registry.rules.events import encode_failed, encode_value
 from plexus_registry.rules.methods import BY_COMMAND, Get, List, Ping, Watch
-from plexus_registry.rules.parameters import Command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -64,6 +61,7 @@ if TYPE_CHECKING:
     from plexus_registry.rpc.plexus import Hub
     from plexus_registry.rpc.streams import Route
     from plexus_registry.rules.events import Event
+    from plexus_registry.rules.parameters import Command
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +87,7 @@ class Handler:
         numbers_after: int = 0,
         peer: Peer | None = None,
     ) -> None:
-        """Prepare to answer; without a peer that takes parts, all answers are given whole."""
+        """Prepare to answer; without a peer, all answers are given whole."""
         self.in_parts: Callable[[], AbstractAsyncContextManager[None]] = nullcontext
         self._registry = registry
         self._hub = hub
@@ -105,16 +103,14 @@ class Handler:
     def answer(self, frame: str | bytes) -> list[str] | Coroutine[object, object, list[str]]:
         """Carry out the requests of a frame.
 
-        What needs no waiting (reads, descriptions, errors) is answered at once. Send these frames
-        as they are. For an awaitable, its frames are sent while `in_parts` is held, and `note_sent`
-        is called after that: they may begin or end a watch.
-
         Args:
             frame: The text or binary message as it came.
 
         Returns:
-            The frames to send back, in order, or an awaitable of them; an empty list if there is
-            nothing to answer.
+            The frames to send back, in order, if they can be made without waiting (reads,
+            descriptions, errors); none if there is nothing to answer. Otherwise an awaitable of
+            them: these may begin or end a watch, so send them with no event in between, and call
+            `note_sent` then.
         """
         read = read_frame(frame, self._hub.limits)
         if isinstance(read, Batch):
@@ -124,10 +120,9 @@ class Handler:
         try:
             route = self._hub.route(read.method, read.params)
             frames = self._answer_at_once(read.id, route)
-        except CallError as error:
-            return [] if read.id is None else [self._refuse(read.id, error)]
-        except Exception as error:  # noqa: BLE001 - it is logged, and answered
-            return [] if read.id is None else [error_response(read.id, _bug(read, error))]
+        except Exception as error:  # noqa: BLE001 - it is answered, and logged if it is a bug
+            response = self._fail(read, error)
+            return [] if response is None else [response]
         return self._answer_one(read, route) if frames is None else frames
 
     def _answer_at_once(self, request_id: str | None, route: Route) -> list[str] | None:
@@ -159,10 +154,7 @@ class Handler:
         return frames
 
     def _hold(self, frames: list[str]) -> None:
-        """Count the long ones of some frames as unread."""
-        for frame in frames:
-            if len(frame) > LONG_CHARACTERS:
-                self._held += self._share.hold(frame)
+        self._held += sum(map(self._share.hold, frames))
 
     async def _answer_batch(self, batch: Batch) -> list[str]:
         """Answer the requests of a batch in turn, for as long as the peer is there."""
@@ -178,28 +170,28 @@ class Handler:
                 if response is None:
                     continue
                 self._unsent += _bytes_of(response)
-                self._held += self._share.hold(response)
+                self._hold([response])
                 responses.append(response)
                 size += len(response)
                 if self._peer is not None and size > PART_CHARACTERS:
                     if not parts:
                         await parted.enter_async_context(self.in_parts())
-                    before = "," if parts else "["
-                    await self._send_part(self._peer, before, responses, "", is_first=not parts)
+                    await self._send_part(self._peer, responses, is_first=not parts)
                     size, parts = 0, parts + 1
             if parts and self._peer is not None:
-                before = "," if responses else ""
-                await self._send_part(self._peer, before, responses, "]", is_first=False)
+                await self._send_part(self._peer, responses, is_last=True)
                 return self._subscriptions.flush()
         return [f"[{','.join(responses)}]", *self._subscriptions.flush()] if responses else []
 
     async def _send_part(
-        self, peer: Peer, before: str, responses: list[str], after: str, *, is_first: bool
+        self, peer: Peer, responses: list[str], *, is_first: bool = False, is_last: bool = False
     ) -> None:
-        text = f"{before}{','.join(responses)}{after}"
+        """Send a part of the array that answers a batch, and forget its responses."""
+        before = "[" if is_first else "," if responses else ""
+        text = f"{before}{','.join(responses)}{']' if is_last else ''}"
         sent = sum(len(each) for each in responses if len(each) > LONG_CHARACTERS)
         responses.clear()
-        await peer.send_part(text, is_first=is_first, is_last=bool(after))
+        await peer.send_part(text, is_first=is_first, is_last=is_last)
         self._held -= sent
         self._share.release(sent)
 
@@ -209,26 +201,25 @@ class Handler:
         most = self._hub.limits.unread_bytes
         is_over = self._unsent > most
         if not is_over and not self._share.must_give_way:
-            return await self._respond(request, None)
-        if request.id is None:
-            return None
-        self._caller.refused["unread_bytes" if is_over else "unread_total"] += 1
+            return await self._respond(request)
         error = AnswerLimitError(
             "The answers of this batch are too large: this request was not carried out,"
             " send it by itself",
             reason=f"Exceeded max limit of {most}",
         )
-        return error_response(request.id, error)
+        error.limit = "unread_bytes" if is_over else "unread_total"
+        return self._fail(request, error)
 
     async def _answer_one(self, request: Request, route: Route) -> list[str]:
         response = await self._respond(request, route)
         if response is None:
             return []
-        if len(response) > LONG_CHARACTERS:
+        if not isinstance(route, Stream):
             self._hold([response])
+            return [response]
         return [response, *self._subscriptions.flush()]
 
-    async def _respond(self, request: Request, route: Route | None) -> str | None:
+    async def _respond(self, request: Request, route: Route | None = None) -> str | None:
         """Answer one request, which may be routed already."""
         try:
             if route is None:
@@ -240,59 +231,50 @@ class Handler:
                 result = await self._begin(route, is_heard=request.id is not None)
             else:
                 result = await self._carry_out(route)
-        except CallError as refusal:
-            return None if request.id is None else self._refuse(request.id, refusal)
-        except Exception as bug:  # noqa: BLE001 - it is logged, and answered
-            error = _bug(request, bug)
-            return None if request.id is None else self._refuse(request.id, error)
+        except Exception as error:  # noqa: BLE001 - it is answered, and logged if it is a bug
+            return self._fail(request, error)
         return None if request.id is None else result_response(request.id, result)
 
     async def _begin(self, stream: Stream, *, is_heard: bool) -> str:
         """Begin a stream, and return the number to acknowledge it with."""
         source = stream.source
-        if isinstance(source, Watch):
-            if is_heard:
-                number = self._subscriptions.next_number()
-                watch = WatchStream(stream.encoder, WatchCursor(source))
-                self._subscriptions.begin(number, watch)
-                return str(number)
-            return ""
-        outcome = await self._outcome(source)
+        outcome: str | CallFailure
+        if isinstance(source, (str, CallFailure)):
+            outcome = source
+        elif isinstance(source, Watch):
+            outcome = ""  # it has no end
+        else:
+            try:
+                outcome = await self._carry_out(source)
+            except MethodError as error:
+                outcome = encode_failed(error)
+            except Exception:
+                log.exception("%s through the hub failed", type(source).__name__)
+                outcome = BUG
         if not is_heard:
             return ""
         number = self._subscriptions.next_number()
-        frames = stream.encoder.whole(number, outcome, now=self._registry.now())
-        self._unsent += sum(map(_bytes_of, frames))
-        self._hold(frames)
-        self._subscriptions.begin(number, FiniteStream(stream.encoder, frames))
+        if isinstance(source, Watch):
+            live: FiniteStream | WatchStream = WatchStream(stream.encoder, WatchCursor(source))
+        else:
+            frames = stream.encoder.whole(number, outcome, now=self._registry.now())
+            self._unsent += sum(map(_bytes_of, frames))
+            self._hold(frames)
+            live = FiniteStream(stream.encoder, frames)
+        self._subscriptions.begin(number, live)
         return str(number)
-
-    async def _outcome(self, source: Command | str | CallFailure) -> str | CallFailure:
-        """Carry out the command of a stream, if it has one; there always is an outcome to send."""
-        if not isinstance(source, Command):
-            return source
-        try:
-            return await self._carry_out(source)
-        except MethodError as error:
-            return encode_failed(error)
-        except Exception:
-            log.exception("%s through the hub failed", type(source).__name__)
-            return BUG
 
     def break_off(self, frame: str | bytes, why: str) -> list[str]:
         """Return the frames that answer the requests of a frame as not finished."""
         error = InternalError(f"Not finished: {why}; whether the change was made is unknown")
         try:
             read = read_frame(frame, self._hub.limits)
-            if not isinstance(read, Batch):
-                return [] if read.id is None else [error_response(read.id, error)]
-            ids = [each.id for each in read.items if each.id is not None]
-            if not ids:
-                return []
-            return [f"[{','.join(error_response(each, error) for each in ids)}]"]
         except Exception:
             log.exception("a frame could not be read again")
-            return [error_response("null", error)]
+            return [error_response(NULL_ID, error)]
+        requests = read.items if isinstance(read, Batch) else (read,)
+        answers = [error_response(each.id, error) for each in requests if each.id is not None]
+        return [f"[{','.join(answers)}]"] if answers and isinstance(read, Batch) else answers
 
     def note_sent(self) -> bool:
         """Record that the frames so far were sent; return whether `due` has frames."""
@@ -320,22 +302,22 @@ class Handler:
 
     async def _carry_out(self, command: Command) -> str:
         """Carry out a command, not a watch, and return the event that reports it as JSON text."""
-        registry, caller, peer = self._registry, self._caller, self._peer
-        method = BY_COMMAND[type(command)]
-        if method.writes and not caller.may_write:
-            caller.refused[Unauthorized.word] += 1
-            raise Unauthorized
         if isinstance(command, (Get, List)):
             if len(self._from_catalog(command)) > LONG_CHARACTERS:
                 await self._share.wait_for_room()
             return self._from_catalog(command)
-        verb = getattr(registry, method.name)
+        method = BY_COMMAND[type(command)]
+        if method.writes and not self._caller.may_write:
+            self._caller.refused[Unauthorized.word] += 1
+            raise Unauthorized
+        verb = getattr(self._registry, method.name)
         event: Event
         try:
             if isinstance(command, (Register, Update)):
                 event = await verb(command)
-            elif isinstance(command, Ping) and peer is not None:
-                event = await registry.pings.ping_in_time(command.name, peer.start_soon)
+            elif isinstance(command, Ping) and self._peer is not None:
+                pings = self._registry.pings
+                event = await pings.ping_in_time(command.name, self._peer.start_soon)
             else:
                 event = await verb(**msgspec.structs.asdict(command))
         except MethodError as error:
@@ -345,31 +327,24 @@ class Handler:
         return encode_value(event)
 
     def _from_catalog(self, command: Get | List) -> str:
-        """Return the event that answers `get` or `list`, which the catalog keeps as JSON text."""
+        """Return the event that answers a read, as JSON text."""
         if isinstance(command, Get):
             return self._registry.catalog.found(command.name)
         return self._registry.catalog.listed(active_only=command.active_only)
 
+    def _fail(self, request: Request, error: Exception) -> str | None:
+        """Answer a request that failed, and log a bug of the registry."""
+        if not isinstance(error, CallError):
+            log.error("request for %s failed", shown(request.method), exc_info=error)
+            error = InternalError("Internal error")
+        return None if request.id is None else self._refuse(request.id, error)
+
     def _refuse(self, request_id: str, error: CallError) -> str:
         """Answer with an error; those of limits are counted."""
-        limit = _LIMITS.get(type(error))
-        if limit is not None:
-            self._caller.refused[limit] += 1
+        if error.limit:
+            self._caller.refused[error.limit] += 1
         return error_response(request_id, error)
-
-
-_LIMITS: dict[type[CallError], str] = {
-    BatchTooLargeError: "batch_requests",
-    NestingLimitError: "nesting",
-    SubscriptionLimitError: "subscriptions",
-}
-"""The limit that an error is about."""
 
 
 def _bytes_of(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode())
-
-
-def _bug(request: Request, error: Exception) -> InternalError:
-    log.error("request for %s failed", shown(request.method), exc_info=error)
-    return InternalError("Internal error")

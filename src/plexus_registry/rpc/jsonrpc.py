@@ -1,12 +1,11 @@
 """JSON-RPC 2.0: text of a frame to requests, and answers to text.
 
 A frame is one request or a batch of them; each is a valid JSON-RPC 2.0 request, or the error that
-answers it. Ids are kept as the text they came in and echoed
-verbatim. A notification has no id and is never answered.
+answers it. Ids are kept as text, and echoed as they came. A notification has no id and is never
+answered.
 
 The cost of a frame is bounded beforehand: a frame with too many commas and brackets is not decoded
-at all, and the other checks (nesting, members given twice) are native code, or look at no more
-values than that.
+at all, and the other checks (nesting, members given twice) are native code.
 
 Source: JSON-RPC 2.0, sections 4 to 6; manual/protocol.md, "Requests and responses".
 """
@@ -60,12 +59,7 @@ class Request(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Invalid:
-    """A part of a frame that is not a valid request.
-
-    Attributes:
-        id: The text of the id that the answer echoes.
-        error: The error to answer with.
-    """
+    """A part of a frame that is not a valid request: the error, and the id to answer with."""
 
     id: str
     error: ProtocolError
@@ -88,40 +82,32 @@ class _Envelope(msgspec.Struct):
     id: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
-class _LooseEnvelope(msgspec.Struct):
+class _WithId(msgspec.Struct):
     id: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
-_decode_loose = msgspec.json.Decoder(_LooseEnvelope).decode
+_decode_loose = msgspec.json.Decoder(_WithId).decode
 _decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
 _encode = msgspec.json.Encoder().encode
 _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 def read_frame(frame: str | bytes, limits: Limits) -> Frame:
-    """Read one frame; any text makes a `Frame`.
-
-    Args:
-        frame: A text frame, or a binary frame that should hold UTF-8 JSON.
-        limits: What a frame may hold.
-
-    Returns:
-        The request, the batch, or the error to answer with.
-    """
+    """Read one frame, of text or of bytes that should be UTF-8; any text makes a `Frame`."""
     if isinstance(frame, bytes):
         try:
             frame = frame.decode()
         except UnicodeDecodeError as error:
-            return Invalid(NULL_ID, _parse_error(f"not UTF-8: {error.reason}"))
+            return _unreadable(f"not UTF-8: {error.reason}")
     elif not frame.isascii() and _has_lone_surrogate(frame):
-        return Invalid(NULL_ID, _parse_error("not Unicode: a lone surrogate"))
+        return _unreadable("not Unicode: a lone surrogate")
     if len(frame) > MAX_SEPARATORS and sum(map(frame.count, ",{[")) > MAX_SEPARATORS:
         reason = (
             f"too many values: at most {MAX_SEPARATORS} commas and opening brackets;"
             " send it in parts"
         )
-        return Invalid(NULL_ID, NestingLimitError("Parse error", reason=reason))
+        return _unreadable(reason, NestingLimitError)
     if frame[:1] != "{" and frame.lstrip(" \t\r\n").startswith("["):
         return _read_batch(frame, limits)
     return _read_request(frame, limits.nesting)
@@ -139,7 +125,7 @@ def _read_batch(text: str, limits: Limits) -> Batch | Invalid:
     try:
         members = _decode_array(text)
     except msgspec.DecodeError as error:
-        return Invalid(NULL_ID, _parse_error(str(error)))
+        return _unreadable(str(error))
     except RecursionError:
         return _too_deep(limits.nesting)
     if not members:
@@ -178,7 +164,7 @@ def _read_request(text: str, max_nesting: int, level: int = 1) -> Request | Inva
     except msgspec.ValidationError as error:
         return _refuse(text, str(error), max_nesting)
     except msgspec.DecodeError as error:
-        return Invalid(NULL_ID, _parse_error(str(error)))
+        return _unreadable(str(error))
     except RecursionError:
         return _too_deep(max_nesting)
     if repeated is not None:
@@ -191,7 +177,7 @@ def _read_request(text: str, max_nesting: int, level: int = 1) -> Request | Inva
 
 def _too_deep(max_nesting: int) -> Invalid:
     reason = f"nested too deeply: at most {max_nesting} levels"
-    return Invalid(NULL_ID, NestingLimitError("Parse error", reason=reason))
+    return _unreadable(reason, NestingLimitError)
 
 
 _BAD_ID = ""
@@ -209,7 +195,7 @@ def _refuse(text: str, reason: str, max_nesting: int) -> Invalid:
     try:
         _decode_raw(text)  # a wrong type may have been found before a wrong syntax
     except msgspec.DecodeError as error:
-        return Invalid(NULL_ID, _parse_error(str(error)))
+        return _unreadable(str(error))
     except RecursionError:
         return _too_deep(max_nesting)
     try:
@@ -219,8 +205,8 @@ def _refuse(text: str, reason: str, max_nesting: int) -> Invalid:
     return Invalid(request_id, InvalidRequestError("Invalid request", reason=clipped(reason)))
 
 
-def _parse_error(reason: str) -> ParseError:
-    return ParseError("Parse error", reason=reason)
+def _unreadable(reason: str, kind: type[ParseError] = ParseError) -> Invalid:
+    return Invalid(NULL_ID, kind("Parse error", reason=reason))
 
 
 _NO_BRACKET_OR_QUOTE = bytes(set(range(256)) - set(b'[]{}"'))

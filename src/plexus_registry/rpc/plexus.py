@@ -40,7 +40,6 @@ from plexus_registry.rules.parameters import Limits
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from plexus_registry.rpc.schema import Schema
     from plexus_registry.rules.parameters import Command
 
     FindSource = Callable[[object], Command | str | CallFailure]
@@ -70,12 +69,9 @@ class Hub:
         """Describe the hub.
 
         Args:
-            namespace: Its name.
+            namespace: Its name; ValueError if it is the registry's, whose methods it would hide.
             limits: What one connection may ask for at a time.
             mechanisms: How callers may identify themselves; by default they need not.
-
-        Raises:
-            ValueError: The namespace is the registry's own, and would hide its methods.
         """
         if namespace == NAMESPACE:
             raise ValueError(f"a hub called {NAMESPACE} would hide the registry's methods")
@@ -84,7 +80,7 @@ class Hub:
         self._registry = registry_plugin()
         self._hub = hub_plugin(namespace, self._registry)
         self._call = f"{namespace}.call"
-        self._failed = self._encoder(self._call, self._call, Level(namespace))
+        self._failed = self._encoder(self._call, self._call, "")
         info = {
             "backend": namespace,
             "version": __version__,
@@ -94,7 +90,6 @@ class Hub:
         hash_text = encode_value({"event": "hash", "value": self._hub.hash})
         self._routes = self._make_routes(encode_value(info), hash_text)
         self._calls = self._make_calls(hash_text)
-        self._encoded: dict[tuple[str, str], str] = {}
 
     def route(self, method: str, params: object) -> Route:
         """Find out what a request asks for.
@@ -115,24 +110,26 @@ class Hub:
     def _make_routes(self, info: str, hash_text: str) -> dict[str, Callable[[object], Route]]:
         """Make the table of all methods of the port, with what reads their parameters."""
         hub = self._namespace
-        has_info = Stream(self._encoder(INFO, RESULT, Level(hub, INFO)), info)
-        has_hash = Stream(self._hub_encoder("hash"), hash_text)
+        info_stream = Stream(self._encoder(INFO, RESULT, INFO), info)
+        hash_stream = Stream(self._encoder(f"{hub}.hash", RESULT, f"{hub}.hash"), hash_text)
+        schemas = self._encoder(f"{hub}.schema", RESULT, f"{hub}.schema")
+        watches = StreamEncoder(WATCH, EVENT, self._hub.hash, ())
         streams: dict[str, Callable[[object], Stream]] = {
-            INFO: lambda _: has_info,
+            INFO: lambda _: info_stream,
             self._call: self._route_call,
-            f"{hub}.hash": lambda _: has_hash,
-            f"{hub}.schema": partial(self._direct_schema, self._hub_encoder("schema")),
+            f"{hub}.hash": lambda _: hash_stream,
+            f"{hub}.schema": partial(self._direct_schema, schemas),
         }
         underscored: dict[str, Callable[[object], Stream]] = {}
         ends = {f"{NAMESPACE}.unwatch": WATCH, **{f"{each}_unsub": each for each in streams}}
         for each in METHODS:
             name = f"{NAMESPACE}_{each.name}"
-            encoder = self._encoder(name, name, Level(NAMESPACE, f"{NAMESPACE}.{each.name}"))
+            encoder = self._encoder(name, name, f"{NAMESPACE}.{each.name}", NAMESPACE)
             underscored[name] = partial(_underscored_stream, encoder, each)
             ends[f"{NAMESPACE}_unsubscribe_{each.name}"] = name
         return {
             **{f"{NAMESPACE}.{each.name}": partial(command_from, each) for each in METHODS},
-            WATCH: partial(_direct_watch, self._encoder(WATCH, EVENT)),
+            WATCH: lambda params: Stream(watches, command_from(BY_NAME["watch"], params)),
             **streams,
             f"{hub}.respond": _refuse_response,
             **underscored,
@@ -142,15 +139,12 @@ class Hub:
     def _make_calls(self, hash_text: str) -> dict[str, tuple[StreamEncoder, FindSource]]:
         """Make the table of the methods inside a call, with what finds their source."""
         hub = self._namespace
-        hashes_text = encode_value(
-            {
-                "namespace": hub,
-                "self_hash": self._hub.self_hash,
-                "children_hash": self._hub.children_hash,
-                "hash": self._hub.hash,
-                "children": [{"namespace": NAMESPACE, "hash": self._registry.hash}],
-            }
-        )
+        hashes: dict[str, object] = {
+            name: getattr(self._hub, name)
+            for name in ("namespace", "self_hash", "children_hash", "hash")
+        }
+        hashes["children"] = [{"namespace": NAMESPACE, "hash": self._registry.hash}]
+        hashes_text = encode_value(hashes)
         in_registry: dict[str, FindSource] = {
             each.name: partial(_lenient_command, each) for each in METHODS
         }
@@ -163,23 +157,20 @@ class Hub:
             (self._hub, in_hub, (hub,)),
             (self._registry, in_registry, (NAMESPACE, f"{hub}.{NAMESPACE}")),
         ):
-            found["schema"] = partial(self._schema, plugin)
-            for name in plugin.method_names():
-                found[f"{name}.schema"] = partial(self._schema_of_one, plugin, name)
+            found["schema"] = partial(_schema, plugin)
+            for name in plugin.methods:
+                found[f"{name}.schema"] = partial(_schema_of_one, plugin, name)
             for name, find in found.items():
-                level = Level(plugin.namespace, f"{plugin.namespace}.{name}")
-                encoder = self._encoder(self._call, self._call, level)
+                content_type = f"{plugin.namespace}.{name}"
+                encoder = self._encoder(self._call, self._call, content_type, plugin.namespace)
                 calls.update({f"{way}.{name}": (encoder, find) for way in ways})
         return calls
 
-    def _encoder(self, method: str, notification: str, *levels: Level) -> StreamEncoder:
-        return StreamEncoder(method, notification, self._hub.hash, levels)
-
-    def _hub_encoder(self, name: str) -> StreamEncoder:
-        method = f"{self._namespace}.{name}"
-        return self._encoder(method, RESULT, Level(self._namespace, method))
-
-    # Calls through the hub.
+    def _encoder(
+        self, method: str, notification: str, content_type: str, provenance: str | None = None
+    ) -> StreamEncoder:
+        level = Level(provenance or self._namespace, content_type)
+        return StreamEncoder(method, notification, self._hub.hash, (level,))
 
     def _route_call(self, params: object) -> Stream:
         path, inner = _call_parameters(params)
@@ -229,41 +220,29 @@ class Hub:
         message = f"Activation not found: {clipped(name)}{_hint(name, known)}"
         return CallFailure(message, -32601, detail)
 
-    # Schemas.
-
     def _direct_schema(self, encoder: StreamEncoder, params: object) -> Stream:
         """Find the schema that a direct call asks for; a wrong name is refused at once."""
-        source = self._schema(self._hub, params)
-        if isinstance(source, CallFailure):
-            raise InvalidParamsError(
-                f"Parameter method is {shown(_wanted_schema(params))}:"
-                f" it must be one of {', '.join(self._hub.method_names())}",
-                param="method",
-                problem="malformed",
-            )
-        return Stream(encoder, source)
+        source = _schema(self._hub, params)
+        if not isinstance(source, CallFailure):
+            return Stream(encoder, source)
+        given, known = shown(_wanted_schema(params)), ", ".join(self._hub.methods)
+        message = f"Parameter method is {given}: it must be one of {known}"
+        raise InvalidParamsError(message, param="method", problem="malformed")
 
-    def _schema(self, plugin: Plugin, params: object) -> str | CallFailure:
-        """Find the schema of a plugin, or of the one method that the parameters name."""
-        name = _wanted_schema(params)
-        schema = plugin.schema() if name is None else None
-        if isinstance(name, str):
-            schema = plugin.method_schema(name)
-        if schema is None:
-            wanted = clipped(name) if isinstance(name, str) else shown(name)
-            return _no_method(f"{plugin.namespace}.{wanted}", plugin, wanted)
-        return self._encode_once(f"{plugin.namespace}.schema", str(name or ""), schema)
 
-    def _schema_of_one(self, plugin: Plugin, name: str, _params: object) -> str:
-        """Find the schema of a plugin reduced to one method."""
-        what = f"{plugin.namespace}.{name}.schema"
-        return self._encode_once(what, "", plugin.schema_of_one(name))
+def _schema(plugin: Plugin, params: object) -> str | CallFailure:
+    """Find the schema of a plugin, or of the one method that the parameters name."""
+    name = _wanted_schema(params)
+    if name is None:
+        return plugin.text
+    if isinstance(name, str) and name in plugin.methods:
+        return encode_value(plugin.methods[name])
+    wanted = clipped(name) if isinstance(name, str) else shown(name)
+    return _no_method(f"{plugin.namespace}.{wanted}", plugin, wanted)
 
-    def _encode_once(self, what: str, name: str, schema: Schema | None) -> str:
-        text = self._encoded.get((what, name))
-        if text is None:
-            text = self._encoded[what, name] = encode_value(schema)
-        return text
+
+def _schema_of_one(plugin: Plugin, name: str, _params: object) -> str:
+    return encode_value(plugin.schema(only=name))
 
 
 def _hint(word: str, known: Iterable[str], *, prefix: str = "") -> str:
@@ -273,7 +252,7 @@ def _hint(word: str, known: Iterable[str], *, prefix: str = "") -> str:
 
 
 def _no_method(path: str, plugin: Plugin, name: str) -> CallFailure:
-    known = plugin.method_names()
+    known = plugin.methods
     detail = {
         "kind": "method_not_found",
         "activation": plugin.namespace,
@@ -286,16 +265,12 @@ def _no_method(path: str, plugin: Plugin, name: str) -> CallFailure:
 
 def _invalid_params(error: InvalidParamsError) -> CallFailure:
     """Turn an error in the parameters of the inner call into a failure of the stream."""
-    param, problem = error.data.get("param"), error.data.get("problem")
-    if problem == "missing":
-        detail: dict[str, object] = {"param": param, "problem": "missing"}
-        message = f"missing field: {param}"
-    else:
-        detail = {"param": param, "problem": "malformed", "detail": error.message}
-        message = error.message
-    return CallFailure(
-        f"Invalid params: {message}", error.code, {"kind": "invalid_params", **detail}
-    )
+    message = error.message
+    detail: dict[str, object] = {"problem": "malformed", "detail": message}
+    if error.data.get("problem") == "missing":
+        message, detail = f"missing field: {error.data['param']}", {"problem": "missing"}
+    detail = {"kind": "invalid_params", "param": error.data.get("param"), **detail}
+    return CallFailure(f"Invalid params: {message}", error.code, detail)
 
 
 # Parameters, in the forms in which clients write them.
@@ -314,13 +289,10 @@ def _call_parameters(params: object) -> tuple[str, object]:
             param="method",
             problem="missing",
         )
-    if not isinstance(method, str):
-        raise InvalidParamsError(
-            f"Parameter method is {shown(method)}: it must be a string",
-            param="method",
-            problem="malformed",
-        )
-    return method, inner
+    if isinstance(method, str):
+        return method, inner
+    message = f"Parameter method is {shown(method)}: it must be a string"
+    raise InvalidParamsError(message, param="method", problem="malformed")
 
 
 def _lenient_command(method: Method, params: object) -> Command:
@@ -338,32 +310,24 @@ def _lenient_command(method: Method, params: object) -> Command:
 def _underscored_stream(encoder: StreamEncoder, method: Method, params: object) -> Stream:
     """Accept `activeOnly` for `active_only`, as generated clients write it."""
     if isinstance(params, dict):
-        # Members that the method does not know are dropped: there may be any number of them.
-        names = [parameter.name for parameter in method.command.parameters]
-        spellings = [(each, name) for name in names for each in (_in_camel_case(name), name)]
-        params = {name: params[each] for each, name in spellings if each in params}
+        given = {}
+        for parameter in method.command.parameters:
+            first, *rest = parameter.name.split("_")
+            for spelling in (first + "".join(map(str.capitalize, rest)), parameter.name):
+                if spelling in params:
+                    given[parameter.name] = params[spelling]
+        params = given
     return Stream(encoder, command_from(method, params, ignore_unknown=True))
-
-
-def _in_camel_case(name: str) -> str:
-    first, *rest = name.split("_")
-    return first + "".join(map(str.capitalize, rest))
-
-
-def _direct_watch(encoder: StreamEncoder, params: object) -> Stream:
-    return Stream(encoder, command_from(BY_NAME["watch"], params))
 
 
 def _wanted_schema(params: object) -> object:
     """Read the method whose schema is wanted; None means the whole schema."""
-    if isinstance(params, dict):
-        return params.get("method")
-    first: object = params[0] if isinstance(params, list) and params else None
-    return first
+    if isinstance(params, list):
+        params = {"method": params[0] if params else None}
+    return params.get("method") if isinstance(params, dict) else None
 
 
 def _unsubscription(method: str, params: object) -> Unsubscribe:
-    """Read the number of a method's stream to end, if there is one."""
     if isinstance(params, list) and len(params) == 1 and type(params[0]) is int:
         return Unsubscribe(method, params[0])
     return Unsubscribe(method, None)

@@ -12,13 +12,14 @@ Source: manual/protocol.md, "Schemas" and "Hashes".
 from __future__ import annotations
 
 import hashlib
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import inspect
 
 from plexus_registry.rules.backend import FIELDS, Backend, Health, Source, State
-from plexus_registry.rules.events import EVENTS, Failed
+from plexus_registry.rules.events import EVENTS, Failed, encode_value
 from plexus_registry.rules.methods import METHODS, NAMESPACE
 from plexus_registry.rules.states import Step
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from plexus_registry.rules.parameters import Parameter
 
 Schema = dict[str, object]
+_TEXT: Schema = {"type": "string"}
 
 SURFACE_VERSION = "1.0.0"
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -54,9 +56,10 @@ class Plugin:
     """One activation's schema, whole or reduced to one method.
 
     Attributes:
+        methods: The MethodSchema of each method, by name.
         hash: The hash of the whole schema.
         self_hash: The hash of its own methods.
-        children_hash: The hash of its children; None for a leaf.
+        children_hash: The hash of its child; None for a leaf.
     """
 
     def __init__(
@@ -64,158 +67,131 @@ class Plugin:
         namespace: str,
         description: str,
         methods: Iterable[Schema],
-        children: Iterable[Plugin] = (),
+        child: Plugin | None = None,
     ) -> None:
         self.namespace = namespace
         self.description = description
-        self.children = tuple(children)
-        self._methods = {str(method["name"]): method for method in (*methods, SCHEMA_METHOD)}
-        self.self_hash = self._hash_of(self._methods.values())
-        self.children_hash: str | None = None
-        parts = [self.self_hash]
-        if self.children:
-            self.children_hash = digest([child.hash for child in self.children])
-            parts.append(self.children_hash)
-        self.hash: str = digest(parts)
+        self.methods = {str(method["name"]): method for method in (*methods, SCHEMA_METHOD)}
+        self.self_hash = self._hash_of(self.methods.values())
+        self.children_hash = None if child is None else digest([child.hash])
+        self.hash: str = digest([self.self_hash, *([self.children_hash] if child else [])])
+        self._child = child
+
+    @cached_property
+    def text(self) -> str:
+        """The whole PluginSchema as JSON text."""
+        return encode_value(self.schema())
 
     def _hash_of(self, methods: Iterable[Schema]) -> str:
         about = [self.namespace, SURFACE_VERSION, self.description]
         return digest([*about, *(each["hash"] for each in methods)])
 
-    def schema(self) -> Schema:
-        """The PluginSchema."""
-        return self._schema(self.self_hash, self.hash, self._methods.values(), self.children)
-
-    def method_schema(self, name: str) -> Schema | None:
-        """The MethodSchema of one method, if it has that method."""
-        return self._methods.get(name)
-
-    def schema_of_one(self, name: str) -> Schema | None:
-        """The PluginSchema with one method only, if it has that method."""
-        method = self._methods.get(name)
-        if method is None:
-            return None
-        self_hash = self._hash_of([method])
-        return self._schema(self_hash, digest([self_hash]), [method], ())
-
-    def method_names(self) -> tuple[str, ...]:
-        """The names of all its methods."""
-        return tuple(self._methods)
-
-    def _schema(
-        self,
-        self_hash: str,
-        whole_hash: str,
-        methods: Iterable[Schema],
-        children: tuple[Plugin, ...],
-    ) -> Schema:
+    def schema(self, only: str | None = None) -> Schema:
+        """Make the PluginSchema, whole or with one of the methods only."""
+        child = self._child if only is None else None
+        self_hash, whole_hash = self.self_hash, self.hash
+        methods = [*self.methods.values()]
+        if only is not None:
+            methods = [self.methods[only]]
+            self_hash = self._hash_of(methods)
+            whole_hash = digest([self_hash])
         schema: Schema = {
             "namespace": self.namespace,
             "version": SURFACE_VERSION,
             "description": self.description,
             "self_hash": self_hash,
+            **({"children_hash": self.children_hash} if child else {}),
+            "hash": whole_hash,
+            "methods": methods,
         }
-        if children:
-            schema["children_hash"] = self.children_hash
-        schema["hash"] = whole_hash
-        schema["methods"] = list(methods)
-        if children:
-            schema["children"] = [
-                {"namespace": each.namespace, "description": each.description, "hash": each.hash}
-                for each in children
-            ]
+        if child is not None:
+            names = ("namespace", "description", "hash")
+            schema["children"] = [{name: getattr(child, name) for name in names}]
         return schema
 
 
 def registry_plugin() -> Plugin:
-    """The activation that holds the registry's methods."""
-    returns = events_schema()
-    return Plugin(
-        NAMESPACE,
-        "Backend discovery and registration service for Plexus hubs",
-        [
-            method_schema(
-                each.name,
-                each.doc,
-                params=parameters_schema(each.command.parameters),
-                returns=returns,
-                streaming=each.streaming,
-            )
-            for each in METHODS
-        ],
-    )
+    """Describe the activation that holds the registry's methods."""
+    returns = _events_schema()
+    methods = [
+        _method_schema(
+            each.name,
+            each.doc,
+            params=_parameters_schema(each.command.parameters),
+            returns=returns,
+            streaming=each.streaming,
+        )
+        for each in METHODS
+    ]
+    about = "Backend discovery and registration service for Plexus hubs"
+    return Plugin(NAMESPACE, about, methods)
 
 
 def hub_plugin(namespace: str, registry: Plugin) -> Plugin:
-    """The hub that routes to it."""
-    any_params = {"description": "The parameters of that method", "default": None}
+    """Describe the hub that routes to it."""
     call_params: Schema = {
         "type": "object",
         "properties": {
-            "method": {"description": "The method to call, with its path", "type": "string"},
-            "params": any_params,
+            "method": {"description": "The method to call, with its path", **_TEXT},
+            "params": {"description": "The parameters of that method", "default": None},
         },
         "required": ["method"],
     }
-    text: Schema = {"type": "string"}
-    hash_event = object_schema({"event": {**text, "const": "hash"}, "value": text})
-    children = object_schema({"namespace": text, "hash": text})
-    hashes = object_schema(
+    hash_event = _object_schema({"event": {**_TEXT, "const": "hash"}, "value": _TEXT})
+    children = _object_schema({"namespace": _TEXT, "hash": _TEXT})
+    hashes = _object_schema(
         {
-            **dict.fromkeys(("namespace", "self_hash", "children_hash", "hash"), text),
+            **dict.fromkeys(("namespace", "self_hash", "children_hash", "hash"), _TEXT),
             "children": {"type": "array", "items": children},
         }
     )
     methods = [
-        method_schema(
+        _method_schema(
             "call",
             "Route a call to a method",
             params=call_params,
             returns=_stream_item_schema(),
             streaming=True,
         ),
-        method_schema(
-            "hash", "Get the hash of the whole hub", returns=titled("HashEvent", hash_event)
+        _method_schema(
+            "hash", "Get the hash of the whole hub", returns=_titled("HashEvent", hash_event)
         ),
-        method_schema(
-            "hashes", "Get the hashes of hub and children", returns=titled("Hashes", hashes)
+        _method_schema(
+            "hashes", "Get the hashes of hub and children", returns=_titled("Hashes", hashes)
         ),
     ]
-    return Plugin(namespace, "Central routing and introspection", methods, [registry])
+    return Plugin(namespace, "Central routing and introspection", methods, registry)
 
 
 def _stream_item_schema() -> Schema:
     """Describe the items of a call: data, and at the end an error or `done`."""
-    text: Schema = {"type": "string"}
     members: dict[str, Schema] = {
-        "data": {"content_type": text, "content": {"description": "What the method reports"}},
+        "data": {"content_type": _TEXT, "content": {"description": "What the method reports"}},
         "error": {
-            "message": text,
-            "code": text,
-            "error_kind": text,
+            **dict.fromkeys(("message", "code", "error_kind"), _TEXT),
             "error": {"type": "object", "additionalProperties": True},
             "recoverable": {"type": "boolean"},
         },
         "done": {},
     }
     shared: Schema = {"$ref": "#/$defs/StreamMetadata"}
-    metadata = object_schema(
+    metadata = _object_schema(
         {
-            "provenance": {"type": "array", "items": text},
-            "plexus_hash": text,
+            "provenance": {"type": "array", "items": _TEXT},
+            "plexus_hash": _TEXT,
             "timestamp": {"type": "integer", "format": "int64"},
         }
     )
     variants = []
     for kind, own in members.items():
-        variant = object_schema({"type": {**text, "const": kind}, "metadata": shared, **own})
+        variant = _object_schema({"type": {**_TEXT, "const": kind}, "metadata": shared, **own})
         # An error item inside another stream has no code.
         required = [name for name in ("type", "metadata", *own) if name != "code"]
         variants.append({**variant, "required": required})
-    return titled("StreamItem", {"oneOf": variants, "$defs": {"StreamMetadata": metadata}})
+    return _titled("StreamItem", {"oneOf": variants, "$defs": {"StreamMetadata": metadata}})
 
 
-def method_schema(
+def _method_schema(
     name: str,
     description: str,
     *,
@@ -223,7 +199,7 @@ def method_schema(
     returns: Schema,
     streaming: bool = False,
 ) -> Schema:
-    """Make a MethodSchema with its hash; without `params` if it has none."""
+    """Make a MethodSchema with its hash."""
     described: Schema = {"name": name, "description": description}
     shape: Schema = {
         **({} if params is None else {"params": params}),
@@ -236,17 +212,17 @@ def method_schema(
     return {**described, "hash": digest({**described, **shape}), **shape}
 
 
-def titled(title: str, schema: Schema) -> Schema:
-    """Add dialect and title to a schema that stands by itself."""
+def _titled(title: str, schema: Schema) -> Schema:
+    """Make a schema that stands by itself."""
     return {"$schema": _DIALECT, "title": title, **schema}
 
 
-def object_schema(properties: Mapping[str, object]) -> Schema:
+def _object_schema(properties: Mapping[str, object]) -> Schema:
     """Describe an object that has all of some properties."""
     return {"type": "object", "properties": dict(properties), "required": list(properties)}
 
 
-def parameters_schema(parameters: Sequence[Parameter]) -> Schema | None:
+def _parameters_schema(parameters: Sequence[Parameter]) -> Schema | None:
     """Describe the parameters of a method, as one object; None if it has none."""
     if not parameters:
         return None
@@ -268,7 +244,7 @@ def _nullable(schema: Schema) -> Schema:
     return {"anyOf": [schema, {"type": "null"}]}
 
 
-def events_schema() -> Schema:
+def _events_schema() -> Schema:
     """Describe the union of all events."""
     return {
         "$schema": _DIALECT,
@@ -328,7 +304,7 @@ _DEFINED: Mapping[type, str] = {
 def _type(kind: inspect.Type) -> Schema:
     match kind:
         case inspect.StrType():
-            return {"type": "string"}
+            return _TEXT
         case inspect.BoolType():
             return {"type": "boolean"}
         case inspect.IntType():

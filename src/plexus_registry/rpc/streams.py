@@ -70,7 +70,7 @@ class Level(NamedTuple):
     """
 
     provenance: str
-    content_type: str = ""
+    content_type: str
 
 
 class StreamEncoder:

@@ -84,10 +84,12 @@ class CallError(RegistryError):
     Attributes:
         code: The error code on the wire. Source: manual/methods.md, "Errors".
         data: What the caller needs to act; `code` in it is a word.
+        limit: The name of the limit that the request exceeds, or empty.
     """
 
     code: int
     word: str
+    limit: str = ""
 
     def __init__(self, message: str, **data: object) -> None:
         super().__init__(message)
@@ -132,11 +134,13 @@ class InternalError(ProtocolError):
 class BatchTooLargeError(ProtocolError):
     """More requests in one batch than the server takes."""
 
-    code, word = -32010, "batch_too_large"
+    code, word, limit = -32010, "batch_too_large", "batch_requests"
 
 
 class NestingLimitError(ParseError):
     """JSON that is nested more deeply, or has more values, than the server reads."""
+
+    limit = "nesting"
 
 
 class AnswerLimitError(ProtocolError):
@@ -148,7 +152,7 @@ class AnswerLimitError(ProtocolError):
 class SubscriptionLimitError(ProtocolError):
     """More live streams on one connection than the server keeps."""
 
-    code, word = -32006, "limit_exceeded"
+    code, word, limit = -32006, "limit_exceeded", "subscriptions"
 
 
 class MethodError(CallError):
