@@ -12,7 +12,12 @@ from trio_websocket import ConnectionClosed
 from plexus_registry.app import open_registry
 from plexus_registry.rpc.fairness import Caller, Fairness, Share
 from plexus_registry.rules.change_log import KEPT_CHANGES
+from plexus_registry.server.connection import Watchers, serve_connection
+from plexus_registry.server.handshake import accept_websocket
+from plexus_registry.server.websocket import WebSocket
 from plexus_registry.settings import Settings
+from plexus_registry.websocket_frames import FrameReader
+from tests.e2e.raw import HEAD
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -21,7 +26,8 @@ if TYPE_CHECKING:
     from plexus_registry.health.network import Network
     from plexus_registry.registry import Registry
     from plexus_registry.rpc.handler import Handler
-    from plexus_registry.server.websocket import WebSocket
+    from plexus_registry.rpc.plexus import Hub
+    from plexus_registry.server.shutdown import Shutdown
 
 T = TypeVar("T")
 
@@ -105,6 +111,13 @@ class ScriptedWebSocket:
 
     is_queue_full = False
 
+    def send_at_once(self, messages: Sequence[str | bytes]) -> bool:
+        self.queue(texts_of(messages))
+        if self.barrier is None:
+            self.frames += self._queue
+            self._queue.clear()
+        return self.barrier is None
+
     async def flush(self) -> None:
         if self._queue:
             await self.send(())
@@ -115,8 +128,8 @@ class ScriptedWebSocket:
         except trio.EndOfChannel:
             raise ConnectionClosed(None) from None
 
-    async def send(self, frames: Sequence[str]) -> None:
-        frames = (*self._queue, *frames)
+    async def send(self, messages: Sequence[str | bytes]) -> None:
+        frames = (*self._queue, *texts_of(messages))
         self._queue.clear()
         await trio.lowlevel.checkpoint()
         self.sent += 1
@@ -180,6 +193,45 @@ async def answered(responder: Handler, frame: str | bytes) -> list[str]:
     """Have a frame answered, whether or not the answer takes a wait."""
     answer = responder.answer(frame)
     return answer if isinstance(answer, list) else await answer
+
+
+async def accepted(
+    nursery: trio.Nursery,
+    stream: trio.abc.Stream,
+    *,
+    max_message_bytes: int = 1000,
+    fairness: Fairness | None = None,
+) -> WebSocket:
+    """Accept a WebSocket on a stream."""
+    assert await accept_websocket(stream, HEAD)
+    reader = FrameReader(is_peer_client=True, max_message_bytes=max_message_bytes)
+    return WebSocket(stream, nursery, reader, Caller(), fairness or Fairness())
+
+
+async def serve_scripted(
+    registry: Registry, hub: Hub, websocket: ScriptedWebSocket, shutdown: Shutdown
+) -> None:
+    """Serve a connection, as the only one of its registry."""
+    watchers = Watchers(registry, Fairness())
+    async with trio.open_nursery() as nursery:
+        await nursery.start(watchers.send_forever)
+        await serve_connection(registry, hub, websocket, shutdown, watchers)  # type: ignore[arg-type]  # a script
+        nursery.cancel_scope.cancel()
+
+
+def texts_of(messages: Sequence[str | bytes]) -> list[str]:
+    """Decode the messages that are encoded as frames."""
+    texts: list[str] = []
+    for each in messages:
+        if isinstance(each, str):
+            texts.append(each)
+            continue
+        reader = FrameReader(is_peer_client=False)
+        reader.feed(each)
+        while (text := reader.read()) is not None:
+            assert isinstance(text, str)
+            texts.append(text)
+    return texts
 
 
 async def received(websocket: WebSocket) -> str | bytes:

@@ -44,7 +44,7 @@ ROOMS: dict[str, Room] = {
     "tasks": Room("registry health config storage concurrency rules"),
     "client": Room("concurrency websocket_frames rules"),
     "rpc": Room(
-        "registry settings rules",
+        "registry settings websocket_frames rules",
         pure="jsonrpc plexus schema streams",
     ),
     "registry": Room("health config storage concurrency rules"),

@@ -19,10 +19,15 @@ from plexus_registry.rules.errors import RegistryError
 
 if TYPE_CHECKING:
     from codecs import IncrementalDecoder
+    from collections.abc import Iterable, Iterator
 
 MAX_CONTROL_BYTES = 125
 """The longest payload of a control frame; also the longest that one byte of length describes."""
 
+PIECE_BYTES = 64 * 1024
+"""A longer text is encoded and sent piece by piece."""
+
+_ENCODED_AT_ONCE = 256 * 1024
 _MAX_SHORT_LENGTH = 2**16 - 1
 _TWO_BYTES, _EIGHT_BYTES = 126, 127
 _LAST, _RESERVED, _CONTROL, _MASKED = 0x80, 0x70, 0x08, 0x80
@@ -127,6 +132,33 @@ def encode_close(code: int, reason: str = "", *, mask: bytes | None = None) -> b
     """Encode a close frame; a reason that is too long is cut between two characters."""
     text = reason.encode()[: MAX_CONTROL_BYTES - 2].decode(errors="ignore")
     return encode_frame(Opcode.CLOSE, code.to_bytes(2, "big") + text.encode(), mask=mask)
+
+
+def encode_texts(messages: Iterable[str | bytes]) -> Iterator[bytes]:
+    """Encode texts; short ones are joined, also with frames, and long ones come in pieces."""
+    short = bytearray()
+    for message in messages:
+        if isinstance(message, bytes):
+            short += message
+        elif len(message) <= PIECE_BYTES:
+            short += encode_frame(Opcode.TEXT, message.encode())
+        if len(short) > PIECE_BYTES or (short and len(message) > PIECE_BYTES):
+            yield bytes(short)
+            short.clear()
+        if isinstance(message, str) and len(message) > PIECE_BYTES:
+            yield from encode_in_pieces(message)
+    if short:
+        yield bytes(short)
+
+
+def encode_in_pieces(text: str, *, is_first: bool = True, is_last: bool = True) -> Iterator[bytes]:
+    """Encode a frame piece by piece."""
+    length = len(text) if text.isascii() else len(text.encode())
+    opcode = Opcode.TEXT if is_first else Opcode.CONTINUATION
+    head = encode_header(opcode, length, is_last=is_last)
+    yield head + text[:_ENCODED_AT_ONCE].encode()
+    for start in range(_ENCODED_AT_ONCE, len(text), _ENCODED_AT_ONCE):
+        yield text[start : start + _ENCODED_AT_ONCE].encode()
 
 
 def apply_mask(payload: bytes | bytearray, mask: bytes | bytearray) -> bytes:

@@ -27,11 +27,10 @@ from plexus_registry.app import open_registry
 from plexus_registry.rpc.plexus import Hub
 from plexus_registry.rules.backend import Register, Update
 from plexus_registry.rules.errors import MethodError
-from plexus_registry.server.connection import serve_connection
 from plexus_registry.server.shutdown import Shutdown
 from plexus_registry.settings import Settings
 from plexus_registry.tasks.periodic import sweep_once, watch_config_once
-from tests.fakes import ScriptedWebSocket, entry, run_inline
+from tests.fakes import ScriptedWebSocket, entry, run_inline, serve_scripted
 from tests.machine.loop import Loop
 
 if TYPE_CHECKING:
@@ -376,7 +375,7 @@ class WatchMachine(RuleBasedStateMachine):
                     wire = ScriptedWebSocket(nursery)
                     connected.append(wire)
                     is_connected.set()
-                    await serve_connection(self.registry, HUB, wire, self.shutdown)  # type: ignore[arg-type]
+                    await serve_scripted(self.registry, HUB, wire, self.shutdown)
                     nursery.cancel_scope.cancel()
 
             self.loop.nursery.start_soon(connection)

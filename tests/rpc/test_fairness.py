@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ssl
 import threading
-from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -22,11 +21,9 @@ from plexus_registry.rpc.handler import PART_CHARACTERS
 from plexus_registry.rpc.plexus import Hub
 from plexus_registry.rules.backend import Register
 from plexus_registry.rules.errors import RegistryUnavailableError
-from plexus_registry.server.connection import serve_connection
 from plexus_registry.server.shutdown import Shutdown
-from plexus_registry.server.websocket import accept_websocket
-from tests.e2e.raw import CLOSE, HEAD, frame
-from tests.fakes import ScriptedWebSocket, opened, received
+from tests.e2e.raw import CLOSE, frame
+from tests.fakes import ScriptedWebSocket, accepted, opened, received, serve_scripted
 from tests.health.test_tracker import backend_of
 
 if TYPE_CHECKING:
@@ -116,7 +113,7 @@ async def begun(
 ) -> ScriptedWebSocket:
     wire = ScriptedWebSocket(nursery)
     wire.share = Share(fairness or Fairness())
-    nursery.start_soon(partial(serve_connection, registry, HUB, wire, Shutdown()))  # type: ignore[arg-type]  # a script
+    nursery.start_soon(serve_scripted, registry, HUB, wire, Shutdown())
     return wire
 
 
@@ -264,10 +261,7 @@ async def test_peers_that_leave_together_are_seen_out_one_in_a_round(*, says_goo
         peers = []
         for _ in range(100):
             server, peer = memory_stream_pair()
-            wire = await accept_websocket(
-                nursery, server, HEAD, max_message_size=1000, fairness=fairness
-            )
-            assert wire is not None
+            wire = await accepted(nursery, server, fairness=fairness)
             nursery.start_soon(wait_for_end, wire)
             peers.append(peer)
         await wait_all_tasks_blocked()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -12,11 +11,10 @@ from trio_websocket import ConnectionClosed
 
 from plexus_registry.rpc.handler import Handler
 from plexus_registry.rpc.plexus import Hub
-from plexus_registry.rpc.streams import CHARACTERS_AT_ONCE, LOOKS_AT_ONCE
+from plexus_registry.rpc.streams import CHARACTERS_AT_ONCE, LOOKS_AT_ONCE, ChangeFrames
 from plexus_registry.rules.backend import Register
-from plexus_registry.server.connection import serve_connection
 from plexus_registry.server.shutdown import Shutdown
-from tests.fakes import ScriptedWebSocket, answered, opened
+from tests.fakes import ScriptedWebSocket, answered, opened, serve_scripted, texts_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +38,7 @@ async def begun(
 ) -> ScriptedWebSocket:
     """Start a connection that watches."""
     wire = ScriptedWebSocket(nursery)
-    nursery.start_soon(partial(serve_connection, registry, HUB, wire, shutdown))  # type: ignore[arg-type]  # a script
+    nursery.start_soon(serve_scripted, registry, HUB, wire, shutdown)
     wire.barrier = None if is_reading else trio.Event()
     await wire.say.send(WATCH)
     await wait_all_tasks_blocked()
@@ -114,13 +112,14 @@ async def test_many_snapshots_are_made_a_few_at_a_time_and_each_watch_has_its_tu
                 Register(name=f"a{number}", host="h", port=1, description="x" * 4000)
             )
         responder = Handler(registry, HUB)
+        changes = ChangeFrames(registry.change_log, registry.catalog)
         watches = 30
         for _ in range(watches):
             await answered(responder, '{"jsonrpc":"2.0","id":1,"method":"registry.watch"}')
         assert responder.note_sent()
         told: list[int] = []
         while responder.is_behind():
-            frames = responder.due()
+            frames = texts_of(responder.due(changes, changes.revision))
             assert sum(map(len, frames[:-1])) <= CHARACTERS_AT_ONCE
             told += [msgspec.json.decode(each)["params"]["subscription"] for each in frames]
         assert sorted(told) == [*range(1, watches + 1)]
@@ -132,6 +131,7 @@ async def test_watches_without_events_hold_nobody_up(tmp_path: Path) -> None:
         for number in range(100):
             await registry.register(Register(name=f"a{number}", host="h", port=1))
         responder = Handler(registry, HUB)
+        changes = ChangeFrames(registry.change_log, registry.catalog)
         filters = '{"namespace":"no","since":0}'
         request = f'{{"jsonrpc":"2.0","id":1,"method":"registry.watch","params":{filters}}}'
         for _ in range(100):
@@ -139,7 +139,7 @@ async def test_watches_without_events_hold_nobody_up(tmp_path: Path) -> None:
         responder.note_sent()
         rounds = 0
         while responder.is_behind():
-            assert responder.due() == []
+            assert responder.due(changes, changes.revision) == []
             rounds += 1
         assert rounds == 100 * 100 // LOOKS_AT_ONCE
 
@@ -147,9 +147,9 @@ async def test_watches_without_events_hold_nobody_up(tmp_path: Path) -> None:
 class LeftWire(ScriptedWebSocket):
     """A WebSocket whose peer leaves while it receives an event."""
 
-    async def send(self, frames: Sequence[str]) -> None:
-        await super().send(frames)
-        if any("backend_registered" in frame for frame in frames):
+    async def send(self, messages: Sequence[str | bytes]) -> None:
+        await super().send(messages)
+        if any("backend_registered" in frame for frame in texts_of(messages)):
             raise ConnectionClosed(None)
 
 
@@ -159,7 +159,7 @@ async def test_a_peer_that_leaves_during_an_event_ends_nothing_else(
     """Its goodbye is answered by another task, in the same nursery."""
     async with opened(tmp_path) as registry, trio.open_nursery() as nursery:
         wire = LeftWire(nursery)
-        nursery.start_soon(partial(serve_connection, registry, HUB, wire, Shutdown()))  # type: ignore[arg-type]  # a script
+        nursery.start_soon(serve_scripted, registry, HUB, wire, Shutdown())
         await wire.say.send(WATCH)
         await registry.register(Register(name="a", host="h", port=1))
         await wait_all_tasks_blocked()

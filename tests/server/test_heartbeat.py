@@ -15,14 +15,16 @@ from trio_websocket import ConnectionClosed
 from plexus_registry.concurrency import LogThrottle
 from plexus_registry.rpc.fairness import Fairness
 from plexus_registry.server.heartbeat import Heartbeat
-from plexus_registry.server.websocket import PIECE_BYTES, WebSocket, accept_websocket
-from tests.e2e.raw import CLOSE, HEAD, PING, TEXT, frame
-from tests.fakes import received
+from plexus_registry.websocket_frames import PIECE_BYTES
+from tests.e2e.raw import CLOSE, PING, TEXT, frame
+from tests.fakes import accepted, received
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from trio.testing import MockClock
+
+    from plexus_registry.server.websocket import WebSocket
 
 PONG = 0xA
 
@@ -66,8 +68,7 @@ async def checked(
     async with trio.open_nursery() as nursery:
         await nursery.start(heartbeat.check_forever)
         async with trio.open_nursery() as connection:
-            websocket = await accept_websocket(connection, server, HEAD, max_message_size=1000)
-            assert websocket is not None
+            websocket = await accepted(connection, server)
             ours = CheckedConnection(websocket, peer, connection.cancel_scope, refused)
             while b"\r\n\r\n" not in await peer.receive_some():
                 pass
@@ -214,8 +215,7 @@ async def test_a_peer_that_reads_nothing_for_a_while_is_cut_off(
     async with trio.open_nursery() as nursery:
         await nursery.start(heartbeat.check_forever)
         async with trio.open_nursery() as connection:
-            websocket = await accept_websocket(connection, stuck, HEAD, max_message_size=1000)
-            assert websocket is not None
+            websocket = await accepted(connection, stuck)
             stuck.pause = 8  # slow, but it takes some in time
             heartbeat.add(websocket, "peer", connection.cancel_scope.cancel)
             await websocket.send(["x" * PIECE_BYTES * 20])
@@ -242,10 +242,7 @@ async def test_a_peer_that_holds_up_others_is_cut_off(
     async with trio.open_nursery() as nursery:
         await nursery.start(heartbeat.check_forever)
         async with trio.open_nursery() as connection:
-            websocket = await accept_websocket(
-                connection, stuck, HEAD, max_message_size=1000, fairness=fairness
-            )
-            assert websocket is not None
+            websocket = await accepted(connection, stuck, fairness=fairness)
             stuck.pause = pause or 0
             heartbeat.add(websocket, "peer", connection.cancel_scope.cancel)
             text = "x" * PIECE_BYTES * 50

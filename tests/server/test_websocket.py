@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 from trio_websocket import ConnectionClosed, wrap_server_stream
 
-from plexus_registry.server.websocket import PIECE_BYTES, WebSocket, accept_websocket
+from plexus_registry.rpc.fairness import Caller, Fairness
+from plexus_registry.server.websocket import WebSocket
 from plexus_registry.websocket_frames import (
+    PIECE_BYTES,
     CloseCode,
     CloseFrame,
     FrameReader,
@@ -26,10 +28,11 @@ from plexus_registry.websocket_frames import (
     encode_frame,
 )
 from tests.e2e.raw import HEAD, frame
-from tests.fakes import received
+from tests.fakes import accepted, received
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+
 
 Serve: TypeAlias = "Callable[[trio.abc.Stream], Awaitable[int | None]]"
 """Serves a peer whose handshake is read: echoes its messages, and returns the code of the end."""
@@ -119,8 +122,7 @@ class Replayed(trio.abc.ReceiveStream):
 
 async def serve_with_ours(stream: trio.abc.Stream) -> int | None:
     async with trio.open_nursery() as nursery:
-        websocket = await accept_websocket(nursery, stream, HEAD, max_message_size=MOST_BYTES)
-        assert websocket is not None
+        websocket = await accepted(nursery, stream, max_message_bytes=MOST_BYTES)
         try:
             while True:
                 message = await received(websocket)
@@ -268,8 +270,7 @@ async def connected() -> AsyncIterator[Connected]:
     counted = Counted(server)
     async with trio.open_nursery() as nursery:
         stream = trio.StapledStream(counted, server)
-        websocket = await accept_websocket(nursery, stream, HEAD, max_message_size=MOST_BYTES)
-        assert websocket is not None
+        websocket = await accepted(nursery, stream, max_message_bytes=MOST_BYTES)
         assert b"\r\n\r\n" in await peer.receive_some()
         counted.sends = 0
         yield Connected(websocket, peer, counted, nursery)
@@ -363,3 +364,30 @@ async def test_no_bytes_come_between_the_pieces_of_a_message() -> None:
         frames = [await each.next_frame() for _ in range(3)]
         assert frames[0] == "x" * PIECE_BYTES * 3
         assert {*frames[1:]} == {PingFrame(b""), "y"}
+
+
+async def test_what_the_system_does_not_accept_at_once_is_sent_later() -> None:
+    async with socket_pair() as (server, peer), trio.open_nursery() as nursery:
+        reader = FrameReader(is_peer_client=True)
+        websocket = WebSocket(server, nursery, reader, Caller(), Fairness())
+        texts = [f"{number} {'x' * 50_000}" for number in range(100)]
+        is_all_sent = [websocket.send_at_once([text]) for text in texts]
+        assert is_all_sent[0]
+        assert not is_all_sent[-1], "100 long texts fit into the buffers of the system"
+        assert websocket.sending is not None, "a frame is cut"
+        nursery.start_soon(websocket.send, ["the end"])
+        reader = FrameReader(is_peer_client=False)
+        got: list[object] = []
+        while len(got) <= len(texts):
+            reader.feed(await peer.receive_some())
+            while (text := reader.read()) is not None:
+                got.append(text)
+        assert got == [*texts, "the end"]
+        assert websocket.sending is None
+
+
+@asynccontextmanager
+async def socket_pair() -> AsyncIterator[tuple[trio.SocketStream, trio.SocketStream]]:
+    ours, theirs = trio.socket.socketpair()
+    async with trio.SocketStream(ours) as server, trio.SocketStream(theirs) as peer:
+        yield server, peer

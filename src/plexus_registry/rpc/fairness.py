@@ -20,7 +20,7 @@ from plexus_registry.settings import DEFAULT_MAX_UNREAD
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-SLICE_SECONDS = 0.002
+SLICE_SECONDS = 0.0005
 """How long one task works before it waits for its next turn."""
 LONG_CHARACTERS = 64 * 1024
 """A longer answer is held to the budget for unread answers."""
@@ -128,7 +128,7 @@ class Share:
         await self._fairness.wait_for_room()
         self._began = time.perf_counter()
 
-    def hold(self, text: str) -> int:
+    def hold(self, text: str | bytes) -> int:
         """Count an answer if it is long, and return the size to release later."""
         size = len(text)
         if size <= LONG_CHARACTERS:

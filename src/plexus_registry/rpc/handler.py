@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from plexus_registry.registry import Registry
     from plexus_registry.rpc.fairness import Peer
     from plexus_registry.rpc.plexus import Hub
-    from plexus_registry.rpc.streams import Route
+    from plexus_registry.rpc.streams import ChangeFrames, Route
     from plexus_registry.rules.events import Event
     from plexus_registry.rules.parameters import Command
 
@@ -295,10 +295,9 @@ class Handler:
         """Whether a watch waits for its snapshot, which may be long."""
         return self._subscriptions.is_beginning
 
-    def due(self) -> list[str]:
-        """Return the next frames of the watches: as many as may be made at a time."""
-        registry = self._registry
-        return self._subscriptions.due(registry.change_log, registry.catalog, now=registry.now())
+    def due(self, changes: ChangeFrames, until: int) -> list[str | bytes]:
+        """Return the next messages of the watches, up to a revision; see `Subscriptions.due`."""
+        return self._subscriptions.due(changes, until, now=self._registry.now())
 
     async def _carry_out(self, command: Command) -> str:
         """Carry out a command, not a watch, and return the event that reports it as JSON text."""

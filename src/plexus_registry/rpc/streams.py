@@ -24,6 +24,7 @@ import msgspec
 from plexus_registry.rules.errors import SubscriptionLimitError, WatchEnded
 from plexus_registry.rules.events import encode_ended, encode_value
 from plexus_registry.rules.parameters import Command
+from plexus_registry.websocket_frames import Opcode, encode_header
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -79,6 +80,7 @@ class StreamEncoder:
     Attributes:
         method: The method that was called.
         levels: The items around each datum, the outermost first.
+        head: The text of a frame before the number of its stream.
     """
 
     def __init__(
@@ -89,7 +91,7 @@ class StreamEncoder:
         self.levels = levels
         self._notification = notification
         self._plexus_hash = plexus_hash
-        self._head = f'{{"jsonrpc":"2.0","method":"{notification}","params":{{"subscription":'
+        self.head = f'{{"jsonrpc":"2.0","method":"{notification}","params":{{"subscription":'
         self._second: int | None = None
         # Around a datum, and after the number of a successful end, in the second above.
         self._before = self._after = ""
@@ -111,7 +113,7 @@ class StreamEncoder:
         """
         if now != self._second:
             self._encode_constants(now)
-        head = f"{self._head}{number}"
+        head = f"{self.head}{number}"
         if isinstance(outcome, str):
             data = f"{head}{self._before}{outcome}{self._after}"
             return [data, *map(head.__add__, self._ends)]
@@ -119,13 +121,17 @@ class StreamEncoder:
 
     def data(self, number: int, text: str, *, now: int) -> str:
         """Encode the frame that carries a datum, which is JSON text."""
+        return f"{self.head}{number}{self.after_number(text, now=now)}"
+
+    def after_number(self, text: str, *, now: int) -> str:
+        """Encode what follows the number in the frame that carries a datum."""
         if now != self._second:
             self._encode_constants(now)
-        return f"{self._head}{number}{self._before}{text}{self._after}"
+        return f"{self._before}{text}{self._after}"
 
     def end(self, number: int, *, now: int) -> list[str]:
         """Encode the frames that end a stream."""
-        head = f"{self._head}{number}"
+        head = f"{self.head}{number}"
         return [*map(head.__add__, self._encode_ends(None, now))]
 
     def _encode_constants(self, now: int) -> None:
@@ -193,6 +199,8 @@ EVENTS_AT_ONCE = 256
 """How many changes one watch goes through at a time, so that those beside it have their turn."""
 LOOKS_AT_ONCE = 2_000
 """How many changes or backends the watches of a connection go through at a time, about."""
+_SHARED_BYTES, _KEY_BYTES = 4 * 1024 * 1024, 256
+"""How much of the frames that watches share is kept, and about what one key takes of it."""
 CHARACTERS_AT_ONCE = 256 * 1024
 """About how much the watches of a connection get at a time: a thousand snapshots are a lot."""
 
@@ -209,6 +217,78 @@ class WatchStream(NamedTuple):
 
     encoder: StreamEncoder
     cursor: WatchCursor
+
+
+class ChangeFrames:
+    """Encodes what watches get; those of one kind that are equally far share their frames.
+
+    A frame depends on its watch only by the number in it. So the frames of several changes are kept
+    as the parts between the numbers.
+    """
+
+    def __init__(self, change_log: ChangeLog, catalog: Catalog) -> None:
+        self._change_log = change_log
+        self._catalog = catalog
+        self._parts: dict[tuple[object, ...], list[bytes]] = {}
+        self._bytes = 0
+
+    @property
+    def revision(self) -> int:
+        """The revision after the last change."""
+        return self._change_log.revision
+
+    def due(
+        self, watch: WatchStream, number: int, until: int, *, now: int
+    ) -> tuple[list[str | bytes], int]:
+        """Return the next messages of a watch; they count as sent.
+
+        Args:
+            watch: The watch.
+            number: Its number.
+            until: The last revision to include; at most `EVENTS_AT_ONCE` changes are examined.
+            now: Unix seconds.
+
+        Returns:
+            Messages as text, or the frames of several ones as bytes, and how many changes or
+            backends were examined for them.
+
+        Raises:
+            WatchEnded: The next change is no longer kept.
+        """
+        encoder, cursor = watch
+        if not cursor.has_begun:
+            events, looks = cursor.due(self._change_log, self._catalog, most=EVENTS_AT_ONCE)
+            return [encoder.data(number, each, now=now) for each in events], looks
+        first, last = cursor.revision, min(until, cursor.revision + EVENTS_AT_ONCE)
+        digits = b"%d" % number
+        key = (encoder, cursor.filters, first, last, len(digits), now)
+        parts = self._parts.get(key)
+        if parts is None:
+            events, _ = cursor.due(self._change_log, self._catalog, most=last - first)
+            parts = _frames_around_number(encoder, events, len(digits), now)
+            size = sum(map(len, parts)) + _KEY_BYTES
+            if self._bytes + size > _SHARED_BYTES:
+                self._parts.clear()
+                self._bytes = 0
+            self._parts[key] = parts
+            self._bytes += size
+        else:
+            cursor.revision = last
+        return ([digits.join(parts)] if len(parts) > 1 else []), last - first
+
+
+def _frames_around_number(
+    encoder: StreamEncoder, events: list[str], digits: int, now: int
+) -> list[bytes]:
+    """Encode the frames of events, and return the parts around the numbers in them."""
+    before = encoder.head.encode()
+    parts = [b""]
+    for event in events:
+        after = encoder.after_number(event, now=now).encode()
+        header = encode_header(Opcode.TEXT, len(before) + digits + len(after))
+        parts[-1] += header + before
+        parts.append(after)
+    return parts
 
 
 class Subscriptions:
@@ -281,25 +361,36 @@ class Subscriptions:
         """Whether a watch waits for its snapshot, which may be long."""
         return not all(each.cursor.has_begun for each in self._watches.values())
 
-    def due(self, change_log: ChangeLog, catalog: Catalog, *, now: int) -> list[str]:
-        """Return the next frames of the watches: as many as may be made at a time.
+    def due(self, changes: ChangeFrames, until: int, *, now: int) -> list[str | bytes]:
+        """Return the next messages of the watches: as many as may be made at a time.
 
         The watches take turns; the next round begins with the watch after the last one.
+
+        Args:
+            changes: Encodes the changes.
+            until: The last revision to send.
+            now: Unix seconds.
+
+        Returns:
+            Messages as text, and the frames of several ones as bytes.
         """
-        frames: list[str] = []
-        looks = 0
+        due: list[str | bytes] = []
+        looks = size = 0
         for number in [*self._watches]:
-            encoder, cursor = self._watches[number] = self._watches.pop(number)
-            end: list[str] = []
+            watch = self._watches[number] = self._watches.pop(number)
+            messages: list[str | bytes]
             try:
-                events, looked = cursor.due(change_log, catalog, most=EVENTS_AT_ONCE)
+                messages, looked = changes.due(watch, number, until, now=now)
             except WatchEnded as error:
-                events, looked = [encode_ended(error)], 0
-                end = encoder.end(number, now=now)
+                end = watch.encoder.end(number, now=now)
+                messages, looked = (
+                    [watch.encoder.data(number, encode_ended(error), now=now), *end],
+                    0,
+                )
                 del self._watches[number]
-            frames += [encoder.data(number, each, now=now) for each in events]
-            frames += end
+            due += messages
             looks += looked
-            if looks > LOOKS_AT_ONCE or sum(map(len, frames)) > CHARACTERS_AT_ONCE:
+            size += sum(map(len, messages))
+            if looks > LOOKS_AT_ONCE or size > CHARACTERS_AT_ONCE:
                 break
-        return frames
+        return due

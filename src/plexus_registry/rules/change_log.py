@@ -124,12 +124,14 @@ class WatchCursor:
     Attributes:
         revision: The last revision that was told or passed over.
         has_begun: Whether its first events were given.
+        filters: The name and the namespace that it asks for, if any.
     """
 
     def __init__(self, command: WatchCommand) -> None:
         self.revision = 0
-        self._command = command
         self.has_begun = False
+        self.filters = command.name, command.namespace
+        self._command = command
 
     def is_behind(self, change_log: ChangeLog) -> bool:
         """Whether there may be more to tell."""

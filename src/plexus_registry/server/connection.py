@@ -1,31 +1,32 @@
 """One WebSocket: its frames are answered in order, and its watches get their events.
 
-Two tasks send on a connection. The task of the connection reads frames and sends their answers.
-The watch sender, which starts with the first watch, sends events. It takes them from the change log
-only when they can be sent, so a peer that does not read holds up only its own watches.
+The task of the connection reads frames and sends their answers. One task for all connections sends
+the changes to their watches (`Watchers`). They are taken from the change log when they can be sent:
+of a watch, nothing is kept but the revision that it has seen.
 """
 
 from __future__ import annotations
 
 import logging
 import secrets
-from contextlib import asynccontextmanager, closing, nullcontext, suppress
+from contextlib import closing, nullcontext, suppress
 from typing import TYPE_CHECKING
 
 import trio
 from trio_websocket import ConnectionClosed
 
 from plexus_registry.concurrency import Wakeup
-from plexus_registry.rpc.fairness import LONG_CHARACTERS
+from plexus_registry.rpc.fairness import LONG_CHARACTERS, Share
 from plexus_registry.rpc.handler import Handler
-from plexus_registry.rpc.streams import FIRST_NUMBER_BITS
+from plexus_registry.rpc.streams import FIRST_NUMBER_BITS, ChangeFrames
 from plexus_registry.rules.errors import shown
 from plexus_registry.websocket_frames import CloseCode
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from contextlib import AbstractAsyncContextManager
 
     from plexus_registry.registry import Registry
+    from plexus_registry.rpc.fairness import Fairness
     from plexus_registry.rpc.plexus import Hub
     from plexus_registry.server.shutdown import Shutdown
     from plexus_registry.server.websocket import WebSocket
@@ -46,7 +47,7 @@ LONG_FRAME = 16 * 1024
 
 
 async def serve_connection(
-    registry: Registry, hub: Hub, websocket: WebSocket, shutdown: Shutdown
+    registry: Registry, hub: Hub, websocket: WebSocket, shutdown: Shutdown, watchers: Watchers
 ) -> None:
     """Answer every frame of one WebSocket until the peer leaves or the registry stops.
 
@@ -55,7 +56,7 @@ async def serve_connection(
     """
     numbers_after = secrets.randbits(FIRST_NUMBER_BITS)
     handler = Handler(registry, hub, websocket.caller, numbers_after=numbers_after, peer=websocket)
-    watch_sender = WatchSender(registry, handler, websocket)
+    watch_sender = WatchSender(watchers, handler, websocket)
     handler.in_parts = watch_sender.pause
     current: str | bytes | list[str] | None = None
     sent_before = None
@@ -96,7 +97,8 @@ async def serve_connection(
                         sent_before = websocket.sent
                         await websocket.send(frames)
                         if handler.note_sent():
-                            watch_sender.wake()
+                            watch_sender.begin()
+                    watch_sender.resume()
                     size = sum(map(len, frames))
                 current = sent_before = None
                 if size > KEPT_CHARACTERS:
@@ -120,6 +122,7 @@ async def serve_connection(
         with trio.move_on_after(END_SECONDS, shield=True):
             await _break_off(websocket, unsent, CloseCode.INTERNAL_ERROR, FAILED)
     finally:
+        watchers.remove(watch_sender)
         handler.release()
         # The two refer to each other, and a connection must leave no cycles: see `app`.
         handler.in_parts = nullcontext
@@ -162,62 +165,125 @@ async def _break_off(websocket: WebSocket, unsent: list[str], code: int, why: st
 
 
 class WatchSender:
-    """Sends the events of all watches of one connection."""
+    """Sends the changes to the watches of one connection.
 
-    def __init__(self, registry: Registry, handler: Handler, websocket: WebSocket) -> None:
-        self._registry = registry
+    What the system does not accept at once is sent by a task of the connection, which ends when the
+    watches have everything. So a peer that does not read holds up only its own watches.
+    """
+
+    def __init__(self, watchers: Watchers, handler: Handler, websocket: WebSocket) -> None:
+        self._watchers = watchers
         self._handler = handler
         self._websocket = websocket
-        self._wakeup = Wakeup()
         self._sending = trio.Lock()
         self._has_begun = False
         self._is_over = False
-        self._ended = trio.Event()
+        self._caught_up: trio.Event | None = None
 
-    def wake(self) -> None:
-        """Send the events that are due, now and after every change from now on."""
-        self._wakeup.set()
-        if not self._has_begun:
-            self._has_begun = True
-            self._websocket.start_soon(self._send_forever)
+    def begin(self) -> None:
+        """Send what is due, now and after every change."""
+        self._has_begun = True
+        self._watchers.add(self)
+        self.resume()
 
-    @asynccontextmanager
-    async def pause(self) -> AsyncIterator[None]:
-        """Make a context in which no event is sent.
+    def pause(self) -> AbstractAsyncContextManager[None]:
+        """Make a context in which no change is sent; call `resume` after it.
 
         The answer to an unsubscription is sent inside, and no event of that watch comes after it.
         """
-        if not self._has_begun:
-            yield
-            return
-        async with self._sending:
-            yield
+        return self._sending if self._has_begun else nullcontext()
+
+    def resume(self) -> None:
+        """Send what became due during a pause."""
+        if self._has_begun and self._handler.is_behind():
+            self._start()
 
     async def finish(self) -> None:
-        """Wait until the current events are sent, and send no more."""
+        """Wait until the current changes are sent, and send no more."""
         self._is_over = True
-        if self._has_begun:
-            self._wakeup.set()
-            await self._ended.wait()
+        self._watchers.remove(self)
+        if self._caught_up is not None:
+            await self._caught_up.wait()
 
-    async def _send_forever(self) -> None:
-        # When the peer leaves, the task that reads its frames ends the connection.
-        with self._registry.wake_on_change(self._wakeup), suppress(ConnectionClosed):
-            while not self._is_over:
-                await self._wakeup.wait()
-                await self._send_due()
-        self._ended.set()
+    def send_at_once(self, until: int) -> bool:
+        """Send changes up to a revision, unless earlier ones are being sent or it is paused.
 
-    async def _send_due(self) -> None:
-        while not self._is_over and self._handler.is_behind():
-            # The lock is a checkpoint, so other connections have their turn between two rounds.
-            async with self._sending:
-                share = self._websocket.share
-                if self._handler.is_beginning:
-                    await share.wait_for_room()
-                frames = self._handler.due()
-                held = sum(map(share.hold, frames))
-                try:
-                    await self._websocket.send(frames)
-                finally:
-                    share.release(held)
+        Returns:
+            Whether there is more to send at once.
+        """
+        if self._caught_up is not None or self._sending.locked() or not self._handler.is_behind():
+            return False
+        if self._handler.is_beginning:
+            self._start()
+            return False
+        messages = self._handler.due(self._watchers.changes, until)
+        if messages and not self._websocket.send_at_once(messages):
+            self._start()
+            return False
+        return self._handler.is_behind()
+
+    def _start(self) -> None:
+        if self._caught_up is None and not self._is_over:
+            self._caught_up = trio.Event()
+            self._websocket.start_soon(self._catch_up, self._caught_up)
+
+    async def _catch_up(self, caught_up: trio.Event) -> None:
+        """Send what is queued and what is due, until there is no more."""
+        share = self._websocket.share
+        try:
+            # When the peer leaves, the task that reads its frames ends the connection.
+            with suppress(ConnectionClosed):
+                async with self._sending:
+                    await self._websocket.send(())  # what is queued
+                while not self._is_over and self._handler.is_behind():
+                    # The lock is a checkpoint, so other connections have their turn.
+                    async with self._sending:
+                        if self._handler.is_beginning:
+                            await share.wait_for_room()
+                        changes = self._watchers.changes
+                        messages = self._handler.due(changes, changes.revision)
+                        held = sum(map(share.hold, messages))
+                        try:
+                            await self._websocket.send(messages)
+                        finally:
+                            share.release(held)
+        finally:
+            self._caught_up = None
+            caught_up.set()
+
+
+class Watchers:
+    """Sends the changes to the watches of all connections.
+
+    After a change, all watches are brought to the same revision, in turn. So what is next is the
+    same for all of them, and is encoded once. Other tasks have their turn between two slices.
+    """
+
+    def __init__(self, registry: Registry, fairness: Fairness) -> None:
+        self._registry = registry
+        self._share = Share(fairness)
+        self._senders: dict[WatchSender, None] = {}
+        self.changes = ChangeFrames(registry.change_log, registry.catalog)
+
+    def add(self, sender: WatchSender) -> None:
+        """Send changes to the watches of a connection from now on."""
+        self._senders[sender] = None
+
+    def remove(self, sender: WatchSender) -> None:
+        """Send no more changes to the watches of a connection."""
+        self._senders.pop(sender, None)
+
+    async def send_forever(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Send each change to all watches, until cancelled."""
+        wakeup = Wakeup()
+        with self._registry.wake_on_change(wakeup):
+            task_status.started()
+            while True:
+                await wakeup.wait()
+                until = self.changes.revision
+                for sender in [*self._senders]:
+                    if sender in self._senders and sender.send_at_once(until):
+                        wakeup.set()
+                    await self._share.wait_for_turn()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
+from trio_websocket import wrap_server_stream
 
 from plexus_registry.server.access_policy import Grant, Refusal
 from plexus_registry.server.http import (
@@ -107,3 +108,53 @@ async def hang_up(stream: trio.abc.Stream, answer: bytes) -> None:
         read = 0
         while read < HANG_UP_BYTES and (data := await stream.receive_some(RECEIVE_BYTES)):
             read += len(data)
+
+
+async def accept_websocket(stream: trio.abc.Stream, request: bytes) -> bool:
+    """Answer a valid WebSocket handshake, by trio-websocket; return whether it was accepted.
+
+    Args:
+        stream: The connection.
+        request: The head of the peer's request, which was read before.
+    """
+    is_accepted = False
+    async with trio.open_nursery() as nursery:
+        replay = HandshakeStream(stream, request, nursery.cancel_scope)
+        handshake = await wrap_server_stream(nursery, replay)
+        await handshake.accept()
+        is_accepted = True
+        # From here on, the bytes are read without the library.
+        nursery.cancel_scope.cancel()
+    return is_accepted
+
+
+class HandshakeStream(trio.abc.Stream):
+    """The stream that the library uses for the handshake, whose request was read before.
+
+    If a handshake fails, the library only closes the stream, and `accept_websocket` would wait
+    forever. So closing the stream cancels the scope of the handshake.
+    """
+
+    def __init__(self, stream: trio.abc.Stream, head: bytes, scope: trio.CancelScope) -> None:
+        self._stream = stream
+        self._head = head
+        self._scope = scope
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:  # noqa: ARG002
+        """Return the request; nothing follows it."""
+        if not self._head:
+            await trio.sleep_forever()
+        head, self._head = self._head, b""
+        return head
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send the answer."""
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait until there is room to send."""
+        await self._stream.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        """Cancel the handshake; the server closes the connection."""
+        self._scope.cancel()

@@ -26,8 +26,13 @@ from plexus_registry.concurrency import LogThrottle
 from plexus_registry.rpc.fairness import Caller, Fairness
 from plexus_registry.server import handshake
 from plexus_registry.server.access_policy import UNAUTHORIZED, AccessPolicy, Grant, Refusal
-from plexus_registry.server.connection import serve_connection
-from plexus_registry.server.handshake import Handshake, answer_requests, hang_up
+from plexus_registry.server.connection import Watchers, serve_connection
+from plexus_registry.server.handshake import (
+    Handshake,
+    accept_websocket,
+    answer_requests,
+    hang_up,
+)
 from plexus_registry.server.heartbeat import Heartbeat
 from plexus_registry.server.http import (
     HttpRequest,
@@ -45,8 +50,8 @@ from plexus_registry.server.listener import (
 )
 from plexus_registry.server.pages import Pages
 from plexus_registry.server.tls import start_tls
-from plexus_registry.server.websocket import accept_websocket
-from plexus_registry.websocket_frames import CloseCode
+from plexus_registry.server.websocket import WebSocket
+from plexus_registry.websocket_frames import CloseCode, FrameReader
 
 if TYPE_CHECKING:
     from plexus_registry.registry import Registry
@@ -97,6 +102,7 @@ class Server:
         self._refused: Counter[str] = Counter()
         self._log_throttle = LogThrottle()
         self._fairness = Fairness(max_unread=settings.max_unread_total)
+        self._watchers = Watchers(registry, self._fairness)
         self._being_refused = 0
         self._connection_limits = ConnectionLimits(
             most=settings.max_connections, most_from_one=settings.max_connections_per_address
@@ -141,6 +147,7 @@ class Server:
         async with trio.open_nursery() as connections:
             async with trio.open_nursery() as acceptors:
                 await acceptors.start(self._heartbeat.check_forever)
+                await acceptors.start(self._watchers.send_forever)
                 start = partial(self._start, connections)
                 for listener in listeners:
                     acceptors.start_soon(accept_forever, listener, start, self._report_fault)
@@ -257,20 +264,19 @@ class Server:
         async with trio.open_nursery() as nursery:
             websocket = None
             with trio.move_on_after(handshake.HEAD_SECONDS):
-                websocket = await accept_websocket(
-                    nursery,
-                    stream,
-                    accepted.request.raw,
-                    accepted.request.rest,
-                    max_message_size=self._max_message_bytes,
-                    caller=caller,
-                    fairness=self._fairness,
-                )
+                if await accept_websocket(stream, accepted.request.raw):
+                    reader = FrameReader(
+                        is_peer_client=True, max_message_bytes=self._max_message_bytes
+                    )
+                    reader.feed(accepted.request.rest)
+                    websocket = WebSocket(stream, nursery, reader, caller, self._fairness)
             if websocket is not None:
                 cut = partial(_cut, stream, nursery.cancel_scope)
                 watched = self._heartbeat.add(websocket, str(endpoints), cut)
                 try:
-                    await serve_connection(self._registry, self._hub, websocket, self._shutdown)
+                    await serve_connection(
+                        self._registry, self._hub, websocket, self._shutdown, self._watchers
+                    )
                 finally:
                     if websocket.was_too_large:
                         self._refused["message_bytes"] += 1

@@ -19,11 +19,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
 import trio
-from trio_websocket import CloseReason, ConnectionClosed, wrap_server_stream
+from trio_websocket import CloseReason, ConnectionClosed
 
 from plexus_registry.rpc.fairness import Caller, Fairness, Share
 from plexus_registry.server.handshake import hang_up
 from plexus_registry.websocket_frames import (
+    PIECE_BYTES,
     CloseCode,
     CloseFrame,
     FrameError,
@@ -32,21 +33,19 @@ from plexus_registry.websocket_frames import (
     PingFrame,
     encode_close,
     encode_frame,
-    encode_header,
+    encode_in_pieces,
+    encode_texts,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
-PIECE_BYTES = 64 * 1024
-"""More bytes are sent piece by piece, so that the heartbeat sees whether the peer reads."""
 RECEIVE_BYTES = 4096
 """How much is received at a time; more if a frame that is longer has begun."""
 
 MOST_EARLY = 2
 """How many messages are read while the task of the connection is busy."""
 
-_ENCODED_AT_ONCE = 256 * 1024
 _PING = encode_frame(Opcode.PING, b"")
 _EMPTY_CLOSE = encode_frame(Opcode.CLOSE, b"")
 _ABNORMAL = 1006
@@ -69,32 +68,9 @@ class WebSocket:
         is_reading: Whether a task waits for bytes.
         waits: How often it has begun to wait for bytes.
         has_broken_protocol: Whether the peer broke RFC 6455, or sent too much.
+        was_too_large: Whether it sent a message that is too large.
         sent: The number of pieces whose sending has begun.
     """
-
-    __slots__ = (
-        "_ahead",
-        "_closed",
-        "_early",
-        "_fairness",
-        "_is_sending",
-        "_lock",
-        "_over",
-        "_queue",
-        "_queued",
-        "_reader",
-        "_socket",
-        "_stream",
-        "caller",
-        "has_asked",
-        "has_broken_protocol",
-        "is_reading",
-        "sent",
-        "share",
-        "start_soon",
-        "waits",
-        "was_heard",
-    )
 
     def __init__(
         self,
@@ -120,7 +96,7 @@ class WebSocket:
         self._lock = trio.Lock()
         self._is_sending = False
         self.is_reading = False
-        self.has_broken_protocol = False
+        self.has_broken_protocol = self.was_too_large = False
         self._closed: CloseReason | None = None
         self._early: list[str | bytes] = []
         self._ahead: trio.Event | None = None
@@ -148,14 +124,14 @@ class WebSocket:
         except FrameError as error:
             self._closed = CloseReason(error.code, str(error))
             self.has_broken_protocol = True
+            self.was_too_large = error.code == CloseCode.MESSAGE_TOO_BIG
             self._add(encode_close(error.code, str(error)))
         return None
 
     def queue(self, texts: Iterable[str]) -> None:
         """Keep short messages until the next ones are sent, or until `flush`."""
         for text in texts:
-            payload = text.encode()
-            self._add(encode_header(Opcode.TEXT, len(payload)) + payload)
+            self._add(encode_frame(Opcode.TEXT, text.encode()))
 
     def _add(self, frame: bytes) -> None:
         self._queue.append(frame)
@@ -259,13 +235,38 @@ class WebSocket:
             self._over.set()
         return ConnectionClosed(self._closed)
 
-    async def send(self, texts: Iterable[str]) -> None:
-        """Send messages after those that are queued: short ones together, long ones in pieces."""
-        await self._send(_encode_together(texts))
+    async def send(self, messages: Iterable[str | bytes]) -> None:
+        """Send messages after those that are queued: short ones together, long ones in pieces.
+
+        Args:
+            messages: Texts, and encoded frames of texts as bytes.
+        """
+        await self._send(encode_texts(messages))
+
+    def send_at_once(self, messages: Iterable[str | bytes]) -> bool:
+        """Send messages as far as the system accepts them now, and queue the rest.
+
+        Returns:
+            Whether all was sent.
+        """
+        for frames in encode_texts(messages):
+            self._add(frames)
+        if self._closed is not None or self._socket is None or self._lock.locked():
+            return False
+        data = b"".join(self._queue)
+        try:
+            size = os.write(self._socket.fileno(), data)
+        except OSError:
+            size = 0  # no room, or the peer is gone, which `flush` finds
+        self.sent += 1
+        self._is_sending = size < len(data) and (size > 0 or self._is_sending)
+        self._queue = [data[size:]] if size < len(data) else []
+        self._queued = len(data) - size
+        return not self._queue
 
     async def send_part(self, text: str, *, is_first: bool = True, is_last: bool = True) -> None:
         """Send a part of a message, or all of it, as one frame."""
-        await self._send(_encode_in_pieces(text, is_first=is_first, is_last=is_last))
+        await self._send(encode_in_pieces(text, is_first=is_first, is_last=is_last))
 
     async def _send(self, pieces: Iterable[bytes] | None = None) -> None:
         """Send what is queued, and pieces that no other bytes may come between."""
@@ -333,13 +334,6 @@ class WebSocket:
         return self._reader.fragments
 
     @property
-    def was_too_large(self) -> bool:
-        """Whether the connection ended because of a message that is too large."""
-        closed = self._closed
-        too_big = CloseCode.MESSAGE_TOO_BIG
-        return self.has_broken_protocol and closed is not None and closed.code == too_big
-
-    @property
     def is_gone(self) -> bool:
         """Whether the peer has left, even if its last messages are not read yet."""
         plain = self._stream
@@ -354,102 +348,3 @@ class WebSocket:
         except OSError:
             return True
         return state[0] != _ESTABLISHED
-
-
-def _encode_together(texts: Iterable[str]) -> Iterator[bytes]:
-    """Encode messages: short ones are joined, long ones come in pieces."""
-    short = bytearray()
-    for text in texts:
-        if len(text) <= PIECE_BYTES:
-            payload = text.encode()
-            short += encode_header(Opcode.TEXT, len(payload)) + payload
-            if len(short) <= PIECE_BYTES:
-                continue
-        if short:
-            yield bytes(short)
-            short.clear()
-        if len(text) > PIECE_BYTES:
-            yield from _encode_in_pieces(text)
-    if short:
-        yield bytes(short)
-
-
-def _encode_in_pieces(text: str, *, is_first: bool = True, is_last: bool = True) -> Iterator[bytes]:
-    """Encode a frame piece by piece."""
-    length = len(text) if text.isascii() else len(text.encode())
-    opcode = Opcode.TEXT if is_first else Opcode.CONTINUATION
-    head = encode_header(opcode, length, is_last=is_last)
-    yield head + text[:_ENCODED_AT_ONCE].encode()
-    for start in range(_ENCODED_AT_ONCE, len(text), _ENCODED_AT_ONCE):
-        yield text[start : start + _ENCODED_AT_ONCE].encode()
-
-
-async def accept_websocket(
-    nursery: trio.Nursery,
-    stream: trio.abc.Stream,
-    head: bytes,
-    rest: bytes = b"",
-    *,
-    max_message_size: int,
-    caller: Caller | None = None,
-    fairness: Fairness | None = None,
-) -> WebSocket | None:
-    """Answer the WebSocket handshake of a peer.
-
-    Args:
-        nursery: Ends with the connection.
-        stream: The connection.
-        head: The bytes of the peer's request.
-        rest: The bytes that were read after the request.
-        max_message_size: The greatest size of a message in bytes; a larger one ends the connection.
-        caller: The peer and its rights.
-        fairness: The time and memory that all connections share.
-
-    Returns:
-        The WebSocket, or None if the handshake was wrong or the peer has left.
-    """
-    is_accepted = False
-    async with trio.open_nursery() as handshake:
-        replay = HandshakeStream(stream, head, handshake.cancel_scope)
-        request = await wrap_server_stream(handshake, replay)
-        await request.accept()
-        is_accepted = True
-        # From here on, the bytes are read without the library.
-        handshake.cancel_scope.cancel()
-    if not is_accepted:
-        return None
-    reader = FrameReader(is_peer_client=True, max_message_bytes=max_message_size)
-    reader.feed(rest)
-    return WebSocket(stream, nursery, reader, caller or Caller(), fairness or Fairness())
-
-
-class HandshakeStream(trio.abc.Stream):
-    """The stream that the library uses for the handshake, whose request was read before.
-
-    If a handshake fails, the library only closes the stream, and `accept_websocket` would wait
-    forever. So closing the stream cancels the scope of the handshake.
-    """
-
-    def __init__(self, stream: trio.abc.Stream, head: bytes, scope: trio.CancelScope) -> None:
-        self._stream = stream
-        self._head = head
-        self._scope = scope
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:  # noqa: ARG002
-        """Return the request; nothing follows it."""
-        if not self._head:
-            await trio.sleep_forever()
-        head, self._head = self._head, b""
-        return head
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send the answer."""
-        await self._stream.send_all(data)
-
-    async def wait_send_all_might_not_block(self) -> None:
-        """Wait until there is room to send."""
-        await self._stream.wait_send_all_might_not_block()
-
-    async def aclose(self) -> None:
-        """Cancel the handshake; the server closes the connection."""
-        self._scope.cancel()
