@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,6 @@ MOST_SECONDS = 20.0
 """A `get` that takes longer is given up, and the case with it."""
 CALM_SECONDS = 1.0
 BUSY_SHARE = 0.3
-PROBED_SECONDS = 15
 BATCH = 1_000
 READERS = 100
 LEAVERS = 5_000
@@ -69,14 +68,6 @@ def _measure(bench: Bench, what: str, case: Case) -> Iterator[Row]:
         script = [sys.executable, str(HERE / "fairness.py"), server.url, str(folder), what]
         with open_process(script, LOAD_CORE) as attack:
             longest, busy = _watch(server, attack)
-            if case.attack is CHECKS:
-                # By then each client has had its one probe.
-                hanging.setblocking(False)
-                time.sleep(PROBED_SECONDS)
-                _accept_all(hanging)
-                time.sleep(5)
-                connects = _accept_all(hanging)
-                yield state(f"{what}: connects in 5 s, 15 s later", connects, "connects")
         for part, value, unit in (("longest get", longest * 1e3, "ms"), ("at work", busy, "s")):
             more = " or more" if value >= MOST_SECONDS * (1e3 if unit == "ms" else 1) else ""
             yield state(f"{what}: {part}", value, unit + more)
@@ -113,15 +104,6 @@ def _watch(server: Server, attack: subprocess.Popen[bytes]) -> tuple[float, floa
     except TimeoutError:
         longest = MOST_SECONDS
     return longest, max(0.0, time.monotonic() - began - CALM_SECONDS)
-
-
-def _accept_all(listener: socket.socket) -> int:
-    accepted = 0
-    with suppress(BlockingIOError):
-        while True:
-            listener.accept()[0].close()
-            accepted += 1
-    return accepted
 
 
 @contextmanager

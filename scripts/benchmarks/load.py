@@ -10,6 +10,7 @@ import re
 import select
 import socket
 import statistics
+import struct
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -71,11 +72,10 @@ class Client:
         payload = text.encode()
         size = len(payload)
         if size < 126:
-            head = bytes((0x81, 0x80 | size))
-        elif size < 1 << 16:
-            head = b"\x81\xfe" + size.to_bytes(2, "big")
+            head = struct.pack("!BB", 0x81, 0x80 | size)
         else:
-            head = b"\x81\xff" + size.to_bytes(8, "big")
+            short = size < 1 << 16
+            head = struct.pack("!BBH" if short else "!BBQ", 0x81, 0xFE if short else 0xFF, size)
         self.socket.sendall(head + bytes(4) + payload)
 
     def read(self) -> None:
@@ -208,7 +208,7 @@ def drive(url: str, call: Call, connections: int, *, warm_up: float, seconds: fl
     with ExitStack() as stack, select.epoll() as poll:
         clients = [stack.enter_context(Client(url)) for _ in range(connections)]
         by_number = {client.socket.fileno(): client for client in clients}
-        began = time.perf_counter() + warm_up
+        began, used, busy = time.perf_counter() + warm_up, time.process_time(), 0.0
         for number, client in by_number.items():
             poll.register(number, select.EPOLLIN)
             send(client)
@@ -230,8 +230,10 @@ def drive(url: str, call: Call, connections: int, *, warm_up: float, seconds: fl
                     latencies.append(now - client.sent)
                     if now >= began + seconds and len(latencies) >= FEWEST:
                         taken = now - began
+                        busy = (time.process_time() - used) / (now - began + warm_up)
                 if taken:
                     at_work -= 1
                 else:
                     send(client)
-    return Sample(len(latencies) / taken, statistics.quantiles(latencies, n=100)[98] * 1e3)
+    p99 = statistics.quantiles(latencies, n=100)[98]
+    return Sample(len(latencies) / taken, p99 * 1e3, busy)

@@ -10,16 +10,23 @@ HEADERS = (
 )
 ALIGNED = ("left", "left", "right", "left", "right", "left", *["right"] * 4, "left")
 
+FULL = 0.95
+
 Row = tuple[str, ...]
 """The cells of a line, from `measured` on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What one round found, and the 99th percentile of the calls where load was driven."""
+    """What one round found.
+
+    Where load was driven, also the 99th percentile of its calls, and how busy the load itself was,
+    as a share of its core: at 1, it and not the server sets the pace.
+    """
 
     value: float
     p99_ms: float | None = None
+    busy: float = 0.0
 
 
 def state(what: str, value: float, unit: str) -> Row:
@@ -53,6 +60,8 @@ def compare(
         reach, verdict = f">= {at_least:g}", "PASS" if ratio >= at_least else "short"
     elif at_most is not None:
         reach, verdict = f"<= {at_most:g}", "PASS" if ratio <= at_most else "short"
+    if max(statistics.median(one.busy for one in side) for side in (samples, bases)) > FULL:
+        verdict += " (load at its limit)"
     value = statistics.median(sample.value for sample in samples)
     p99 = _number(statistics.median(p99s)) if p99s else ""
     base = statistics.median(base.value for base in bases)

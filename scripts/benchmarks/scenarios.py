@@ -13,7 +13,6 @@ from functools import partial
 
 import load
 from bench import Bench, Side, connected
-from floor import HUB
 from report import Row, Sample, compare, state
 from servers import HERE, LOAD_CORE, SERVER_CORE, Server, open_floor, open_registry, run
 
@@ -45,7 +44,7 @@ def measure_reads(bench: Bench) -> Iterator[Row]:
         (f"list of {LISTED:,}", load.call("registry.list", [{}]), {1: 0.9, READERS: 0.9}),
         ("ping", load.call("registry.ping", load.named(SOME)), {}),
     ]
-    with bench.filled_registry(LISTED) as ours, open_floor("constant") as bare:
+    with bench.filled_registry(LISTED) as ours, open_floor() as bare:
         for what, call, reach in reads:
             size = len(load.ask(ours.url, call.requests[0])[0])
             constant = load.Call(call.requests, ("",))
@@ -103,7 +102,7 @@ def measure_sizes(bench: Bench) -> Iterator[Row]:
 def measure_memory(bench: Bench) -> Iterator[Row]:
     """Weigh the registry at rest, full, and with idle connections, beside the bare server."""
     (some, crowd), many = bench.idle, bench.stored[-1]
-    with open_floor("constant") as bare:
+    with open_floor() as bare:
         bare_rest, bare_held = _weigh(bare, f"{bare.url}/1", some)
     with bench.filled_registry(0, "--max-connections", str(2 * crowd)) as ours:
         rest, held = _weigh(ours, ours.url, some)
@@ -213,8 +212,9 @@ def measure_plexus(bench: Bench) -> Iterator[Row]:
 def measure_probes(bench: Bench) -> Iterator[Row]:
     """Let the registry probe, after it has seen everyone once, and weigh the work."""
     shares, sockets, folder = [], [], bench.new_folder()
-    with open_floor("hub", LOAD_CORE) as hub:
-        backend = f'[[backend]]\nport = {hub.port}\nnamespace = "{HUB}"\n'
+    everywhere = ("--host", "0.0.0.0", "--insecure")  # on every loopback address
+    with open_registry(bench.new_folder(), *everywhere, core=LOAD_CORE) as hub:
+        backend = f'[[backend]]\nport = {hub.port}\nnamespace = "{load.hub_name(hub.url)}"\n'
         # Each address is shared by few backends.
         entries = (f'host = "127.0.{i % 200}.1"\nname = "probed-{i}"\n' for i in range(PROBED))
         (folder / "backends.toml").write_text("".join(backend + entry for entry in entries))

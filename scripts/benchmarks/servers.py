@@ -105,7 +105,9 @@ def open_server(command: Sequence[str], port: int, core: int = SERVER_CORE) -> I
 
 
 @contextmanager
-def open_registry(folder: Path, *options: str, program: str | None = None) -> Iterator[Server]:
+def open_registry(
+    folder: Path, *options: str, program: str | None = None, core: int = SERVER_CORE
+) -> Iterator[Server]:
     """Run our registry, which probes nobody, or the original on files in a folder."""
     port, config = free_port(), folder / "backends.toml"
     config.touch()
@@ -114,16 +116,16 @@ def open_registry(folder: Path, *options: str, program: str | None = None) -> It
         program = str(Path(sys.executable).with_name("trio-registry"))
         options = ("--no-auto-register", "--probe-interval", "0", *options)
     command = [program, "--host", "127.0.0.1", "--port", str(port), *files, *options]
-    with open_server(command, port) as server:
+    with open_server(command, port, core) as server:
         yield server
 
 
 @contextmanager
-def open_floor(kind: str, core: int = SERVER_CORE) -> Iterator[Server]:
-    """Run one of the servers of `floor.py`."""
+def open_floor() -> Iterator[Server]:
+    """Run the bare server of `floor.py`."""
     port = free_port()
-    command = [sys.executable, str(HERE / "floor.py"), kind, str(port)]
-    with open_server(command, port, core) as server:
+    command = [sys.executable, str(HERE / "floor.py"), "constant", str(port)]
+    with open_server(command, port) as server:
         yield server
 
 

@@ -1,7 +1,7 @@
 """Many watchers while writers change backends: is every event delivered, in order and soon?
 
 `watchers.py URL WATCHERS SECONDS` is the load, a process of its own. It prints `begun` when all
-watch and the first change is due, and at the end what it found as JSON. It looks only for the
+watch, `over` when all have seen every change, and then what it found as JSON. It looks only for the
 revisions in the bytes that it reads, since there may be half a million events a second. Meanwhile
 the scenario itself is one more client, which gets a backend again and again.
 """
@@ -13,9 +13,10 @@ import selectors
 import statistics
 import sys
 import time
+from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Iterator
-from itertools import cycle
+from itertools import accumulate, cycle
 
 from bench import Bench
 from load import ANSWER_SECONDS, CHUNK, Client, encode, moved, timed_gets
@@ -48,6 +49,7 @@ def measure_watchers(bench: Bench) -> Iterator[Row]:
                 gets.append(taken * 1e3)
                 if select.select([load.stdout], [], [], 0)[0]:
                     break
+            load.stdout.readline()
             found = json.loads(load.stdout.readline())
     found["get"] = statistics.quantiles(gets, n=100)[98]
     everyone = f"{watchers:,} of each change"
@@ -70,6 +72,7 @@ class Connection:
         self.client = Client(url)
         self.rest = b""
         self.seen = 0
+        self.sent = 0.0
         self.changes: Iterator[str] = iter(())
         selector.register(self.client.socket, selectors.EVENT_READ, self)
 
@@ -93,56 +96,51 @@ def watch(url: str, count: int, seconds: int) -> dict[str, float]:
     for watcher in watchers:
         watcher.client.send(encode("registry.watch", {}))
         watcher.client.receive()
-        first = json.loads(watcher.client.receive())["params"]["result"]["revision"]
+        first = 1 + json.loads(watcher.client.receive())["params"]["result"]["revision"]
     for number, writer in enumerate(writers):
-        names = moved(range(number, WRITERS * NAMES, WRITERS))
-        writer.changes = cycle([encode("registry.update", params) for params in names])
-    revisions = [b"%d" % (first + 1 + number) for number in range(CHANGES * seconds)]
-    sent: dict[int, float] = {}  # by revision
-    arrived: list[tuple[float, int, int]] = []  # when, and from which event to which
-    idle, at_work = deque(writers), dict[Connection, float]()
+        changes = moved(range(number, WRITERS * NAMES, WRITERS))
+        writer.changes = cycle([encode("registry.update", params) for params in changes])
+    revisions = [b"%d" % revision for revision in range(first, first + CHANGES * seconds)]
+    sent: dict[bytes, float] = {}  # when each revision was asked for
+    arrived: list[tuple[float, list[bytes]]] = []
+    idle, made = deque(writers), 0
     print("begun", flush=True)
-    began, used, made = time.monotonic(), time.process_time(), 0
+    began, used = time.monotonic(), time.process_time()
     ends = began + seconds
-    while True:
-        now = time.monotonic()
+    while (now := time.monotonic()) < ends + MORE_SECONDS:
         while idle and now < ends and made < (now - began) * CHANGES:
             writer = idle.popleft()
             writer.client.send(next(writer.changes))
-            at_work[writer] = now
+            writer.sent = now
             made += 1
-        if now > ends and not at_work and all(watcher.seen == made for watcher in watchers):
-            break
-        if now > ends + MORE_SECONDS:
+        if now > ends and len(sent) == made and all(each.seen == made for each in watchers):
             break
         for key, _ in selector.select(1 / CHANGES):
             connection: Connection = key.data
             found = connection.read()
-            if not found:
-                continue
-            if connection in at_work:
-                sent[int(found[0])] = at_work.pop(connection)
+            if found and connection in writers:
+                sent[found[0]] = connection.sent
                 idle.append(connection)
-                continue
-            last = connection.seen + len(found)
-            if found != revisions[connection.seen : last]:
-                sys.exit(f"after {connection.seen} events came the revisions {found[:50]!r}")
-            arrived.append((time.monotonic(), connection.seen, last))
-            connection.seen = last
+            elif found:
+                arrived.append((time.monotonic(), found))
+                begins, connection.seen = connection.seen, connection.seen + len(found)
+                if found != revisions[begins : connection.seen]:
+                    sys.exit(f"after {begins} events came the revisions {found[:50]!r}")
     busy = (time.process_time() - used) / (time.monotonic() - began)
-    times = [sent[revision] for revision in sorted(sent)]
+    print("over", flush=True)
     late = Counter[int]()  # in steps; an event that never came is as late as it can be
-    for when, start, last in arrived:
-        late.update(int((when - each) / STEP) for each in times[start:last])
-    events = late.total()
-    late[int(MORE_SECONDS / STEP)] += len(times) * count - events
-    ordered = sorted(late.elements())
+    for when, found in arrived:
+        late.update(int((when - sent[each]) / STEP) for each in found if each in sent)
+    events, expected = late.total(), len(sent) * count
+    late[int(MORE_SECONDS / STEP)] += expected - events
+    steps = sorted(late)
+    shares = list(accumulate(late[step] / expected for step in steps))
     return {
-        "changes": len(times) / seconds,
+        "changes": len(sent) / seconds,
         "events": events,
-        "expected": len(times) * count,
-        "p50": ordered[len(ordered) // 2] * STEP,
-        "p99": ordered[len(ordered) * 99 // 100] * STEP,
+        "expected": expected,
+        "p50": steps[bisect_left(shares, 0.5)] * STEP,
+        "p99": steps[bisect_left(shares, 0.99)] * STEP,
         "busy": busy * 100,
     }
 
