@@ -114,6 +114,11 @@ class Method:
     streaming: bool = False
     writes: bool = True
 
+    @property
+    def names(self) -> list[str]:
+        """The names of its parameters, in order."""
+        return [parameter.name for parameter in self.command.parameters]
+
 
 METHODS: tuple[Method, ...] = (
     Method("register", "Register a backend under a name.", Register),
@@ -192,13 +197,13 @@ def command_from(method: Method, params: object, *, ignore_unknown: bool = False
 
     Raises:
         InvalidParamsError: A parameter is missing, unknown or breaks its rule; the first one in
-            declaration order is named, with its value and the rule.
+            declaration order is named.
     """
     given: Mapping[str, object] = {}
     if isinstance(params, dict):
         given = params
     elif isinstance(params, list):
-        names = _names(method)
+        names = method.names
         if len(params) > len(names):
             raise InvalidParamsError(
                 f"{len(params)} positional parameters given, {method.name} takes at most"
@@ -211,29 +216,22 @@ def command_from(method: Method, params: object, *, ignore_unknown: bool = False
             f"Parameters are {shown(params)}: they must be an object or an array",
             problem="malformed",
         )
-    values: dict[str, object] = {}
-    nulls = 0
-    is_complete = True
-    for parameter in method.command.parameters:
-        value = given.get(parameter.name)
-        if value is not None:
-            values[parameter.name] = value
-        elif parameter.required:
-            values[parameter.name] = None  # the command refuses it, in declaration order
-            is_complete = False
-        else:
-            nulls += parameter.name in given
-    if is_complete and len(given) > len(values) + nulls and not ignore_unknown:
+    if None not in given.values():
+        try:
+            return method.command(**given)
+        except TypeError:
+            pass  # a parameter is missing or unknown
+    values = {name: given[name] for name in method.names if given.get(name) is not None}
+    required = {each.name: None for each in method.command.parameters if each.required}
+    nulls = sum(name in given for name in method.names) - len(values)
+    if required.keys() <= values.keys() and len(given) > len(values) + nulls and not ignore_unknown:
         raise _unknown_parameter(method, given)
-    return method.command(**values)
-
-
-def _names(method: Method) -> list[str]:
-    return [parameter.name for parameter in method.command.parameters]
+    # The command refuses what is missing: it names the first wrong parameter in declaration order.
+    return method.command(**{**required, **values})
 
 
 def _unknown_parameter(method: Method, given: Mapping[str, object]) -> InvalidParamsError:
-    known = _names(method)
+    known = method.names
     unknown = next(name for name in given if name not in known)
     guess = nearest(unknown, known, least=0.6)
     hint = f"did you mean {guess}?" if guess else f"it takes {', '.join(known) or 'none'}"
