@@ -38,7 +38,7 @@ from plexus_registry.rpc.plexus import Hub
 from plexus_registry.rules.backend import Layer
 from plexus_registry.rules.change_log import KEPT_CHANGES
 from plexus_registry.rules.errors import ConfigError, MethodError, StartError, StorageFailed
-from plexus_registry.rules.local_hub import LOCAL_HUB, declared_at_start
+from plexus_registry.rules.reconciliation import LOCAL_HUB, declared_at_start
 from plexus_registry.server.listener import open_port, raise_open_files, url_of
 from plexus_registry.server.server import Server
 from plexus_registry.server.shutdown import Shutdown

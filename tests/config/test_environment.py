@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from plexus_registry.config.declarations import Declared, parse_environment
 from plexus_registry.rules.backend import FIELDS, Backend, Declaration, Source
 from plexus_registry.rules.errors import ConfigError
-from plexus_registry.rules.local_hub import LOCAL_HUB
-from plexus_registry.rules.reconciliation import reconcile
+from plexus_registry.rules.reconciliation import LOCAL_HUB, reconcile
 from tests import strategies as sts
 from tests.fields import IN_FILE, OPTIONAL
 

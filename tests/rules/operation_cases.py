@@ -9,8 +9,7 @@ import msgspec
 
 from plexus_registry.rules import operations
 from plexus_registry.rules.backend import Backend, Layer, Record, Register, Source, Update
-from plexus_registry.rules.merge import effective
-from plexus_registry.rules.operations import Decision, Records
+from plexus_registry.rules.operations import Decision, Records, effective
 from tests.fields import OPTIONAL
 
 if TYPE_CHECKING:

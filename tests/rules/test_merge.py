@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plexus_registry.rules.backend import Backend, Layer, Record, Source
-from plexus_registry.rules.merge import effective, holder, merge
+from plexus_registry.rules.operations import effective, holder, merge
 from tests import strategies as sts
 from tests.fields import HIGHEST_FIRST
 

@@ -21,8 +21,7 @@ from plexus_registry.rules.backend import (
     State,
 )
 from plexus_registry.rules.errors import MethodError, NotFound
-from plexus_registry.rules.merge import effective, holder
-from plexus_registry.rules.operations import Decision, Records
+from plexus_registry.rules.operations import Decision, Records, effective, holder
 from plexus_registry.rules.states import Sign, after_sign
 from tests import strategies as sts
 from tests.fields import LOWER, fields

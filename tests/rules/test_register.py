@@ -10,8 +10,7 @@ from hypothesis import given
 
 from plexus_registry.rules.backend import MANUAL_LAYERS, Layer, Record
 from plexus_registry.rules.errors import MethodError, NameTaken
-from plexus_registry.rules.merge import holder
-from plexus_registry.rules.operations import Decision, Records
+from plexus_registry.rules.operations import Decision, Records, holder
 from tests import strategies as sts
 from tests.fields import CLEARED, NAMES
 from tests.rules.operation_cases import (

@@ -75,7 +75,7 @@ def export(session: Session, *, db_path: Path | None, output: Path | None) -> No
 
 def _read(db_path: Path) -> Iterable[Backend]:
     from plexus_registry.rules.errors import RegistryError
-    from plexus_registry.rules.merge import merge
+    from plexus_registry.rules.operations import merge
     from plexus_registry.storage.opening import read_records
 
     ctx = click.get_current_context()

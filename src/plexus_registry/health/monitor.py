@@ -15,11 +15,19 @@ from uuid import uuid4
 import trio
 
 from plexus_registry.concurrency import Wakeup
-from plexus_registry.rules import local_hub, operations
+from plexus_registry.rules import operations
 from plexus_registry.rules.backend import State
 from plexus_registry.rules.errors import shown
-from plexus_registry.rules.local_hub import LOCAL_HUB
-from plexus_registry.rules.merge import effective
+from plexus_registry.rules.operations import effective
+from plexus_registry.rules.reconciliation import (
+    LOCAL_HUB,
+    Names,
+    as_built_in,
+    is_built_in,
+    other_names,
+    state_others,
+    stated_names,
+)
 from plexus_registry.rules.states import Answered, differs
 
 if TYPE_CHECKING:
@@ -61,7 +69,7 @@ class HealthMonitor:
         self.probe_wakeup = Wakeup()
         self._has_logged_suspicion = False
         # The other names under which the auto layer lists the local hub, or did at the start.
-        self._local_names = local_hub.stated_names(catalog)
+        self._local_names = stated_names(catalog)
         self.note_changes([(each.name, None, each) for each in catalog.list(active_only=False)])
 
     @property
@@ -153,7 +161,7 @@ class HealthMonitor:
         moment = trio.current_time()
         answer = outcome
         if self.is_built_in(backend.name):
-            outcome = local_hub.as_built_in(answer)
+            outcome = as_built_in(answer)
         wanted_credential = self.refusals(backend.name) > 0
         if not self._tracker.note_probe(backend, outcome, began=began, moment=moment):
             return
@@ -176,20 +184,20 @@ class HealthMonitor:
 
     def is_built_in(self, name: str) -> bool:
         """Whether a name means the built-in entry, for which a hub of any name is right."""
-        return local_hub.is_built_in(name, self._catalog.records(name))
+        return is_built_in(name, self._catalog.records(name))
 
-    def _local_names_after(self, outcome: Outcome, after: Backend) -> local_hub.Names:
+    def _local_names_after(self, outcome: Outcome, after: Backend) -> Names:
         if after.name != LOCAL_HUB.name:
             return self._local_names
         if not self.is_built_in(after.name):
             return frozenset()
-        return local_hub.other_names(self._local_names, outcome, after)
+        return other_names(self._local_names, outcome, after)
 
     async def _save(
         self,
         before: Backend,
         after_probe: Callable[[Backend], Backend],
-        local_names: local_hub.Names,
+        local_names: Names,
     ) -> None:
         name = before.name
         former_names = self._local_names
@@ -201,7 +209,7 @@ class HealthMonitor:
             if backend is None or name in transaction.registered or not _is_same(backend, before):
                 return None
             if local_names != former_names:
-                local_hub.state_others(
+                state_others(
                     transaction,
                     local_names,
                     former_names,

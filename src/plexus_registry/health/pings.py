@@ -21,7 +21,7 @@ from plexus_registry.concurrency import Wakeup
 from plexus_registry.rules import operations
 from plexus_registry.rules.errors import MethodError, StorageFailed, shown
 from plexus_registry.rules.events import Pinged, pinged
-from plexus_registry.rules.merge import effective
+from plexus_registry.rules.operations import effective
 from plexus_registry.rules.states import ping_changes
 
 if TYPE_CHECKING:

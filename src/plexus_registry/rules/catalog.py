@@ -16,7 +16,7 @@ from plexus_registry.rules.events import (
     encode_snapshot,
     encode_value,
 )
-from plexus_registry.rules.merge import effective
+from plexus_registry.rules.operations import effective
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

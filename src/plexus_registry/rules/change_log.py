@@ -29,7 +29,7 @@ from plexus_registry.rules.events import (
     Compacted,
     encode_value,
 )
-from plexus_registry.rules.merge import effective
+from plexus_registry.rules.operations import effective
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -1,12 +1,16 @@
-"""The effect of each call on the records of one name.
+"""The records of one name: which of them wins, and the effect of each call on them.
 
-Theory of operation. A rule takes a command and the records of one name, and returns a `Decision`:
-the records after it. A refusal is a value too: a `MethodError` that is returned, not raised. What
-a call writes goes to the layer `runtime` and replaces what a call of an earlier run left in
-`database`. Records of env, file and auto stay as they were declared, except for their health. The
-lower layers show again once the record above them is gone.
+Theory of operation. Every layer may state a name once. In the merge, the record of the highest
+layer wins, whole: fields of two records never mix. A tombstone wins like any record and then hides
+the name. The result depends on what the layers contain, never on the order in which it came.
 
-Source: manual/methods.md, "Who gets a name".
+A rule takes a command and the records of one name, and returns a `Decision`: the records after it.
+A refusal is a value too: a `MethodError` that is returned, not raised. What a call writes goes to
+the layer `runtime` and replaces what a call of an earlier run left in `database`. Records of env,
+file and auto stay as they were declared, except for their health. The lower layers show again once
+the record above them is gone.
+
+Source: manual/config.md, "Which source wins"; manual/methods.md, "Who gets a name".
 """
 
 from __future__ import annotations
@@ -28,11 +32,12 @@ from plexus_registry.rules.backend import (
     Source,
 )
 from plexus_registry.rules.errors import MethodError, NameTaken, NotFound
-from plexus_registry.rules.merge import effective, holder
 from plexus_registry.rules.parameters import metadata_text
 from plexus_registry.rules.states import Sign, after_sign, ping_changes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from plexus_registry.rules.backend import Register, Update
 
 Records = tuple[Record, ...]
@@ -57,6 +62,32 @@ class Decision:
 
 Rule = Callable[[Records], Decision | MethodError]
 """Decides about the records of one name."""
+
+
+def holder(records: Sequence[Record]) -> Record | None:
+    """Find the record of the highest layer, a tombstone too; None if no layer states the name."""
+    return min(records, key=lambda record: RANK[record.layer], default=None)
+
+
+def effective(records: Sequence[Record]) -> Backend | None:
+    """Find the backend of one name; None if no layer states it, or a tombstone holds it."""
+    if len(records) == 1:  # as a rule
+        return records[0].backend
+    held = holder(records)
+    return held.backend if held is not None else None
+
+
+def merge(records: Iterable[Record]) -> dict[str, Backend]:
+    """Find the backend of every name that exists.
+
+    Args:
+        records: Records of any names, in any order; each name and layer at most once.
+    """
+    by_name: dict[str, list[Record]] = {}
+    for record in records:
+        by_name.setdefault(record.name, []).append(record)
+    merged = {name: effective(stated) for name, stated in by_name.items()}
+    return {name: backend for name, backend in merged.items() if backend is not None}
 
 
 def stated(records: Records, layer: Layer) -> Record | None:
