@@ -1,10 +1,8 @@
 """The exceptions of the registry, and the error codes that callers see.
 
-A `CallError` is the answer to a call that failed. It has a code and a word, and `data` with what
-the caller needs to act. Its children are `ProtocolError`, for a frame or a parameter that breaks
-JSON-RPC, and `MethodError`, for the refusals of methods. `ConfigError` is a declaration that breaks
-its rules. A client makes the exception again from its code (`rebuilt`), and raises
-`RegistryUnavailableError` if there is no answer at all.
+A `CallError` is the answer to a call that failed: a `ProtocolError` if the request breaks the
+protocol, a `MethodError` if a method refuses. A client makes the exception again from its code
+(`rebuilt`), and raises `RegistryUnavailableError` if there is no answer at all.
 """
 
 from __future__ import annotations
@@ -199,12 +197,6 @@ class StorageFailed(MethodError):
     code, word = -32004, "storage_failed"
 
     def __init__(self, reason: str, *, is_unknown: bool = False) -> None:
-        """Describe the failure.
-
-        Args:
-            reason: What went wrong with the disk.
-            is_unknown: Whether a crash before the repair could still show the change.
-        """
         message = f"Not saved, nothing was changed: {reason}"
         if is_unknown:
             super().__init__(f"{message}; {_UNKNOWN_OUTCOME}", reason=reason, outcome="unknown")
@@ -288,10 +280,7 @@ _BY_CODE: Mapping[int, type[CallError]] = {
 def rebuilt(code: int, message: str, data: Mapping[str, object] | None) -> CallError:
     """Make the exception of an error object that came over the wire.
 
-    Args:
-        code: The JSON-RPC code; one that is not known here makes a plain `MethodError`.
-        message: The message.
-        data: The data that came with it, if it was an object.
+    A code that is not known here makes a plain `MethodError`.
     """
     kind = _BY_CODE.get(code, MethodError)
     error = kind.__new__(kind, message)  # each kind's own __init__ makes a message of its own

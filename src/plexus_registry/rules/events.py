@@ -1,9 +1,7 @@
 """The events that methods report, with their shape on the wire.
 
-An event is encoded once, as JSON text with the tag `type` first. The
-catalog keeps the most frequent answers, one backend or all of them, encoded.
-
-The first line of a docstring here is part of the schema that clients see, and of its hash.
+An event is encoded once, as JSON text with the tag `type` first. The first line of a docstring here
+is part of the schema that clients see, and of its hash.
 
 Source: manual/protocol.md, "Events".
 """

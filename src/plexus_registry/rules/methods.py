@@ -28,44 +28,32 @@ if TYPE_CHECKING:
 NAMESPACE = "registry"
 
 
-class Delete(Command, frozen=True):
+class _OfName(Command, frozen=True):
+    """A command whose only parameter is the name of a backend."""
+
+    parameters: ClassVar[tuple[Parameter, ...]] = (KNOWN_NAME,)
+
+    name: str
+
+
+class Delete(_OfName, frozen=True):
     """Delete a backend."""
 
-    parameters: ClassVar[tuple[Parameter, ...]] = (KNOWN_NAME,)
 
-    name: str
-
-
-class Deregister(Command, frozen=True):
+class Deregister(_OfName, frozen=True):
     """Make a backend inactive; its record stays."""
 
-    parameters: ClassVar[tuple[Parameter, ...]] = (KNOWN_NAME,)
 
-    name: str
-
-
-class Ping(Command, frozen=True):
+class Ping(_OfName, frozen=True):
     """Report that a backend is alive."""
 
-    parameters: ClassVar[tuple[Parameter, ...]] = (KNOWN_NAME,)
 
-    name: str
-
-
-class Check(Command, frozen=True):
+class Check(_OfName, frozen=True):
     """Probe a backend now."""
 
-    parameters: ClassVar[tuple[Parameter, ...]] = (KNOWN_NAME,)
 
-    name: str
-
-
-class Get(Command, frozen=True):
+class Get(_OfName, frozen=True):
     """Ask for one effective backend."""
-
-    parameters: ClassVar[tuple[Parameter, ...]] = (KNOWN_NAME,)
-
-    name: str
 
 
 class List(Command, frozen=True):
@@ -98,14 +86,13 @@ class Watch(Command, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One method of the registry.
+    """One method of the registry; its parameters are those of its command.
 
     Attributes:
         name: Without the namespace.
         doc: Its purpose, in a sentence.
-        command: Its command; the command's parameters are the method's.
         streaming: Whether its reports go on until the caller unsubscribes.
-        writes: Whether it changes something, so that callers need write access.
+        writes: Whether callers need write access.
     """
 
     name: str
@@ -143,8 +130,8 @@ BY_COMMAND: dict[type[Command], Method] = {method.command: method for method in 
 def nearest(word: str, known: Iterable[str], *, least: float = 0.0) -> str | None:
     """Find the known word that is most like a mistyped one.
 
-    The known word that shares the most pairs of letters with it is taken; only that one is
-    compared letter by letter, because callers decide how often this is done.
+    It shares the most pairs of letters with it. Only that one is compared letter by letter, because
+    callers decide how often this is done.
 
     Args:
         word: The mistyped word.

@@ -111,7 +111,7 @@ def register(records: Records, claim: Register, *, now: int, new_id: str) -> Dec
 
     Args:
         records: The records of the name.
-        claim: The claim; its values keep the field rules.
+        claim: The claim.
         now: Unix seconds.
         new_id: The id of the backend, should the name be new to the manual layer.
 

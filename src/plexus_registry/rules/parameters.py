@@ -39,11 +39,9 @@ class Values:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One parameter of a method.
+    """One parameter of a method, by its name in an object or its place in an array.
 
     Attributes:
-        name: The name, as a member of an object; its place counts in an array.
-        values: The values that it may hold.
         doc: Its meaning, in a sentence.
         required: Whether it must be given; null counts as not given.
     """
@@ -56,9 +54,6 @@ class Parameter:
 
 class Command(msgspec.Struct, frozen=True, kw_only=True):
     """A request to the registry, checked when it is made. A member that is None was not given.
-
-    The parameters of a command are those of its method: schemas, documentation and the checks of
-    calls are made from them.
 
     Raises:
         InvalidParamsError: On construction, for the first parameter that breaks its rule.
@@ -103,29 +98,24 @@ def is_name(value: object) -> bool:
     return isinstance(value, str) and _NAME.fullmatch(value) is not None
 
 
-def is_host(value: object) -> bool:
-    """Whether it is a host name, an IPv4 or an IPv6 literal, and nothing more."""
+def _is_host(value: object) -> bool:
     if not isinstance(value, str) or not 1 <= len(value) <= MAX_HOST:
         return False
     if ":" in value:
         address, percent, zone = value.partition("%")
-        return _is_ipv6(address) and (not percent or _ZONE.fullmatch(zone) is not None)
+        try:
+            IPv6Address(address)
+        except AddressValueError:
+            return False
+        return not percent or _ZONE.fullmatch(zone) is not None
     # A host that ends in a number is an IPv4 address to every client (URL standard).
     if value.removesuffix(".").rpartition(".")[2].isdecimal():
         return _IPV4.fullmatch(value) is not None
     return _HOST_NAME.fullmatch(value) is not None
 
 
-def _is_ipv6(text: str) -> bool:
-    try:
-        IPv6Address(text)
-    except AddressValueError:
-        return False
-    return True
-
-
-def is_port(value: object) -> bool:
-    """Whether it is a port to connect to: neither `true` nor 4444.0 is."""
+def _is_port(value: object) -> bool:
+    # Neither `true` nor 4444.0 is one.
     return type(value) is int and 1 <= value <= 65535
 
 
@@ -140,10 +130,7 @@ def is_text(value: object) -> bool:
 
 
 def metadata_text(value: object) -> str:
-    """Encode metadata as it is stored and returned: as the JSON text of an object.
-
-    Args:
-        value: A JSON object, or its text: clients send back the text that they received.
+    """Encode metadata, an object or its JSON text, as it is stored and returned: as JSON text.
 
     Raises:
         ValueError: It is neither.
@@ -161,24 +148,11 @@ def metadata_text(value: object) -> str:
         raise ValueError(str(error)) from error
 
 
-def is_metadata(value: object) -> bool:
-    """Whether it is a JSON object, or the text of one, that is not too large."""
+def _is_metadata(value: object) -> bool:
     try:
         return len(metadata_text(value).encode()) <= MAX_METADATA_BYTES
     except ValueError:
         return False
-
-
-def _is_string(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def _is_boolean(value: object) -> bool:
-    return isinstance(value, bool)
-
-
-def _is_revision(value: object) -> bool:
-    return type(value) is int and value >= 0
 
 
 _STRING = {"type": "string"}
@@ -210,25 +184,27 @@ NAME = Values(
 HOST = Values(
     f"a host name, IPv4 or IPv6 address of 1 to {MAX_HOST} characters,"
     " without scheme, brackets, port or path",
-    is_host,
+    _is_host,
     _STRING,
 )
 PORT = Values(
     "an integer from 1 to 65535",
-    is_port,
+    _is_port,
     {"type": "integer", "format": "uint16", "minimum": 1, "maximum": 65535},
 )
 TEXT = Values(f"a string of at most {MAX_TEXT_BYTES} bytes", is_text, _STRING)
 METADATA = Values(
     f"a JSON object, or its text, of at most {MAX_METADATA_BYTES} bytes as JSON text",
-    is_metadata,
+    _is_metadata,
     {"type": "object"},
 )
-ANY_STRING = Values("a string", _is_string, _STRING)
+ANY_STRING = Values("a string", lambda value: isinstance(value, str), _STRING)
 REVISION = Values(
-    "a revision: an integer from 0 up", _is_revision, {"type": "integer", "minimum": 0}
+    "a revision: an integer from 0 up",
+    lambda value: type(value) is int and value >= 0,
+    {"type": "integer", "minimum": 0},
 )
-BOOLEAN = Values("true or false", _is_boolean, {"type": "boolean"})
+BOOLEAN = Values("true or false", lambda value: isinstance(value, bool), {"type": "boolean"})
 SECONDS = Values(
     "a number of seconds above 0",
     lambda value: value != 0 and _is_between(value, 0, MAX_SECONDS),

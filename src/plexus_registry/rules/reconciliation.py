@@ -43,17 +43,16 @@ def declare(
     now: int,
     new_id: Callable[[], str],
 ) -> Reloaded:
-    """Reconcile a layer with the declarations of its origin.
+    """Reconcile a layer with the declarations of its origin, by name.
+
+    A change of the file's layer is reported in the transaction, too.
 
     Args:
-        transaction: Where the layer is changed, and a change of the file's layer reported.
+        transaction: Where the layer is changed.
         layer: One of `SOURCE_OF`.
-        declared: The declarations, by name.
+        declared: All that the origin declares.
         now: Unix seconds.
         new_id: Makes the id of a backend that is new to the layer.
-
-    Returns:
-        How many backends are declared, and the names that changed in the layer.
     """
     added: list[str] = []
     updated: list[str] = []
@@ -106,18 +105,11 @@ def reconcile(
     now: int,
     new_id: Callable[[], str],
 ) -> Backend:
-    """Turn a declaration into the backend of its layer.
-
-    Args:
-        declaration: What the origin declares now.
-        former: The backend of the name in the layer so far.
-        source: The source of the backend.
-        now: Unix seconds.
-        new_id: Makes the id if the name is new to the layer.
+    """Turn a declaration into the backend of its layer, at a time in Unix seconds.
 
     Returns:
-        The former backend itself if the declaration says nothing new; else one that keeps
-        its id, its creation time and, at the same address, its health.
+        The former backend of the layer itself if the declaration says nothing new; else one that
+        keeps its id, its creation time and, at the same address, its health.
     """
     if former is None:
         return Backend(
@@ -165,8 +157,8 @@ def other_names(stated: Names, outcome: Outcome, after: Backend) -> Names:
 
     Args:
         stated: Its other names so far.
-        outcome: The outcome of the probe of the built-in entry, with the name that the hub gave.
-        after: The built-in entry after it.
+        outcome: The outcome, with the name that the hub gave.
+        after: The built-in entry after the probe.
     """
     if not after.is_active:
         return frozenset()
@@ -192,13 +184,12 @@ def declared_at_start(catalog: Catalog) -> dict[str, Declaration]:
     The first probe finds out whether the hub still has that name.
     """
     names = {LOCAL_HUB.name}
-    records = catalog.records(LOCAL_HUB.name)
-    built_in = operations.stated(records, Layer.AUTO)
+    built_in = catalog.get(LOCAL_HUB.name)
+    address = (LOCAL_HUB.host, LOCAL_HUB.port, LOCAL_HUB.protocol)
     if (
-        is_built_in(LOCAL_HUB.name, records)
-        and built_in is not None
-        and built_in.backend is not None
-        and built_in.backend.address == (LOCAL_HUB.host, LOCAL_HUB.port, LOCAL_HUB.protocol)
+        built_in is not None
+        and built_in.address == address
+        and is_built_in(LOCAL_HUB.name, catalog.records(LOCAL_HUB.name))
     ):
         names |= stated_names(catalog)
     return {name: msgspec.structs.replace(LOCAL_HUB, name=name) for name in names}
@@ -207,15 +198,7 @@ def declared_at_start(catalog: Catalog) -> dict[str, Declaration]:
 def state_others(
     transaction: Transaction, names: Names, stated: Names, *, now: int, new_id: Callable[[], str]
 ) -> None:
-    """Replace the other names of the local hub.
-
-    Args:
-        transaction: Where the layer is changed.
-        names: The new ones.
-        stated: Those that it may have so far.
-        now: Unix seconds.
-        new_id: Makes the id of a backend that is new to the layer.
-    """
+    """Replace the other names of the local hub; `now` is in Unix seconds."""
     for name in stated - names:
         transaction.write(name, operations.without(transaction.records(name), Layer.AUTO))
     for name in names:

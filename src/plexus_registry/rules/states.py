@@ -61,10 +61,7 @@ _CHANGED_BY_PING = RULES[Sign.PING].keys()
 
 
 def ping_changes(backend: Backend) -> bool:
-    """Whether a ping changes the state of a backend, and not only when it was last seen.
-
-    Most pings come from active backends, and change nothing.
-    """
+    """Whether a ping changes more of a backend than when it was last seen; most do not."""
     return backend.state in _CHANGED_BY_PING and (
         backend.health is not None or not backend.is_active
     )
@@ -78,7 +75,7 @@ def after_sign(
     reason: str | None = None,
     seen: Mapping[str, object] | None = None,
 ) -> Backend:
-    """Apply a sign to a backend.
+    """Return a backend as it is after a sign: with its new `is_active` and `health`.
 
     Args:
         backend: The backend before it.
@@ -86,9 +83,6 @@ def after_sign(
         now: Unix seconds.
         reason: Why, if the sign has a reason.
         seen: Members of `Health` that are known anew, by name.
-
-    Returns:
-        The backend with its new `is_active` and `health`.
     """
     former = backend.health
     before = backend.state
@@ -108,10 +102,7 @@ def durable(health: Health) -> Health:
 
 
 def differs(before: Backend, after: Backend) -> bool:
-    """Whether a backend differs in more than what the last probe brought.
-
-    Only then it is worth a write and an event.
-    """
+    """Whether a backend differs in what is worth a write and an event after a probe."""
     if before.is_active is not after.is_active or before.version != after.version:
         return True
     known, learned = before.health, after.health
@@ -169,12 +160,7 @@ class Unanswered(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Unchecked(msgspec.Struct, frozen=True, kw_only=True):
-    """The backend may not be probed, or wants a credential first.
-
-    Attributes:
-        reason: Why.
-        wants_credential: Whether it was asked, and wants a credential first.
-    """
+    """The backend may not be probed, or it was asked, and wants a credential first."""
 
     reason: str
     wants_credential: bool = False
