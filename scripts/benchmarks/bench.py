@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +13,7 @@ from report import Row, Sample, compare
 from servers import Server, open_registry
 
 BATCH = 100
+FILLERS = 32
 Side = Callable[[], Sample]
 """Measures one side of a comparison for one round."""
 
@@ -42,8 +44,11 @@ class Bench:
         names = [backend_name(number) for number in range(stored)]
         requests = [encode("registry.register", address(name)) for name in names]
         batches = [requests[start : start + BATCH] for start in range(0, stored, BATCH)]
+        texts = [f"[{','.join(batch)}]" for batch in batches]
         with open_registry(folder or self.new_folder(), *options) as server:
-            ask(server.url, *(f"[{','.join(batch)}]" for batch in batches))
+            # Each request of a batch waits for its commit, which those of several batches share.
+            with ThreadPoolExecutor(FILLERS) as pool:
+                list(pool.map(partial(ask, server.url), texts))
             yield server
 
     def driving(self, url: str, call: Call, connections: int) -> Side:

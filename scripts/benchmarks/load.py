@@ -210,6 +210,7 @@ def drive(url: str, call: Call, connections: int, *, warm_up: float, seconds: fl
         by_number = {client.socket.fileno(): client for client in clients}
         began, used, busy = time.perf_counter() + warm_up, time.process_time(), 0.0
         for number, client in by_number.items():
+            client.socket.settimeout(None)  # else each call of it polls, too
             poll.register(number, select.EPOLLIN)
             send(client)
         at_work = connections

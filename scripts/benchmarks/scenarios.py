@@ -104,7 +104,7 @@ def measure_memory(bench: Bench) -> Iterator[Row]:
     (some, crowd), many = bench.idle, bench.stored[-1]
     with open_floor() as bare:
         bare_rest, bare_held = _weigh(bare, f"{bare.url}/1", some)
-    with bench.filled_registry(0, "--max-connections", str(2 * crowd)) as ours:
+    with bench.filled_registry(0, "--max-connections", str(crowd + some)) as ours:
         rest, held = _weigh(ours, ours.url, some)
         _, crowded = _weigh(ours, ours.url, crowd)
     with bench.filled_registry(many) as ours:
