@@ -62,10 +62,6 @@ def wall_clock() -> int:
     return int(time.time())
 
 
-def _new_id() -> str:
-    return str(uuid4())
-
-
 class Registry:
     """The backends of one database, and all that can be done with them.
 
@@ -113,7 +109,7 @@ class Registry:
             NameTaken: A live backend at another address holds the name.
             StorageFailed: The change could not be saved.
         """
-        rule = partial(operations.register, claim=claim, now=self.now(), new_id=_new_id())
+        rule = partial(operations.register, claim=claim, now=self.now(), new_id=str(uuid4()))
         change = partial(Transaction.apply, name=claim.name, rule=rule, registers=True)
         backend, revision = await self.commits.commit(change)
         return BackendRegistered(backend=backend, revision=revision)
@@ -210,7 +206,9 @@ class Registry:
             if lifts_tombstones:
                 for name in declared:
                     transaction.write(name, operations.lift_tombstone(transaction.records(name)))
-            return declare(transaction, layer, declared, now=self.now(), new_id=_new_id)
+            return declare(
+                transaction, layer, declared, now=self.now(), new_id=lambda: str(uuid4())
+            )
 
         names = max(len(declared), len(self.catalog.names(layer)))
         reloaded, revision = await self.commits.commit(change, is_long=names > LONG_DECLARATION)

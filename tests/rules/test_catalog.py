@@ -110,7 +110,7 @@ class CatalogMachine(RuleBasedStateMachine):
         records = data.draw(sts.records_of(name))
         transaction.write(name, records)
         transaction.end_change()
-        self.publish(transaction.changes())
+        self.publish(transaction.changes)
 
     @invariant()
     def agrees_with_the_model(self) -> None:
@@ -139,7 +139,7 @@ def test_a_draft_shows_its_changes_and_the_catalog_none_of_them(
         assert catalog.records(name) == untouched.records(name)
     assert transaction.names(Layer.FILE) == untouched.names(Layer.FILE) | written.keys()
     transaction.end_change()
-    assert transaction.changes() == {
+    assert transaction.changes == {
         name: stated for name, stated in written.items() if stated != untouched.records(name)
     }
     assert catalog.listed(active_only=False) == untouched.listed(active_only=False)
@@ -151,13 +151,13 @@ def test_what_is_saved_again_is_saved_as_it_is_then(
 ) -> None:
     transaction = Transaction(Catalog(records))
     transaction.save_again(name)
-    assert transaction.changes() == {}
+    assert transaction.changes == {}
     assert transaction.saved_again() == {name: Catalog(records).records(name)}
     changed = data.draw(sts.records_of(name))
     transaction.write(name, changed)
     transaction.end_change()
     is_changed = changed != Catalog(records).records(name)
-    assert transaction.changes() == ({name: changed} if is_changed else {})
+    assert transaction.changes == ({name: changed} if is_changed else {})
     assert transaction.saved_again() == ({} if is_changed else {name: changed})
 
 

@@ -143,7 +143,7 @@ def test_a_change_that_is_abandoned_leaves_nothing() -> None:
     transaction.report(events.Reloaded(revision=0, count=1, added=("a",)))
     transaction.abandon_change()
     assert transaction.end_change() == 3
-    assert (transaction.entries, transaction.changes(), transaction.records("a")) == ([], {}, ())
+    assert (transaction.entries, transaction.changes, transaction.records("a")) == ([], {}, ())
 
 
 def test_changes_that_undo_each_other_are_told_one_by_one() -> None:
@@ -153,7 +153,7 @@ def test_changes_that_undo_each_other_are_told_one_by_one() -> None:
     assert transaction.end_change() == 4
     transaction.write(name, ())
     assert transaction.end_change() == 5
-    assert transaction.changes() == {}
+    assert transaction.changes == {}
     assert [(each.revision, each.name, each.namespaces) for each in transaction.entries] == [
         (4, name, (FULL.namespace,)),
         (5, name, (FULL.namespace,)),

@@ -200,6 +200,8 @@ class Transaction:
         revision: The revision after the last change that has ended.
         signs_of_life: The names that a change shows to be alive.
         registered: The names that a change registers.
+        changes: The names whose records differ from the catalog's, each with its records, after
+            the changes that have ended.
     """
 
     def __init__(self, catalog: Catalog) -> None:
@@ -207,6 +209,7 @@ class Transaction:
         self.revision = catalog.revision
         self.signs_of_life: set[str] = set()
         self.registered: set[str] = set()
+        self.changes: dict[str, Records] = {}
         self._catalog = catalog
         self._written: dict[str, Records] = {}  # by the changes that have ended
         self._current: dict[str, Records] = {}  # by the change that has not
@@ -256,6 +259,10 @@ class Transaction:
     def end_change(self) -> int:
         """End the current change, and return the revision after it."""
         for name, records in self._current.items():
+            if records != self._catalog.records(name):
+                self.changes[name] = records
+            else:
+                self.changes.pop(name, None)
             written = self._written.get(name)
             before = self._catalog.get(name) if written is None else effective(written)
             after = effective(records)
@@ -278,16 +285,8 @@ class Transaction:
         self._current.clear()
         self._reports.clear()
 
-    def changes(self) -> dict[str, Records]:
-        """Return the names whose records change, each with its records afterwards."""
-        return {
-            name: records
-            for name, records in self._written.items()
-            if records != self._catalog.records(name)
-        }
-
     def saved_again(self) -> dict[str, Records]:
         """Return the names to save again, with their records in the catalog."""
         if not self._to_save:
             return {}
-        return {name: self._catalog.records(name) for name in self._to_save - self.changes().keys()}
+        return {name: self._catalog.records(name) for name in self._to_save - self.changes.keys()}

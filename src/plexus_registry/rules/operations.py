@@ -16,8 +16,7 @@ Source: manual/config.md, "Which source wins"; manual/methods.md, "Who gets a na
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -45,8 +44,7 @@ Records = tuple[Record, ...]
 _CLEARABLE = tuple(field.name for field in FIELDS.values() if field.is_clearable)
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """The records of one name after a call.
 
     Attributes:

@@ -215,22 +215,17 @@ class LockFile:
     """A locked lock file; its lines are the process id and the last revision.
 
     Attributes:
-        revision: The last revision that this process or an earlier one noted.
+        revision: The last revision of the database, as far as this process knows.
     """
 
     def __init__(self, descriptor: int, revision: int) -> None:
         self._descriptor = descriptor
         self.revision = revision
 
-    def note(self, revision: int) -> None:
-        """Write the last revision of the database; if that fails, only its check is lost."""
+    def write(self, revision: int, process: str) -> None:
+        """Write the last revision of the database, and which process holds the lock, if any."""
         self.revision = revision
-        with contextlib.suppress(OSError):
-            self.write(str(os.getpid()))
-
-    def write(self, process: str) -> None:
-        """Write which process holds the lock, if any, and the revision."""
-        text = f"{process}\n{self.revision}\n".encode()
+        text = f"{process}\n{revision}\n".encode()
         os.pwrite(self._descriptor, text, 0)
         os.ftruncate(self._descriptor, len(text))
 
@@ -280,12 +275,12 @@ def hold_lock_file(database: Path) -> Iterator[LockFile]:
             )
         lock_file = LockFile(descriptor, int(found["revision"] or 0))
         try:
-            lock_file.write(str(os.getpid()))
+            lock_file.write(lock_file.revision, str(os.getpid()))
         except OSError as error:
             raise StartError(f"cannot write the lock file {path}: {error.strerror}") from error
         yield lock_file
         with contextlib.suppress(OSError):
-            lock_file.write("")
+            lock_file.write(lock_file.revision, "")
     finally:
         os.close(descriptor)
 

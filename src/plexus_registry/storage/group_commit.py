@@ -197,7 +197,7 @@ class GroupCommit:
                     await self._store.run_sync(partial(queued.make, transaction))
                 else:
                     queued.make(transaction)
-            changes, saved_again = transaction.changes(), transaction.saved_again()
+            changes, saved_again = transaction.changes, transaction.saved_again()
             # What is only saved again may change in memory meanwhile: a ping does not wait for it.
             self._is_making_changes, self._committing = False, changes
             if changes or saved_again or transaction.entries or was_failing:

@@ -11,6 +11,7 @@ overwrites it, but the next start of the process would find it.
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 from contextlib import suppress
 from functools import partial
@@ -110,8 +111,7 @@ class Store:
             # A rollback that failed left the old transaction open.
             connection.rollback()
             connection.execute("BEGIN IMMEDIATE")
-            layers = [",".join(map(_layer_of, records)) for records in changes.values()]
-            connection.executemany(DELETE, zip(changes, layers, strict=True))
+            connection.executemany(DELETE, map(_kept_rows, changes.items()))
             connection.executemany(REPLACE, map(row_of, chain.from_iterable(changes.values())))
             if after is not None:
                 connection.execute(TAKE_BACK, [after])
@@ -132,13 +132,17 @@ class Store:
                 raise self._failed(error, is_unknown=is_committing) from error
             raise
         if entries:
-            self._lock_file.note(entries[-1].revision)
+            with suppress(OSError):  # only the check of the next start is lost
+                self._lock_file.write(entries[-1].revision, str(os.getpid()))
 
 
 _PLAIN = tuple(name for name in Backend.__struct_fields__ if name not in ("name", "health"))
 """The members of a backend that are columns as they are, beside the key; `health` is JSON text."""
 _plain_values = attrgetter(*_PLAIN)
 COLUMNS = ("name", "layer", *_PLAIN, "health")
+
+_LAYER_ON_DISK = {layer: Layer.DATABASE if layer in MANUAL_LAYERS else layer for layer in Layer}
+"""A record of a call is in the layer `database` on the disk."""
 
 # Per row a third of what `insert_all` takes, and it is the same every time.
 # The name of no layer is part of another one's.
@@ -157,14 +161,15 @@ TAKE_BACK = f"DELETE FROM {CHANGES_TABLE} WHERE revision > ?"  # noqa: S608 - as
 FORGET = f"DELETE FROM {CHANGES_TABLE} WHERE revision <= ?"  # noqa: S608 - as above
 
 
-def _layer_of(record: Record) -> Layer:
-    """On the disk, the record of a call is in the layer `database`."""
-    return Layer.DATABASE if record.layer in MANUAL_LAYERS else record.layer
+def _kept_rows(change: tuple[str, Records]) -> tuple[str, str]:
+    """Return a name, and the layers whose rows of it are not deleted."""
+    name, records = change
+    return (name, ",".join([_LAYER_ON_DISK[record.layer] for record in records]))
 
 
 def row_of(record: Record) -> tuple[object, ...]:
     """Turn a record into its row."""
-    layer, backend = _layer_of(record), record.backend
+    layer, backend = _LAYER_ON_DISK[record.layer], record.backend
     if backend is None:
         return (record.name, layer, *(None for _ in _PLAIN), None)
     health = backend.health and encode_value(durable(backend.health))
