@@ -45,7 +45,7 @@ ROOMS: dict[str, Room] = {
     "client": Room("concurrency websocket_frames rules"),
     "rpc": Room(
         "registry settings websocket_frames rules",
-        pure="jsonrpc plexus schema streams",
+        pure="jsonrpc plexus schema streams subscriptions",
     ),
     "registry": Room("health config storage concurrency rules"),
     "health": Room(

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plexus_registry.rpc.streams import (
+from plexus_registry.rpc.streams import StreamEncoder
+from plexus_registry.rpc.subscriptions import (
     FIRST_NUMBER_BITS,
     FiniteStream,
-    StreamEncoder,
     Subscriptions,
     WatchStream,
 )

@@ -11,7 +11,7 @@ from trio_websocket import ConnectionClosed
 
 from plexus_registry.rpc.handler import Handler
 from plexus_registry.rpc.plexus import Hub
-from plexus_registry.rpc.streams import CHARACTERS_AT_ONCE, LOOKS_AT_ONCE, ChangeFrames
+from plexus_registry.rpc.subscriptions import CHARACTERS_AT_ONCE, LOOKS_AT_ONCE, ChangeFrames
 from plexus_registry.rules.backend import Register
 from plexus_registry.server.shutdown import Shutdown
 from tests.fakes import ScriptedWebSocket, answered, opened, serve_scripted, texts_of

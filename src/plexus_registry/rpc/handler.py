@@ -30,15 +30,8 @@ from plexus_registry.rpc.jsonrpc import (
     read_frame,
     result_response,
 )
-from plexus_registry.rpc.streams import (
-    BUG,
-    CallFailure,
-    FiniteStream,
-    Stream,
-    Subscriptions,
-    Unsubscribe,
-    WatchStream,
-)
+from plexus_registry.rpc.streams import BUG, CallFailure, Stream, Unsubscribe
+from plexus_registry.rpc.subscriptions import FiniteStream, Subscriptions, WatchStream
 from plexus_registry.rules.backend import Register, Update
 from plexus_registry.rules.change_log import WatchCursor
 from plexus_registry.rules.errors import (
@@ -59,7 +52,8 @@ if TYPE_CHECKING:
     from plexus_registry.registry import Registry
     from plexus_registry.rpc.fairness import Peer
     from plexus_registry.rpc.plexus import Hub
-    from plexus_registry.rpc.streams import ChangeFrames, Route
+    from plexus_registry.rpc.streams import Route
+    from plexus_registry.rpc.subscriptions import ChangeFrames
     from plexus_registry.rules.events import Event
     from plexus_registry.rules.parameters import Command
 

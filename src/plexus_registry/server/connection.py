@@ -18,7 +18,7 @@ from trio_websocket import ConnectionClosed
 from plexus_registry.concurrency import Wakeup
 from plexus_registry.rpc.fairness import LONG_CHARACTERS, Share
 from plexus_registry.rpc.handler import Handler
-from plexus_registry.rpc.streams import FIRST_NUMBER_BITS, ChangeFrames
+from plexus_registry.rpc.subscriptions import FIRST_NUMBER_BITS, ChangeFrames
 from plexus_registry.rules.errors import shown
 from plexus_registry.websocket_frames import CloseCode
 
