@@ -63,6 +63,8 @@ async def serve_connection(
     try:
         with shutdown.request_loop() as loop:
             while not loop.must_end():
+                if websocket.is_queue_full:
+                    await websocket.flush()
                 frame = websocket.read()
                 if frame is None:
                     await websocket.flush()
@@ -75,34 +77,24 @@ async def serve_connection(
                     await websocket.share.wait_for_turn()
                 answer = handler.answer(frame)
                 if isinstance(answer, list):
-                    frames = current = answer
-                    size = sum(map(len, frames))
-                    if size > LONG_CHARACTERS:
-                        sent_before = websocket.sent
-                        await websocket.send(frames)
-                        handler.release()
-                    else:
-                        websocket.queue(frames)
-                        current = None
-                        if websocket.is_queue_full:
-                            await websocket.flush()
+                    current, sent_before = answer, websocket.sent
+                    size = await _send(websocket, handler, answer)
                 else:
                     with closing(answer):
                         # A request is carried out even if its peer has left meanwhile.
                         with suppress(ConnectionClosed):
                             await websocket.flush()
-                        frames = current = await answer
+                        answer = current = await answer
                     sent_before = None
                     async with watch_sender.pause():
                         sent_before = websocket.sent
-                        await websocket.send(frames)
+                        size = await _send(websocket, handler, answer)
                         if handler.note_sent():
                             watch_sender.begin()
                     watch_sender.resume()
-                    size = sum(map(len, frames))
                 current = sent_before = None
                 if size > KEPT_CHARACTERS:
-                    del answer, frames
+                    del answer
         await watch_sender.finish()
         await websocket.close(CloseCode.GOING_AWAY, STOPPING)
     except ConnectionClosed as closed:
@@ -126,6 +118,17 @@ async def serve_connection(
         handler.release()
         # The two refer to each other, and a connection must leave no cycles: see `app`.
         handler.in_parts = nullcontext
+
+
+async def _send(websocket: WebSocket, handler: Handler, frames: list[str]) -> int:
+    """Send frames, or queue them if they are short; return their size in characters."""
+    size = sum(map(len, frames))
+    if size > LONG_CHARACTERS:
+        await websocket.send(frames)
+        handler.release()
+    else:
+        websocket.queue(frames)
+    return size
 
 
 def _unsent(

@@ -147,7 +147,7 @@ class WebSocket:
         if self.has_broken_protocol and self._is_sending:
             # The task that sends waits for a peer that does not read.
             await trio.aclose_forcefully(self._stream)
-        if self._queue:
+        if self._queue and not self._push():
             await self._send()
         if self._closed is not None:
             await self._end()
@@ -249,20 +249,31 @@ class WebSocket:
         Returns:
             Whether all was sent.
         """
+        if self._closed is not None:
+            return False
         for frames in encode_texts(messages):
             self._add(frames)
-        if self._closed is not None or self._socket is None or self._lock.locked():
+        return self._push()
+
+    def _push(self) -> bool:
+        """Send what is queued as far as the system accepts it now; return whether that was all."""
+        if self._socket is None or self._lock.locked():
             return False
-        data = b"".join(self._queue)
+        data = self._queue[0] if len(self._queue) == 1 else b"".join(self._queue)
+        self.sent += 1
         try:
             size = os.write(self._socket.fileno(), data)
         except OSError:
-            size = 0  # no room, or the peer is gone, which `flush` finds
-        self.sent += 1
-        self._is_sending = size < len(data) and (size > 0 or self._is_sending)
-        self._queue = [data[size:]] if size < len(data) else []
-        self._queued = len(data) - size
-        return not self._queue
+            return False  # no room, or the peer is gone, which the next send finds
+        if size == len(data):
+            self._queue.clear()
+            self._queued = 0
+            self._is_sending = False
+            return True
+        self._queue = [data[size:]]
+        self._queued -= size
+        self._is_sending = True
+        return False
 
     async def send_part(self, text: str, *, is_first: bool = True, is_last: bool = True) -> None:
         """Send a part of a message, or all of it, as one frame."""
