@@ -1,7 +1,7 @@
 """How long a run measures, and what all scenarios share."""
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +16,8 @@ BATCH = 100
 FILLERS = 32
 Side = Callable[[], Sample]
 """Measures one side of a comparison for one round."""
+Driven = Callable[[int], Sample]
+"""The same with a number of connections."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +53,9 @@ class Bench:
                 list(pool.map(partial(ask, server.url), texts))
             yield server
 
-    def driving(self, url: str, call: Call, connections: int) -> Side:
+    def driving(self, url: str, call: Call) -> Driven:
         """Make a side that loads a server."""
-        return partial(drive, url, call, connections, warm_up=self.warm_up, seconds=self.seconds)
+        return partial(drive, url, call, warm_up=self.warm_up, seconds=self.seconds)
 
     def alternate(self, *sides: Side, rounds: int = 0) -> list[list[Sample]]:
         """Measure sides A B C A B C ... and return each side's rounds."""
@@ -61,12 +63,19 @@ class Bench:
         return [list(side) for side in zip(*measured, strict=True)]
 
     def compare(
-        self, what: str, ours: Side, against: str, base: Side, at_least: float | None = None
+        self, what: str, ours: Driven, against: str, base: Driven, reach: Mapping[int, float | None]
     ) -> Iterator[Row]:
-        """Compare the calls a second of two sides, if the row is wanted."""
-        if self.rows in what:
-            samples, bases = self.alternate(ours, base)
-            yield compare(what, samples, "calls/s", against, bases, at_least=at_least)
+        """Compare the calls a second of two sides, if the row is wanted.
+
+        `reach` has the numbers of connections, each with the ratio to reach.
+        """
+        for connections, least in reach.items():
+            exactly = connected(what, connections)
+            if self.rows in exactly:
+                samples, bases = self.alternate(
+                    partial(ours, connections), partial(base, connections)
+                )
+                yield compare(exactly, samples, "calls/s", against, bases, at_least=least)
 
 
 QUICK = Bench(

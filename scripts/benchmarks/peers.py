@@ -9,7 +9,7 @@ from functools import partial
 from itertools import count
 from urllib.request import urlopen
 
-from bench import Bench, connected
+from bench import Bench
 from load import INFO_CALL, UNSEEN, address, ask, backend_name, call, encode, hub_name, moved, named
 from report import Row, Sample
 from servers import LOAD_CORE, find_program, free_port, open_registry, open_server, run
@@ -52,14 +52,8 @@ def measure_original(bench: Bench, path: str) -> Iterator[Row]:
             ("update", call("registry.update", moved(SOME), hub), {1: None, 64: 11.0}),
             ("register", call("registry.register", UNSEEN, hub), {1: 1.7, 16: 8.0, 64: 10.0}),
         ):
-            for connections, at_least in reach.items():
-                yield from bench.compare(
-                    connected(what, connections),
-                    bench.driving(ours.url, each, connections),
-                    "the original",
-                    bench.driving(original.url, each, connections),
-                    at_least,
-                )
+            ours_driven, theirs = bench.driving(ours.url, each), bench.driving(original.url, each)
+            yield from bench.compare(what, ours_driven, "the original", theirs, reach)
 
 
 def measure_etcd(bench: Bench) -> Iterator[Row]:
@@ -73,22 +67,12 @@ def measure_etcd(bench: Bench) -> Iterator[Row]:
         put, fetch = f'{{"key":"%012d","value":"{value}"}}', '{"key":"%012d"}'
         for number in range(STORED):
             urlopen(f"{url}/put", (put % number).encode()).close()
-        starts = count(STORED, 10**6)
-        for connections in (16, 64):
-            yield from bench.compare(
-                connected("direct get", connections),
-                bench.driving(ours.url, gets, connections),
-                "etcd, range of one key",
-                partial(wrk, f"{url}/range", connections, fetch, iter([0]), len(SOME)),
-                6.0 if connections == 16 else None,
-            )
-            yield from bench.compare(
-                connected("direct register", connections),
-                bench.driving(ours.url, registers, connections),
-                "etcd, put of a new key",
-                partial(wrk, f"{url}/put", connections, put, starts, 10**12),
-                1.5,
-            )
+        etcd = partial(wrk, f"{url}/range", fetch, iter([]), len(SOME))
+        direct = bench.driving(ours.url, gets)
+        yield from bench.compare("direct get", direct, "etcd, range of a key", etcd, {16: 6.0})
+        etcd = partial(wrk, f"{url}/put", put, count(STORED, 10**6), 10**12)
+        direct, reach = bench.driving(ours.url, registers), {16: 1.5, 64: 1.5}
+        yield from bench.compare("direct register", direct, "etcd, put of a new key", etcd, reach)
 
 
 @contextmanager
@@ -105,7 +89,7 @@ def _open_etcd(bench: Bench) -> Iterator[str]:
 
 
 def _drive_wrk(
-    bench: Bench, wrk: str, url: str, connections: int, body: str, starts: Iterator[int], keys: int
+    bench: Bench, wrk: str, url: str, body: str, starts: Iterator[int], keys: int, connections: int
 ) -> Sample:
     """Post `body` for a second, each time with the next number as its key."""
     script = bench.folder / "wrk.lua"

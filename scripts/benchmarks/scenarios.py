@@ -39,23 +39,18 @@ SOCKETS = 64
 def measure_reads(bench: Bench) -> Iterator[Row]:
     """Compare get, list and ping with a server that answers constants of the same size."""
     # Ping last: from then on a backend shows `last_seen`, and the replies grow.
-    reads: list[tuple[str, load.Call, dict[int, float]]] = [
+    reads: list[tuple[str, load.Call, dict[int, float | None]]] = [
         ("get", load.call("registry.get", load.named(SOME)), {1: 0.85, READERS: 2.3}),
         (f"list of {LISTED:,}", load.call("registry.list", [{}]), {1: 0.9, READERS: 0.9}),
-        ("ping", load.call("registry.ping", load.named(SOME)), {}),
+        ("ping", load.call("registry.ping", load.named(SOME)), {1: None, READERS: None}),
     ]
     with bench.filled_registry(LISTED) as ours, open_floor() as bare:
         for what, call, reach in reads:
             size = len(load.ask(ours.url, call.requests[0])[0])
-            constant = load.Call(call.requests, ("",))
-            for connections in (1, READERS):
-                yield from bench.compare(
-                    connected(what, connections),
-                    bench.driving(ours.url, call, connections),
-                    f"bare server, {size:,} B",
-                    bench.driving(f"{bare.url}/{size}", constant, connections),
-                    reach.get(connections),
-                )
+            constant = bench.driving(f"{bare.url}/{size}", load.Call(call.requests, ("",)))
+            against = f"bare server, {size:,} B"
+            driven = bench.driving(ours.url, call)
+            yield from bench.compare(what, driven, against, constant, reach)
 
 
 def measure_registers(bench: Bench) -> Iterator[Row]:
@@ -66,7 +61,7 @@ def measure_registers(bench: Bench) -> Iterator[Row]:
     with bench.filled_registry(LISTED) as ours:
         rows, *rounds = bench.alternate(
             lambda: Sample(float(run(sqlite))),
-            *(bench.driving(ours.url, register, writers) for writers in WRITERS),
+            *(partial(bench.driving(ours.url, register), writers) for writers in WRITERS),
         )
     for writers, samples in zip(WRITERS, rounds, strict=True):
         what = connected("register", writers)
@@ -92,11 +87,12 @@ def measure_sizes(bench: Bench) -> Iterator[Row]:
             sides = {}
             for stored, url in urls.items():
                 call = load.call(f"registry.{verb}", make(range(0, stored, stored // few)))
-                sides[stored] = bench.driving(url, call, READERS)
+                sides[stored] = bench.driving(url, call)
             for stored in others:
                 least = 0.95 if (verb, stored) == ("get", many) else None
                 what, against = f"{verb} with {stored:,} stored", f"{verb} with {few} stored"
-                yield from bench.compare(what, sides[stored], against, sides[few], least)
+                reach = {READERS: least}
+                yield from bench.compare(what, sides[stored], against, sides[few], reach)
 
 
 def measure_memory(bench: Bench) -> Iterator[Row]:
@@ -198,15 +194,9 @@ def measure_plexus(bench: Bench) -> Iterator[Row]:
             infos.append(Sample(statistics.median(times)))
         yield compare("connect, _info, done", infos, "ms", "reach", INFO_MS, at_most=1.0)
         # As a web page does every few seconds.
-        poll = load.call(f"{hub}.hash", [{}], hub)
-        get = load.call("registry.get", load.named(SOME), hub)
-        yield from bench.compare(
-            connected("hash poll", READERS),
-            bench.driving(ours.url, poll, READERS),
-            "get through the hub",
-            bench.driving(ours.url, get, READERS),
-            0.9,
-        )
+        poll = bench.driving(ours.url, load.call(f"{hub}.hash", [{}], hub))
+        get = bench.driving(ours.url, load.call("registry.get", load.named(SOME), hub))
+        yield from bench.compare("hash poll", poll, "get through the hub", get, {READERS: 0.9})
 
 
 def measure_probes(bench: Bench) -> Iterator[Row]:
