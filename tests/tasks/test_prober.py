@@ -135,6 +135,22 @@ async def test_everyone_is_probed_within_a_second_of_the_start(
         nursery.cancel_scope.cancel()
 
 
+async def test_a_prober_that_starts_again_on_the_same_registry_probes_everyone_at_once(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    hub = Hub("hub")
+    async with running(tmp_path) as harness:
+        await harness.register(hub)
+        await trio.sleep(1)
+        async with trio.open_nursery() as tasks:
+            hub.asked.clear()
+            began = trio.current_time()
+            await tasks.start(partial(probe_forever, harness.registry, interval=INTERVAL))
+            await trio.sleep(1)
+            tasks.cancel_scope.cancel()
+    assert [moment - began for moment in hub.asked] == [0]
+
+
 async def test_probes_are_spread_and_none_is_later_than_the_interval(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
