@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from plexus_registry.registry import Registry
     from plexus_registry.rpc.handler import Handler
     from plexus_registry.rpc.plexus import Hub
-    from plexus_registry.server.shutdown import Shutdown
+    from plexus_registry.server.handshake import Shutdown
 
 T = TypeVar("T")
 

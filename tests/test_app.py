@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from plexus_registry.app import reload_files
-from plexus_registry.server.tls import Certificate
+from plexus_registry.server.listener import Certificate
 from tests.fakes import entry, opened
 
 if TYPE_CHECKING:

@@ -39,11 +39,15 @@ from plexus_registry.rules.backend import Layer
 from plexus_registry.rules.change_log import KEPT_CHANGES
 from plexus_registry.rules.errors import ConfigError, MethodError, StartError, StorageFailed
 from plexus_registry.rules.reconciliation import LOCAL_HUB, declared_at_start
-from plexus_registry.server.listener import open_port, raise_open_files, url_of
+from plexus_registry.server.handshake import Shutdown
+from plexus_registry.server.listener import (
+    open_certificate,
+    open_port,
+    raise_open_files,
+    url_of,
+)
 from plexus_registry.server.server import Server
-from plexus_registry.server.shutdown import Shutdown
-from plexus_registry.server.tls import open_certificate
-from plexus_registry.server.token_file import MIN_TOKEN
+from plexus_registry.settings import MIN_TOKEN, Settings
 from plexus_registry.storage.opening import open_store
 from plexus_registry.tasks.periodic import (
     repair_forever,
@@ -59,8 +63,7 @@ if TYPE_CHECKING:
 
     from plexus_registry.health.network import Network
     from plexus_registry.rules.backend import Declaration
-    from plexus_registry.server.tls import Certificate
-    from plexus_registry.settings import Settings
+    from plexus_registry.server.listener import Certificate
 
 log = logging.getLogger(__name__)
 

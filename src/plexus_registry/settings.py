@@ -25,7 +25,8 @@ T = TypeVar("T")
 
 LOCAL_HUB_PORT = 4444
 DEFAULT_MAX_UNREAD = 64 * 1024 * 1024
-
+MIN_TOKEN = 16
+"""The least length of a token, in characters."""
 
 HUB_NAMESPACE = Values(
     "a letter or digit, then up to 127 letters, digits, underscores or hyphens; and not"

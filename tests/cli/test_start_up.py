@@ -15,7 +15,7 @@ from tests.e2e.harness import clean_environment
 # All that a verb may load of the package: the rest is the server's. Settings are plain values.
 CLIENT = re.compile(
     r"plexus_registry(\.(__main__|settings|concurrency|rules|config|health|server|cli(\.\w+)?|client(\.\w+)?"
-    r"|rules\.(backend|errors|events|merge|methods|parameters|states)|server\.token_file"
+    r"|rules\.(backend|errors|events|merge|methods|parameters|states)"
     r"|config\.(declarations|file)|health\.allowed_networks|server\.access_policy))?"
 )
 # Each takes long, and none is needed by a client.

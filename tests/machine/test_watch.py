@@ -27,7 +27,7 @@ from plexus_registry.app import open_registry
 from plexus_registry.rpc.plexus import Hub
 from plexus_registry.rules.backend import Register, Update
 from plexus_registry.rules.errors import MethodError
-from plexus_registry.server.shutdown import Shutdown
+from plexus_registry.server.handshake import Shutdown
 from plexus_registry.settings import Settings
 from plexus_registry.tasks.periodic import sweep_once, watch_config_once
 from tests.fakes import ScriptedWebSocket, entry, run_inline, serve_scripted

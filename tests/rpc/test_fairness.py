@@ -21,7 +21,7 @@ from plexus_registry.rpc.handler import PART_CHARACTERS
 from plexus_registry.rpc.plexus import Hub
 from plexus_registry.rules.backend import Register
 from plexus_registry.rules.errors import RegistryUnavailableError
-from plexus_registry.server.shutdown import Shutdown
+from plexus_registry.server.handshake import Shutdown
 from tests.e2e.raw import CLOSE, frame
 from tests.fakes import ScriptedWebSocket, accepted, opened, received, serve_scripted
 from tests.health.test_tracker import backend_of

@@ -13,7 +13,7 @@ from plexus_registry.rpc.handler import Handler
 from plexus_registry.rpc.plexus import Hub
 from plexus_registry.rpc.subscriptions import CHARACTERS_AT_ONCE, LOOKS_AT_ONCE, ChangeFrames
 from plexus_registry.rules.backend import Register
-from plexus_registry.server.shutdown import Shutdown
+from plexus_registry.server.handshake import Shutdown
 from tests.fakes import ScriptedWebSocket, answered, opened, serve_scripted, texts_of
 
 if TYPE_CHECKING:

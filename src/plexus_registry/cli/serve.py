@@ -17,15 +17,9 @@ import click
 from click.core import ParameterSource
 
 from plexus_registry.cli.display import escaped, set_up_logging
-from plexus_registry.cli.session import FILE, keep_rule
+from plexus_registry.cli.session import FILE, TOKEN_VARIABLE, keep_rule, read_token
 from plexus_registry.rules.errors import ConfigError, RegistryError, TokenError
 from plexus_registry.server.access_policy import normalized_host, normalized_origin
-from plexus_registry.server.token_file import (
-    READ_TOKEN_VARIABLE,
-    TOKEN_VARIABLE,
-    read_token,
-    token_in_environment,
-)
 from plexus_registry.settings import GENERAL, Option, Settings, options
 
 if TYPE_CHECKING:
@@ -88,9 +82,9 @@ def _words(normalized: Callable[[str], str | None], rule: str) -> Callback:
 
 
 def _token(ctx: click.Context, param: click.Parameter, path: object) -> object:
-    variable = TOKEN_VARIABLE if param.name == "token" else READ_TOKEN_VARIABLE
+    variable = TOKEN_VARIABLE if param.name == "token" else "REGISTRY_READ_TOKEN"
     try:
-        return read_token(path) if isinstance(path, Path) else token_in_environment(variable)
+        return read_token(path if isinstance(path, Path) else None, variable)
     except TokenError as error:
         raise click.UsageError(str(error), ctx) from error
 

@@ -5,6 +5,8 @@ Trio and the client library are imported in functions: the help of a verb does n
 
 from __future__ import annotations
 
+import os
+import stat
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +29,7 @@ from plexus_registry.rules.errors import (
     UrlError,
 )
 from plexus_registry.rules.parameters import SECONDS
-from plexus_registry.server.token_file import TOKEN_VARIABLE, read_token, token_in_environment
+from plexus_registry.settings import MIN_TOKEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,6 +41,8 @@ EXIT_NO = 1
 EXIT_USAGE = 2
 EXIT_NO_ANSWER = 3
 FILE = click.Path(dir_okay=False, path_type=Path)
+TOKEN_VARIABLE = "REGISTRY_TOKEN"  # noqa: S105 - its name, not the token
+_MAX_TOKEN = 4096
 PORT = click.IntRange(1, 65535)
 PROTOCOL = click.Choice(["ws", "wss"])
 
@@ -69,11 +73,53 @@ class Session:
     def token(self) -> str | None:
         """The token; it never comes from the command line, which `ps` shows."""
         try:
-            if self.token_file is None:
-                return token_in_environment(TOKEN_VARIABLE)
-            return read_token(self.token_file)
+            return read_token(self.token_file, TOKEN_VARIABLE)
         except TokenError as error:
             raise VerbError(str(error), EXIT_USAGE) from error
+
+
+def read_token(path: Path | None, variable: str) -> str | None:
+    """Read a token from a file, or without one from an environment variable.
+
+    Returns:
+        The token, or None if no file is named and the variable is unset or empty.
+
+    Raises:
+        TokenError: There is no valid token, or other users may read the file.
+    """
+    if path is None:
+        text = os.environ.get(variable, "")
+        return _checked_token(text, origin=variable) if text else None
+    try:
+        # Not blocking, because opening a named pipe would wait for its writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, encoding="utf-8") as file:  # noqa: PTH123 - a descriptor
+            mode = os.fstat(descriptor).st_mode
+            if not stat.S_ISREG(mode):
+                raise TokenError(f"cannot read the token in {path}: it is not a plain file")
+            if mode & (stat.S_IRWXG | stat.S_IRWXO):
+                raise TokenError(
+                    f"cannot use the token in {path}: other users may read it, its mode is"
+                    f" {stat.S_IMODE(mode):04o}; run: chmod 600 {path}"
+                )
+            text = file.read(_MAX_TOKEN + 2)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise TokenError(f"cannot read the token in {path}: {reason}") from error
+    return _checked_token(text, origin=str(path))
+
+
+def _checked_token(text: str, *, origin: str) -> str:
+    """Return the token in a text; error messages do not show the text."""
+    token = text.strip()
+    if not token or len(token) > _MAX_TOKEN or not (token.isascii() and token.isprintable()):
+        raise TokenError(f"{origin} holds no token: a token is one line of ASCII")
+    if len(token) < MIN_TOKEN:
+        raise TokenError(
+            f"{origin} holds a token of fewer than {MIN_TOKEN} characters, which can be guessed:"
+            " make one with `openssl rand -hex 32`"
+        )
+    return token
 
 
 def keep_rule(values: Values) -> Callable[[click.Context, click.Parameter, T], T]:

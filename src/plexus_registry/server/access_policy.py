@@ -34,14 +34,7 @@ class Grant(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestHead:
-    """The head of an HTTP request.
-
-    Attributes:
-        method: The method, unchanged.
-        target: The target, unchanged.
-        version: `1.0` or `1.1`.
-        fields: The header fields in order, with names in lower case.
-    """
+    """The head of an HTTP request; the names of its header fields are in lower case."""
 
     method: str
     target: str
@@ -172,7 +165,7 @@ class AccessPolicy:
         Args:
             hosts: Names and addresses of this registry, besides the loopback ones.
             origins: Origins whose pages may connect, besides those of this machine.
-            token: The token that allows everything; if None, no token is needed.
+            token: The token that allows everything; if None, all peers may do everything.
             read_token: The token that allows reading.
             public_reads: Whether a request without a token may read.
             allow_url_token: Whether a token may be in the URL, as `access_token`.
@@ -188,14 +181,9 @@ class AccessPolicy:
         self._allow_url_token = allow_url_token
 
     def refusal(self, head: RequestHead, *, local: str) -> Refusal | None:
-        """Check the Host and the Origin of a request.
+        """Return the refusal of a request with a wrong Host or Origin, or None.
 
-        Args:
-            head: The head of the request.
-            local: The address of this machine that the peer connected to.
-
-        Returns:
-            The refusal, or None if the request is allowed.
+        `local` is the address of this machine that the peer connected to.
         """
         return self._wrong_host(head, local) or self._wrong_origin(head)
 
@@ -204,7 +192,8 @@ class AccessPolicy:
         if not values:
             return None  # HTTP/1.0, which no browser speaks
         host = host_of(values[0]) if len(values) == 1 else None
-        if host is not None and self._is_ours(host, local):
+        ours = {*self._hosts, _normalized(local.lower())}
+        if host is not None and (is_loopback(host) or host in ours):
             return None
         name = shown(values[0])
         return Refusal(
@@ -215,9 +204,6 @@ class AccessPolicy:
             log=f"refused a request for the host {name}: if it is this registry's name, start it"
             " with --allow-host",
         )
-
-    def _is_ours(self, host: str, local: str) -> bool:
-        return is_loopback(host) or host in self._hosts or host == _normalized(local.lower())
 
     def _wrong_origin(self, head: RequestHead) -> Refusal | None:
         values = head.values(b"origin")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from plexus_registry.registry import Registry
     from plexus_registry.rpc.fairness import Fairness
     from plexus_registry.rpc.plexus import Hub
-    from plexus_registry.server.shutdown import Shutdown
+    from plexus_registry.server.handshake import Shutdown
     from plexus_registry.server.websocket import WebSocket
 
 log = logging.getLogger(__name__)

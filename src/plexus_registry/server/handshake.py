@@ -1,8 +1,13 @@
-"""The handshake: HTTP requests of a connection are answered until one asks for a WebSocket."""
+"""The beginning of a connection: TLS, and HTTP requests until one asks for a WebSocket.
+
+The shutdown ends a connection between two requests, never in the middle of one.
+"""
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
@@ -10,6 +15,8 @@ from trio_websocket import wrap_server_stream
 
 from plexus_registry.server.access_policy import Grant, Refusal
 from plexus_registry.server.http import (
+    PLAIN_ON_TLS,
+    TLS_HANDSHAKE,
     TOO_SLOW,
     HttpRequest,
     HttpResponse,
@@ -19,7 +26,8 @@ from plexus_registry.server.http import (
 )
 
 if TYPE_CHECKING:
-    from plexus_registry.server.shutdown import RequestLoop
+    import ssl
+    from collections.abc import Iterator
 
 HEAD_SECONDS = 5.0
 HANG_UP_SECONDS = 1.0
@@ -27,6 +35,80 @@ HANG_UP_BYTES = 1024 * 1024
 RECEIVE_BYTES = 16 * 1024
 
 _FIRST_ERROR_STATUS = 400
+
+
+class RequestLoop:
+    """The part of a connection's task that receives requests and answers them.
+
+    Attributes:
+        is_busy: Whether a request is being answered; the connection sets it.
+        scope: Cancelled by the shutdown when it is not busy.
+    """
+
+    __slots__ = ("_begun", "is_busy", "scope")
+
+    def __init__(self, begun: trio.Event, scope: trio.CancelScope) -> None:
+        self._begun = begun
+        self.scope = scope
+        self.is_busy = False
+
+    def must_end(self) -> bool:
+        """Check whether the shutdown has begun, so that no further request may begin."""
+        return self._begun.is_set()
+
+
+class Shutdown:
+    """Ends connections: idle ones at once, busy ones after their current request.
+
+    Attributes:
+        begun: Set when the shutdown begins.
+    """
+
+    def __init__(self) -> None:
+        self.begun = trio.Event()
+        self._loops: set[RequestLoop] = set()
+
+    def begin(self) -> None:
+        """Begin the shutdown; a second call changes nothing."""
+        self.begun.set()
+        for loop in self._loops:
+            if not loop.is_busy:
+                loop.scope.cancel()
+
+    @contextmanager
+    def request_loop(self) -> Iterator[RequestLoop]:
+        """Make a context that the shutdown cancels, but only between two requests."""
+        with trio.CancelScope() as scope:
+            loop = RequestLoop(self.begun, scope)
+            self._loops.add(loop)
+            try:
+                yield loop
+            finally:
+                self._loops.discard(loop)
+
+
+async def start_tls(
+    plain: trio.abc.Stream, context: ssl.SSLContext
+) -> trio.SSLStream[trio.SocketStream] | Refusal | None:
+    """Do the TLS handshake of a new connection.
+
+    Returns:
+        The secured stream, a refusal if the peer does not speak TLS, or None if it left.
+
+    Raises:
+        trio.BrokenResourceError: The TLS handshake failed.
+    """
+    if not isinstance(plain, trio.SocketStream):
+        raise TypeError("TLS needs a socket")
+    try:
+        first = await plain.socket.recv(1, socket.MSG_PEEK)
+    except OSError:
+        return None
+    if first != TLS_HANDSHAKE:
+        return PLAIN_ON_TLS if first else None
+    stream = trio.SSLStream(plain, context, server_side=True, https_compatible=True)
+    await stream.do_handshake()
+    return stream
 
 
 class Handshake(NamedTuple):
@@ -44,11 +126,6 @@ async def answer_requests(
     stream: trio.abc.Stream, loop: RequestLoop, decide: Decide
 ) -> Handshake | None:
     """Answer HTTP requests until one asks for a WebSocket; each may take `HEAD_SECONDS`.
-
-    Args:
-        stream: The connection, after the TLS handshake.
-        loop: Ends the loop when the registry stops.
-        decide: Decides how to answer.
 
     Returns:
         The handshake, which is not answered yet, or None when the connection is over.
@@ -119,7 +196,7 @@ async def accept_websocket(stream: trio.abc.Stream, request: bytes) -> bool:
     """
     is_accepted = False
     async with trio.open_nursery() as nursery:
-        replay = HandshakeStream(stream, request, nursery.cancel_scope)
+        replay = _HandshakeStream(stream, request, nursery.cancel_scope)
         handshake = await wrap_server_stream(nursery, replay)
         await handshake.accept()
         is_accepted = True
@@ -128,11 +205,11 @@ async def accept_websocket(stream: trio.abc.Stream, request: bytes) -> bool:
     return is_accepted
 
 
-class HandshakeStream(trio.abc.Stream):
-    """The stream that the library uses for the handshake, whose request was read before.
+class _HandshakeStream(trio.abc.Stream):
+    """Receives the request that was read before, and sends the library's answer.
 
     If a handshake fails, the library only closes the stream, and `accept_websocket` would wait
-    forever. So closing the stream cancels the scope of the handshake.
+    forever. So closing it cancels the handshake; the server closes the connection.
     """
 
     def __init__(self, stream: trio.abc.Stream, head: bytes, scope: trio.CancelScope) -> None:
@@ -141,20 +218,16 @@ class HandshakeStream(trio.abc.Stream):
         self._scope = scope
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:  # noqa: ARG002
-        """Return the request; nothing follows it."""
         if not self._head:
             await trio.sleep_forever()
         head, self._head = self._head, b""
         return head
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send the answer."""
         await self._stream.send_all(data)
 
     async def wait_send_all_might_not_block(self) -> None:
-        """Wait until there is room to send."""
         await self._stream.wait_send_all_might_not_block()
 
     async def aclose(self) -> None:
-        """Cancel the handshake; the server closes the connection."""
         self._scope.cancel()

@@ -8,6 +8,7 @@ connection has its turn to be pinged; the turns are spread evenly over the ticks
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -35,31 +36,19 @@ BYTES_PER_FRAGMENT = 64
 limit is the greatest size of a message divided by this, but at least `LEAST_FRAGMENTS`."""
 
 
+@dataclass(slots=True, eq=False)
 class Watched:
-    """One connection, and what earlier checks found."""
+    """One connection, its name in the log, and what earlier checks found; `cut` ends it at once."""
 
-    __slots__ = (
-        "crowded_ticks",
-        "cut",
-        "name",
-        "sending",
-        "stuck_ticks",
-        "turn",
-        "unanswered",
-        "waits",
-        "websocket",
-    )
-
-    def __init__(self, websocket: WebSocket, name: str, cut: Callable[[], None], turn: int) -> None:
-        self.websocket = websocket
-        self.cut = cut
-        self.name = name
-        self.turn = turn
-        self.sending: int | None = None
-        self.stuck_ticks = 0
-        self.crowded_ticks = 0
-        self.unanswered = 0
-        self.waits = 0
+    websocket: WebSocket
+    name: str
+    cut: Callable[[], None]
+    turn: int
+    sending: int | None = None
+    stuck_ticks: int = 0
+    crowded_ticks: int = 0
+    unanswered: int = 0
+    waits: int = 0
 
 
 class Heartbeat:
@@ -96,13 +85,7 @@ class Heartbeat:
         self._numbers = count()
 
     def add(self, websocket: WebSocket, name: str, cut: Callable[[], None]) -> Watched:
-        """Check a connection from now on.
-
-        Args:
-            websocket: The connection.
-            name: Its name in the log.
-            cut: Ends it at once.
-        """
+        """Check a connection from now on, and return the entry that `remove` needs."""
         watched = Watched(websocket, name, cut, next(self._numbers) % self._turns)
         self._watched.add(watched)
         return watched
@@ -129,7 +112,8 @@ class Heartbeat:
         for watched in [*self._watched]:
             if watched.websocket.fragments > self._most_fragments:
                 reason = f"a message may come in {self._most_fragments} fragments"
-                self._close(watched, "fragments", nursery, CloseCode.POLICY_VIOLATION, reason)
+                self._refuse(watched, "fragments", f"closed {watched.name}: {reason}")
+                nursery.start_soon(_close_and_cut, watched, CloseCode.POLICY_VIOLATION, reason)
                 continue
             sending = watched.websocket.sending
             if sending is not None and sending == watched.sending:
@@ -164,23 +148,8 @@ class Heartbeat:
         return is_stuck or watched.crowded_ticks >= self._patience
 
     def _cut_off(self, watched: Watched, word: str, why: str) -> None:
-        self._refuse(word, f"cut off {watched.name}: {why}")
-        self.remove(watched)
+        self._refuse(watched, word, f"cut off {watched.name}: {why}")
         watched.cut()
-
-    def _close(
-        self,
-        watched: Watched,
-        word: str,
-        nursery: trio.Nursery,
-        code: int,
-        reason: str,
-        why: str | None = None,
-    ) -> None:
-        """Close a connection with a reason for its peer; the log gets `why` instead, if given."""
-        self._refuse(word, f"closed {watched.name}: {why or reason}")
-        self.remove(watched)
-        nursery.start_soon(_close_and_cut, watched, code, reason)
 
     def _check_peer(self, watched: Watched, nursery: trio.Nursery) -> None:
         websocket = watched.websocket
@@ -195,11 +164,13 @@ class Heartbeat:
             nursery.start_soon(_ping, websocket)
         else:
             silence = f"it answered no ping for {MISSED_PONGS * self._ping_interval:g} s"
-            self._close(
-                watched, "pings", nursery, CloseCode.INTERNAL_ERROR, "no answer to a ping", silence
-            )
+            self._refuse(watched, "pings", f"closed {watched.name}: {silence}")
+            reason = "no answer to a ping"
+            nursery.start_soon(_close_and_cut, watched, CloseCode.INTERNAL_ERROR, reason)
 
-    def _refuse(self, word: str, text: str) -> None:
+    def _refuse(self, watched: Watched, word: str, text: str) -> None:
+        """Count and log the end of a connection, and check it no more."""
+        self.remove(watched)
         self._refused[word] += 1
         self._log_throttle.log(word, text, level=logging.INFO)
 

@@ -22,7 +22,8 @@ _HANDSHAKE_FIELDS = {
     *(b"sec-websocket-protocol", b"sec-websocket-extensions"),
 }
 _HANDSHAKE_KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
-_TLS_RECORD = b"\x16"
+TLS_HANDSHAKE = b"\x16"
+"""The first byte of a TLS connection. Source: RFC 8446, section 5.1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +32,7 @@ class HttpRequest:
 
     Attributes:
         head: The head.
-        raw: The bytes of the head.
-        rest: The bytes that arrived after the head.
+        raw: The bytes of the head; `rest` are those that arrived after it.
         has_body: Whether a body follows.
         is_last: Whether the connection ends with the answer.
     """
@@ -108,7 +108,7 @@ class RequestReader:
         """Refuse bytes that cannot become an HTTP/1 request, however many more arrive."""
         if self._first_line_is_good:
             return None
-        if self._raw.startswith(_TLS_RECORD):
+        if self._raw.startswith(TLS_HANDSHAKE):
             return TLS_ON_PLAIN
         line, newline, _ = self._raw.partition(b"\n")
         if not newline:
@@ -123,10 +123,7 @@ class RequestReader:
 
 
 def handshake_fault(request: HttpRequest) -> Refusal | None:
-    """Return the refusal of an upgrade request that is not a valid WebSocket handshake, or None.
-
-    Source: RFC 6455, section 4.2.1.
-    """
+    """Refuse an invalid WebSocket handshake. Source: RFC 6455, section 4.2.1."""
     head = request.head
     for name, value in head.fields:
         if name in _HANDSHAKE_FIELDS and not (
@@ -158,24 +155,12 @@ def handshake_fault(request: HttpRequest) -> Refusal | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpResponse:
-    """An HTTP answer.
-
-    Attributes:
-        status: The HTTP status.
-        body: The body, as text.
-        content_type: The media type of the body.
-        fields: More header fields.
-    """
+    """An HTTP answer; `fields` are header fields beside those that every answer has."""
 
     status: int
     body: str
     content_type: str = "text/plain; charset=utf-8"
     fields: tuple[tuple[str, str], ...] = ()
-
-
-def response_to(refusal: Refusal) -> HttpResponse:
-    """Return the answer that explains a refusal."""
-    return HttpResponse(status=refusal.status, body=refusal.text + "\n", fields=refusal.fields)
 
 
 # No answer may be cached, run code, or be shown inside a page of another site.

@@ -1,10 +1,12 @@
-"""The port: bound, and accepting as many connections as the limits and the system allow."""
+"""The port: bound, with its certificate, and accepting connections up to the limits."""
 
 from __future__ import annotations
 
 import errno
 import logging
 import resource
+import ssl
+import stat
 from collections import Counter
 from contextlib import asynccontextmanager
 from ipaddress import IPv6Address, ip_address
@@ -17,6 +19,7 @@ from plexus_registry.server.access_policy import Refusal, is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
 
     from plexus_registry.settings import Settings
 
@@ -37,6 +40,64 @@ _EXPOSED = (
     "on {host}, anybody on the network could register and delete: set a token (--token-file or"
     " REGISTRY_TOKEN), listen on 127.0.0.1, or pass --insecure"
 )
+_RETRY = (("Retry-After", "5"),)
+_IPV6_PREFIX = 64
+
+
+class Certificate:
+    """The certificate of the port and its key, read from PEM files.
+
+    Attributes:
+        context: The TLS context of new connections; open connections keep theirs.
+    """
+
+    def __init__(self, cert: Path, key: Path) -> None:
+        self._cert = cert
+        self._key = key
+        self.context = self._read()
+
+    def reload(self) -> None:
+        """Read the files again, for new connections.
+
+        Raises:
+            StartError: The files cannot be read or used; the old context stays.
+        """
+        self.context = self._read()
+
+    def _read(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["http/1.1"])
+        for path in (self._cert, self._key):
+            try:
+                if not stat.S_ISREG(path.stat().st_mode):
+                    raise StartError(f"cannot read {path}: it is not a plain file")
+                path.read_bytes()
+            except OSError as error:
+                raise StartError(
+                    f"cannot read {path}, named by --tls-cert or --tls-key: {error.strerror}"
+                ) from error
+        try:
+            # With an empty password, an encrypted key is an error and not a prompt on the terminal.
+            context.load_cert_chain(self._cert, self._key, password="")
+        except (ssl.SSLError, ValueError) as error:
+            reason = getattr(error, "reason", None) or str(error) or "it is not a PEM file"
+            raise StartError(
+                f"cannot use the certificate {self._cert} with the key {self._key}:"
+                f" {str(reason).lower().replace('_', ' ')}; name a PEM certificate and its key,"
+                " without a password"
+            ) from error
+        return context
+
+
+def open_certificate(settings: Settings) -> Certificate | None:
+    """Read the certificate that the settings name, if they name one; it may contain its key.
+
+    Raises:
+        StartError: The certificate cannot be used.
+    """
+    cert = settings.tls_cert
+    return None if cert is None else Certificate(cert, settings.tls_key or cert)
 
 
 @asynccontextmanager
@@ -162,10 +223,6 @@ def endpoints_of(stream: trio.abc.Stream) -> Endpoints:
     return Endpoints(peer, port, stream.socket.getsockname()[0])
 
 
-_RETRY = (("Retry-After", "5"),)
-_IPV6_PREFIX = 64
-
-
 class ConnectionLimits:
     """Limits the number of connections, in all and from each address.
 
@@ -224,8 +281,8 @@ class ConnectionLimits:
 def group_of(address: str) -> str | None:
     """Return the group whose connections are counted together, or None for a loopback address.
 
-    The group is the address itself. For IPv6 it is the network, since one host often has a whole
-    /64 network.
+    The group is the address itself, or for IPv6 its /64 network, because one host often has all of
+    it.
     """
     ip = ip_address(address.partition("%")[0])
     if isinstance(ip, IPv6Address):

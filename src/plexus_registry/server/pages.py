@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -20,89 +21,77 @@ if TYPE_CHECKING:
     from plexus_registry.config.file import ConfigFile
     from plexus_registry.registry import Registry
     from plexus_registry.server.access_policy import Grant, RequestHead
+    from plexus_registry.server.handshake import Shutdown
     from plexus_registry.server.listener import ConnectionLimits
-    from plexus_registry.server.shutdown import Shutdown
-    from plexus_registry.storage.group_commit import StorageFailure
 
 _CONNECT = "connect with a WebSocket client and speak JSON-RPC 2.0"
 
 
+@dataclass(slots=True, kw_only=True)
 class Pages:
-    """The pages of one registry, by path."""
+    """The pages of one registry.
 
-    def __init__(
-        self,
-        registry: Registry,
-        *,
-        url: str,
-        db_path: Path,
-        shutdown: Shutdown,
-        connection_limits: ConnectionLimits,
-        refused: Counter[str],
-        is_health_public: bool,
-    ) -> None:
-        """Prepare the pages; the uptime counts from now.
+    Attributes:
+        registry: The registry that they describe.
+        url: The URL at which clients connect.
+        db_path: The database; only its file name is shown.
+        shutdown: Once it has begun, the registry is unavailable.
+        connection_limits: Counts the open connections.
+        refused: Counts refusals, by the name of the limit or check.
+        is_health_public: Whether a peer without a token may see more than the status.
+        started: The time of Trio from which the uptime counts.
+    """
 
-        Args:
-            registry: The registry that the pages describe.
-            url: The URL at which clients connect.
-            db_path: The database; only its file name is shown.
-            shutdown: Once it has begun, the registry is unavailable.
-            connection_limits: Counts the open connections.
-            refused: Counts refusals, by the name of the limit or check.
-            is_health_public: Whether a peer without a token may see more than the status.
-        """
-        self._registry = registry
-        self._url = url
-        self._db_path = db_path
-        self._shutdown = shutdown
-        self._connection_limits = connection_limits
-        self._refused = refused
-        self._is_health_public = is_health_public
-        self._started = trio.current_time()
-        self._by_path = {"/": self._welcome, "/healthz": self._health}
+    registry: Registry
+    url: str
+    db_path: Path
+    shutdown: Shutdown
+    connection_limits: ConnectionLimits
+    refused: Counter[str]
+    is_health_public: bool
+    started: float = field(default_factory=trio.current_time)
 
     def answer(self, head: RequestHead, grant: Grant) -> HttpResponse:
         """Answer an HTTP request that does not ask for a WebSocket."""
-        page = self._by_path.get(head.path)
         if head.method not in {"GET", "HEAD"}:
             return HttpResponse(
                 status=HTTPStatus.METHOD_NOT_ALLOWED,
                 body=f"Plain HTTP is only for reading. To call a method, {_CONNECT}.\n",
                 fields=(("Allow", "GET, HEAD"),),
             )
-        if page is None:
-            known = ", ".join(self._by_path)
-            return HttpResponse(
-                status=HTTPStatus.NOT_FOUND,
-                body=f"There is no page {shown(head.path)}, but there are {known}."
-                f" To call a method, {_CONNECT}.\n",
-            )
-        return page(grant)
+        if head.path == "/":
+            return self._welcome()
+        if head.path == "/healthz":
+            return self._health(grant)
+        return HttpResponse(
+            status=HTTPStatus.NOT_FOUND,
+            body=f"There is no page {shown(head.path)}, but there are /, /healthz."
+            f" To call a method, {_CONNECT}.\n",
+        )
 
-    def _welcome(self, _grant: Grant) -> HttpResponse:
+    def _welcome(self) -> HttpResponse:
         body = f"""This is a Plexus Registry. It knows where services listen, by name.
 
 It speaks JSON-RPC 2.0 over WebSocket, on this port:
 
-    websocat {self._url}
+    websocat {self.url}
     {{"jsonrpc":"2.0","id":1,"method":"registry.list"}}
 
-For Synapse: synapse -P {self._url.rpartition(":")[2]}. For health checks: /healthz.
+For Synapse: synapse -P {self.url.rpartition(":")[2]}. For health checks: /healthz.
 """
         return HttpResponse(status=HTTPStatus.OK, body=body)
 
     def _health(self, grant: Grant) -> HttpResponse:
-        is_ready = not self._shutdown.begun.is_set()
-        working = "ok" if self._registry.commits.failure is None else "degraded"
+        is_ready = not self.shutdown.begun.is_set()
+        working = "ok" if self.registry.commits.failure is None else "degraded"
         content: dict[str, object] = {"status": working if is_ready else "unavailable"}
-        if is_ready and (self._is_health_public or grant):
+        if is_ready and (self.is_health_public or grant):
             content |= health_report(
-                self._registry,
-                db_path=self._db_path,
-                uptime_seconds=trio.current_time() - self._started,
-                connections=self._connection_limits.count,
-                refused=self._refused,
+                self.registry,
+                db_path=self.db_path,
+                uptime_seconds=trio.current_time() - self.started,
+                connections=self.connection_limits.count,
+                refused=self.refused,
             )
         return HttpResponse(
             status=HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE,
@@ -124,6 +113,10 @@ def health_report(
     backends = registry.list(active_only=False)
     active = sum(backend.is_active for backend in backends)
     states = Counter(backend.state for backend in backends)
+    failure = registry.commits.failure
+    storage: dict[str, object] = {"state": "ok"}
+    if failure is not None:
+        storage = {"state": "failing", "since": failure.since, "reason": failure.reason}
     return {
         "version": __version__,
         "uptime_seconds": round(uptime_seconds, 3),
@@ -134,17 +127,11 @@ def health_report(
         },
         "network": "suspect" if registry.health.suspects_network else "trusted",
         "database": db_path.name,
-        "storage": _storage(registry.commits.failure),
+        "storage": storage,
         "config": _config(registry.config),
         "connections": connections,
         "refused": dict(sorted(refused.items())),
     }
-
-
-def _storage(failure: StorageFailure | None) -> dict[str, object]:
-    if failure is not None:
-        return {"state": "failing", "since": failure.since, "reason": failure.reason}
-    return {"state": "ok"}
 
 
 def _config(config: ConfigFile) -> dict[str, object]:

@@ -32,6 +32,7 @@ from plexus_registry.server.handshake import (
     accept_websocket,
     answer_requests,
     hang_up,
+    start_tls,
 )
 from plexus_registry.server.heartbeat import Heartbeat
 from plexus_registry.server.http import (
@@ -40,7 +41,6 @@ from plexus_registry.server.http import (
     bad_request,
     encode_response,
     handshake_fault,
-    response_to,
 )
 from plexus_registry.server.listener import (
     ConnectionLimits,
@@ -49,15 +49,14 @@ from plexus_registry.server.listener import (
     endpoints_of,
 )
 from plexus_registry.server.pages import Pages
-from plexus_registry.server.tls import start_tls
 from plexus_registry.server.websocket import WebSocket
 from plexus_registry.websocket_frames import CloseCode, FrameReader
 
 if TYPE_CHECKING:
     from plexus_registry.registry import Registry
     from plexus_registry.rpc.plexus import Hub
-    from plexus_registry.server.shutdown import Shutdown
-    from plexus_registry.server.tls import Certificate
+    from plexus_registry.server.handshake import Shutdown
+    from plexus_registry.server.listener import Certificate
     from plexus_registry.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -85,13 +84,8 @@ class Server:
     ) -> None:
         """Build the parts that all connections share.
 
-        Args:
-            registry: The registry to serve.
-            hub: Routes the requests.
-            settings: The limits and the access rules.
-            shutdown: Ends the connections when it begins.
-            url: The URL at which clients connect.
-            certificate: The certificate for TLS; None for a plain port.
+        `url` is the one at which clients connect. Without a certificate, the port does not speak
+        TLS.
         """
         self._registry = registry
         self._hub = hub
@@ -116,7 +110,7 @@ class Server:
             allow_url_token=settings.allow_url_token,
         )
         self._pages = Pages(
-            registry,
+            registry=registry,
             url=url,
             db_path=settings.db_path,
             shutdown=shutdown,
@@ -140,9 +134,8 @@ class Server:
     ) -> None:
         """Serve connections until the shutdown begins, and then until the last one has ended.
 
-        Args:
-            listeners: The listeners of the port; they are closed at the end.
-            task_status: Started with the URL when the port accepts connections.
+        The listeners are closed at the end. The task is started, with the URL, when the port
+        accepts connections.
         """
         async with trio.open_nursery() as connections:
             async with trio.open_nursery() as acceptors:
@@ -218,7 +211,7 @@ class Server:
         """Do the TLS handshake, if the port speaks TLS; return None if the peer does not."""
         if self._certificate is None:
             return plain
-        stream = await start_tls(plain, self._certificate)
+        stream = await start_tls(plain, self._certificate.context)
         if isinstance(stream, Refusal):
             await hang_up(plain, encode_response(self._refuse(stream), is_last=True))
             return None
@@ -298,7 +291,7 @@ class Server:
         self._refused[refusal.counted_as] += 1
         if refusal.log:
             self._log_throttle.log(refusal.counted_as, refusal.log)
-        return response_to(refusal)
+        return HttpResponse(status=refusal.status, body=refusal.text + "\n", fields=refusal.fields)
 
 
 def _cut(stream: trio.abc.Stream, scope: trio.CancelScope) -> None:
