@@ -24,7 +24,7 @@ HEAD = (
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
 ANSWER_SECONDS = 60
-CHUNK = 1 << 18
+CHUNK = 1 << 16
 FEWEST = 10
 """A load goes on until it has seen as many replies."""
 PAUSE_SECONDS = 0.002
