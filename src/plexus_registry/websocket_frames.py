@@ -56,6 +56,7 @@ class CloseCode(IntEnum):
     PROTOCOL_ERROR = 1002
     UNSUPPORTED_DATA = 1003
     NO_STATUS = 1005
+    ABNORMAL = 1006
     INVALID_DATA = 1007
     POLICY_VIOLATION = 1008
     MESSAGE_TOO_BIG = 1009
@@ -65,7 +66,7 @@ class CloseCode(IntEnum):
     TRY_AGAIN_LATER = 1013
 
 
-_SENDABLE_CODES = frozenset(CloseCode) - {CloseCode.NO_STATUS}
+_SENDABLE_CODES = frozenset(CloseCode) - {CloseCode.NO_STATUS, CloseCode.ABNORMAL}
 _APPLICATION_CODES = range(3000, 5000)
 
 
@@ -129,7 +130,12 @@ def encode_header(
 
 
 def encode_close(code: int, reason: str = "", *, mask: bytes | None = None) -> bytes:
-    """Encode a close frame; a reason that is too long is cut between two characters."""
+    """Encode a close frame, which has no content for `CloseCode.NO_STATUS`.
+
+    A reason that is too long is cut between two characters.
+    """
+    if code == CloseCode.NO_STATUS:
+        return encode_frame(Opcode.CLOSE, b"", mask=mask)
     text = reason.encode()[: MAX_CONTROL_BYTES - 2].decode(errors="ignore")
     return encode_frame(Opcode.CLOSE, code.to_bytes(2, "big") + text.encode(), mask=mask)
 

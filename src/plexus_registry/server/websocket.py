@@ -38,7 +38,7 @@ from plexus_registry.websocket_frames import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Iterable
 
 RECEIVE_BYTES = 4096
 """How much is received at a time; more if a frame that is longer has begun."""
@@ -47,10 +47,7 @@ MOST_EARLY = 2
 """How many messages are read while the task of the connection is busy."""
 
 _PING = encode_frame(Opcode.PING, b"")
-_EMPTY_CLOSE = encode_frame(Opcode.CLOSE, b"")
-_ABNORMAL = 1006
-"""No close frame came. Source: RFC 6455, section 7.1.5."""
-_ESTABLISHED = 1
+_ESTABLISHED = b"\x01"
 """Source: Linux, include/net/tcp_states.h."""
 
 
@@ -119,8 +116,7 @@ class WebSocket:
                     self._add(encode_frame(Opcode.PONG, frame.payload))
                 elif isinstance(frame, CloseFrame):
                     self._closed = CloseReason(frame.code, frame.reason or None)
-                    has_code = frame.code != CloseCode.NO_STATUS
-                    self._add(encode_close(frame.code, frame.reason) if has_code else _EMPTY_CLOSE)
+                    self._add(encode_close(frame.code, frame.reason))
         except FrameError as error:
             self._closed = CloseReason(error.code, str(error))
             self.has_broken_protocol = True
@@ -152,13 +148,10 @@ class WebSocket:
         if self._closed is not None:
             await self._end()
 
-    async def wait(self) -> None:
+    def wait(self) -> Awaitable[None]:
         """Wait until bytes have arrived."""
         self.waits += 1
-        if self._ahead is None:
-            await self._receive()
-        else:
-            await self._ahead.wait()
+        return self._receive() if self._ahead is None else self._ahead.wait()
 
     async def read_ahead(self) -> None:
         """Read what arrives while the task of the connection is busy: two messages at most."""
@@ -230,17 +223,13 @@ class WebSocket:
     def _lost(self) -> ConnectionClosed:
         """Return the error that tells that the connection is over."""
         if self._closed is None:
-            self._closed = CloseReason(_ABNORMAL, None)
+            self._closed = CloseReason(CloseCode.ABNORMAL, None)
         if self._over is not None:
             self._over.set()
         return ConnectionClosed(self._closed)
 
     async def send(self, messages: Iterable[str | bytes]) -> None:
-        """Send messages after those that are queued: short ones together, long ones in pieces.
-
-        Args:
-            messages: Texts, and encoded frames of texts as bytes.
-        """
+        """Send texts, and encoded frames as bytes, after what is queued."""
         await self._send(encode_texts(messages))
 
     def send_at_once(self, messages: Iterable[str | bytes]) -> bool:
@@ -347,15 +336,14 @@ class WebSocket:
     @property
     def is_gone(self) -> bool:
         """Whether the peer has left, even if its last messages are not read yet."""
+        if self._closed is not None:
+            return True
         plain = self._stream
         if isinstance(plain, trio.SSLStream):
             plain = plain.transport_stream
-        if self._closed is not None:
-            return True
         if sys.platform != "linux" or not isinstance(plain, trio.SocketStream):
             return False
         try:
-            state = plain.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+            return plain.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) != _ESTABLISHED
         except OSError:
             return True
-        return state[0] != _ESTABLISHED
