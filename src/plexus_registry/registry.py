@@ -65,7 +65,8 @@ def wall_clock() -> int:
 class Registry:
     """The backends of one database, and all that can be done with them.
 
-    Made by `open_registry`. What a method refuses is raised as a `MethodError`.
+    Made by `open_registry`. What a method refuses is raised as a `MethodError`; `StorageFailed` is
+    raised by any that writes, if its change could not be saved.
     """
 
     def __init__(
@@ -107,7 +108,6 @@ class Registry:
 
         Raises:
             NameTaken: A live backend at another address holds the name.
-            StorageFailed: The change could not be saved.
         """
         rule = partial(operations.register, claim=claim, now=self.now(), new_id=str(uuid4()))
         change = partial(Transaction.apply, name=claim.name, rule=rule, registers=True)
@@ -119,7 +119,6 @@ class Registry:
 
         Raises:
             NotFound: No backend has the name.
-            StorageFailed: The change could not be saved.
         """
         rule = partial(operations.update, change=change, now=self.now())
         backend, revision = await self.commits.commit(
@@ -132,7 +131,6 @@ class Registry:
 
         Raises:
             NotFound: No backend has the name.
-            StorageFailed: The change could not be saved.
         """
         rule = partial(operations.delete, name=name)
         _, revision = await self.commits.commit(partial(Transaction.apply, name=name, rule=rule))
@@ -143,7 +141,6 @@ class Registry:
 
         Raises:
             NotFound: No backend has the name.
-            StorageFailed: The change could not be saved.
         """
         rule = partial(operations.deregister, name=name, now=self.now())
         _, revision = await self.commits.commit(partial(Transaction.apply, name=name, rule=rule))
@@ -154,9 +151,6 @@ class Registry:
 
         It counts at once and reaches the disk within `PING_DELAY`. If it changes the state of the
         backend, it is on the disk when this returns.
-
-        Raises:
-            StorageFailed: The state could not be changed.
         """
         return await self.pings.ping(name)
 
@@ -165,7 +159,6 @@ class Registry:
 
         Raises:
             NotFound: No backend has the name.
-            StorageFailed: What came out changes the backend's state, and could not be saved.
         """
         backend = self.catalog.get(name)
         if backend is None:
@@ -197,9 +190,6 @@ class Registry:
 
         Returns:
             How many backends are declared, and the names that changed in the layer.
-
-        Raises:
-            StorageFailed: The change could not be saved.
         """
 
         def change(transaction: Transaction) -> Reloaded:
@@ -219,7 +209,6 @@ class Registry:
 
         Raises:
             ConfigInvalid: The file is invalid; nothing changed.
-            StorageFailed: The change could not be saved.
         """
         async with self.config.lock:
             try:

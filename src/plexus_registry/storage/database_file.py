@@ -53,7 +53,7 @@ class OpenFiles:
         Args:
             connection: The open connection.
             revision: The last revision that the database must hold.
-            may_grow: Whether this is after a transaction, which never makes them shorter.
+            may_grow: Whether a transaction was committed since the last check.
 
         Raises:
             OSError, sqlite3.Error: The next start would not find what this transaction writes.

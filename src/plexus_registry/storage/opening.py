@@ -141,7 +141,13 @@ def _open(
         entries = tuple(map(change_of, db.table(CHANGES_TABLE).rows_where(order_by="revision")))
         revision = entries[-1].revision if entries else 0
         if revision < known_revision:
-            _log_older_copy(path, known_revision, revision, was_empty=was_empty)
+            log.warning(
+                "database %s %s: it was at revision %d, and is at %d; every watch begins anew",
+                path,
+                "starts empty, as --start-empty asks" if was_empty else "is an older copy",
+                known_revision,
+                revision,
+            )
             entries = (_begin_anew(db, known_revision),)
     except BaseException:
         connection.close()
@@ -161,24 +167,6 @@ def _refuse(db: Database, path: Path, lost_revision: int) -> None:
     if db.conn.execute("PRAGMA user_version").fetchone()[0] > LAYOUT:
         raise StartError(
             f"database {path} was written by a newer version: upgrade, or choose another --db-path"
-        )
-
-
-def _log_older_copy(path: Path, known_revision: int, revision: int, *, was_empty: bool) -> None:
-    if was_empty:
-        log.warning(
-            "database %s starts empty, as --start-empty asks; it was at revision %d, and every"
-            " watch begins anew",
-            path,
-            known_revision,
-        )
-    else:
-        log.warning(
-            "database %s is an older copy: it was at revision %d, and is at %d;"
-            " every watch begins anew",
-            path,
-            known_revision,
-            revision,
         )
 
 

@@ -49,8 +49,7 @@ class Store:
         lock: A writer holds it while it makes and saves changes.
         run_sync: Runs blocking work.
         records: The records in the file when it was opened.
-        entries: The entries of the change log in the file when it was opened.
-        kept_changes: How many entries of the change log the file keeps.
+        entries: The change log in the file when it was opened; `kept_changes` of it are kept.
     """
 
     def __init__(
@@ -197,11 +196,5 @@ def row_of_change(entry: Entry) -> tuple[object, ...]:
 
 def change_of(row: Mapping[str, object]) -> Entry:
     """Turn a row into its entry."""
-    namespaces = msgspec.json.decode(str(row["namespaces"]), type=tuple[str | None, ...])
-    name = row["name"]
-    return Entry(
-        int(str(row["revision"])),
-        None if name is None else str(name),
-        namespaces,
-        str(row["event"]),
-    )
+    namespaces = msgspec.json.decode(str(row["namespaces"]))
+    return msgspec.convert((row["revision"], row["name"], namespaces, row["event"]), Entry)
