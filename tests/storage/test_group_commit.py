@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 import pytest
 import trio
 
-from plexus_registry.rules.backend import Register
+from plexus_registry.rules.backend import Declaration, Layer, Register
 from plexus_registry.rules.errors import NotFound, StorageFailed
 from plexus_registry.storage.opening import read_records
 from plexus_registry.tasks.periodic import REPAIR_INTERVAL, repair_forever
@@ -90,6 +90,21 @@ def before_statement(
 
 def fail() -> None:
     raise sqlite3.OperationalError("disk I/O error")
+
+
+async def test_a_record_that_goes_takes_its_row_with_it_and_no_other(tmp_path: Path) -> None:
+    def layers() -> list[Layer]:
+        return sorted(record.layer for record in read_records(tmp_path / "registry.db"))
+
+    async with opened(tmp_path) as registry:
+        await registry.register(claim("a"))
+        declared = {"a": Declaration(name="a", host="h", port=2)}
+        await registry.declare(Layer.FILE, declared)
+        assert layers() == [Layer.DATABASE, Layer.FILE]
+        await registry.declare(Layer.FILE, {})
+        assert layers() == [Layer.DATABASE]
+        await registry.delete("a")
+        assert layers() == []
 
 
 # The repair.
