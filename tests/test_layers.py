@@ -78,11 +78,11 @@ PURE_LIBRARIES_OF = {
     "config.declarations": {"tomli_w"},
     "server.http": {"email.utils", "h11"},
 }
-LIBRARY_ROOMS = {
+LIBRARY_ROOMS: dict[str, set[str]] = {
     "sqlite_utils": {"storage"},
     "sqlite3": {"storage"},
     "click": {"cli"},
-    "wsproto": {"client"},
+    "wsproto": set(),
     "h11": {"server"},
     "trio_websocket": {"server"},
 }

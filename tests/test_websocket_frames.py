@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, TypeAlias
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import AcceptConnection, Request
 from wsproto.frame_protocol import FrameProtocol, ParseFailed
 from wsproto.frame_protocol import Opcode as TheirOpcode
 
 from plexus_registry.websocket_frames import (
     MAX_CONTROL_BYTES,
+    ClientHandshake,
     CloseCode,
     CloseFrame,
     FrameError,
@@ -237,6 +240,14 @@ def test_a_long_reason_is_cut_between_two_characters(reason: str) -> None:
     )
 
 
+def test_a_close_frame_without_a_code_is_empty() -> None:
+    empty = encode_close(CloseCode.NO_STATUS)
+    assert empty == encode_frame(Opcode.CLOSE, b"")
+    expected = ([CloseFrame(CloseCode.NO_STATUS, "")], None)
+    assert read_by_us([empty], from_client=False) == expected
+    assert read_by_them([empty], from_client=False) == expected
+
+
 def refusals(reader: FrameReader, pieces: list[bytes]) -> Iterator[CloseCode]:
     for piece in pieces:
         reader.feed(piece)
@@ -265,6 +276,57 @@ def test_the_fragments_of_a_message_are_counted_until_it_is_complete() -> None:
     reader.feed(encode_frame(Opcode.CONTINUATION, b"b"))
     assert reader.read() == "ab"
     assert reader.fragments == 0
+
+
+@given(
+    key=st.binary(min_size=16, max_size=16),
+    path=st.sampled_from(["/", "/path?query"]),
+    token=st.sampled_from([None, "s3cret"]),
+    cuts=cuts(),
+)
+def test_a_handshake_is_understood_by_wsproto_and_its_answer_by_us(
+    key: bytes, path: str, token: str | None, cuts: list[int]
+) -> None:
+    handshake = ClientHandshake("[::1]:4445", path, key, token=token)
+    server = WSConnection(ConnectionType.SERVER)
+    server.receive_data(handshake.request)
+    (request,) = server.events()
+    assert isinstance(request, Request)
+    assert (request.host, request.target) == ("[::1]:4445", path)
+    fields = [(b"authorization", f"Bearer {token}".encode())] if token else []
+    assert [each for each in request.extra_headers if each[0] == b"authorization"] == fields
+    frame = encode_frame(Opcode.PING, b"first")
+    *early, last = pieces_of(server.send(AcceptConnection()) + frame, cuts)
+    rest, answer = b"", None
+    for piece in (*early, last):
+        if answer is None:
+            answer = handshake.receive(piece)
+            rest = b"" if answer is None else answer[1]
+        else:
+            rest += piece
+    assert answer is not None
+    assert (answer[0], rest) == (101, frame)
+
+
+@pytest.mark.parametrize("status", [200, 302, 403, 503])
+def test_a_handshake_that_is_refused_has_a_status(status: int) -> None:
+    handshake = ClientHandshake("h", "/", bytes(16))
+    answer = f"HTTP/1.1 {status} Reason\r\nContent-Length: 2\r\n\r\nhi".encode()
+    assert handshake.receive(answer) == (status, b"hi")
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (b"SSH-2.0-OpenSSH_9.6\r\n\r\n", "does not speak HTTP"),
+        (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n", "wrong key"),
+        (b"HTTP/1.1 101 x\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n", "key"),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 65_536, "too long"),
+    ],
+)
+def test_what_is_no_answer_to_a_handshake_is_refused(answer: bytes, reason: str) -> None:
+    with pytest.raises(FrameError, match=reason):
+        ClientHandshake("h", "/", bytes(16)).receive(answer)
 
 
 def test_nothing_is_read_after_a_close_frame() -> None:

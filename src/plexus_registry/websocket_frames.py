@@ -1,4 +1,4 @@
-"""WebSocket frames: encode them, and read messages from the bytes of either peer.
+"""WebSockets without input or output: the handshake of a client, and the frames of both peers.
 
 Theory of operation. A message is one data frame, or several that are joined. Control frames may
 come between the parts of a message. `FrameReader` takes bytes in pieces of any size, checks each
@@ -6,11 +6,14 @@ frame against RFC 6455, and returns messages and control frames in their order. 
 it returns nothing more. Extensions are not supported, so the reserved bits must be zero. Clients
 mask their frames, and servers do not.
 
-Source: RFC 6455, sections 5 and 7.4.
+Source: RFC 6455, sections 4.1, 5 and 7.4.
 """
 
 from __future__ import annotations
 
+import hashlib
+import re
+from binascii import b2a_base64
 from codecs import getincrementaldecoder
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
@@ -27,8 +30,14 @@ MAX_CONTROL_BYTES = 125
 PIECE_BYTES = 64 * 1024
 """A longer text is encoded and sent piece by piece."""
 
+_MAX_HEAD_BYTES = 64 * 1024
+_MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+_STATUS = re.compile(rb"HTTP/1\.[01] ([0-9]{3})(?: |\r\n)")
+_ACCEPT = re.compile(
+    rb"\r\nsec-websocket-accept[ \t]*:[ \t]*([^ \t\r]*)[ \t]*(?=\r\n)", re.IGNORECASE
+)
 _ENCODED_AT_ONCE = 256 * 1024
-_MAX_SHORT_LENGTH = 2**16 - 1
+_MAX_SHORT = 2**16 - 1
 _TWO_BYTES, _EIGHT_BYTES = 126, 127
 _LAST, _RESERVED, _CONTROL, _MASKED = 0x80, 0x70, 0x08, 0x80
 _Utf8Decoder = getincrementaldecoder("utf-8")
@@ -71,15 +80,57 @@ _APPLICATION_CODES = range(3000, 5000)
 
 
 class FrameError(RegistryError):
-    """A peer sends what RFC 6455 forbids, or too much.
-
-    Attributes:
-        code: The close code that tells the peer so.
-    """
+    """A peer sends what RFC 6455 forbids, or too much; `code` is the close code for it."""
 
     def __init__(self, reason: str, code: CloseCode = CloseCode.PROTOCOL_ERROR) -> None:
         self.code = code
         super().__init__(reason)
+
+
+class ClientHandshake:
+    """The handshake of a client.
+
+    Attributes:
+        request: The bytes to send first.
+    """
+
+    def __init__(self, authority: str, path: str, key: bytes, *, token: str | None = None) -> None:
+        """Prepare the request; `key` is 16 random bytes, and all texts are ASCII."""
+        nonce = b2a_base64(key, newline=False)
+        digest = hashlib.sha1(nonce + _MAGIC, usedforsecurity=False).digest()
+        self._accept = b2a_base64(digest, newline=False)
+        self._head = b""
+        credential = "" if token is None else f"Authorization: Bearer {token}\r\n"
+        self.request = (
+            f"GET {path} HTTP/1.1\r\nHost: {authority}\r\nUpgrade: websocket\r\n"
+            f"Connection: Upgrade\r\nSec-WebSocket-Key: {nonce.decode()}\r\n"
+            f"Sec-WebSocket-Version: 13\r\n{credential}\r\n"
+        ).encode("ascii")
+
+    def receive(self, data: bytes | bytearray) -> tuple[int, bytes] | None:
+        """Read the answer, in pieces of any size.
+
+        Returns:
+            Its HTTP status, 101 for an open WebSocket, and the bytes after its head; or None yet.
+
+        Raises:
+            FrameError: It is not the answer of a server.
+        """
+        self._head += data
+        head, end, rest = self._head.partition(b"\r\n\r\n")
+        if len(head) > _MAX_HEAD_BYTES:
+            raise FrameError("the head of its answer is too long")
+        if not end:
+            return None
+        head += b"\r\n"
+        status = _STATUS.match(head)
+        if status is None:
+            # The text itself is not shown: a probe must not be a way to read other services.
+            raise FrameError("it answers, but does not speak HTTP")
+        accept = _ACCEPT.search(head)
+        if status[1] == b"101" and (accept is None or accept[1] != self._accept):
+            raise FrameError("it answers the upgrade with a wrong key")
+        return int(status[1]), rest
 
 
 class PingFrame(NamedTuple):
@@ -104,14 +155,7 @@ class CloseFrame(NamedTuple):
 def encode_frame(
     opcode: Opcode, payload: bytes, *, is_last: bool = True, mask: bytes | None = None
 ) -> bytes:
-    """Encode a frame.
-
-    Args:
-        opcode: Its kind.
-        payload: Its content; at most `MAX_CONTROL_BYTES` in a control frame.
-        is_last: Whether its message ends with it.
-        mask: Four random bytes if a client sends it, None if a server does.
-    """
+    """Encode a frame; the last one ends its message. A client passes four random bytes as mask."""
     header = encode_header(opcode, len(payload), is_last=is_last, is_masked=mask is not None)
     return header + payload if mask is None else header + mask + apply_mask(payload, mask)
 
@@ -124,16 +168,13 @@ def encode_header(
     masked = _MASKED if is_masked else 0
     if length <= MAX_CONTROL_BYTES:
         return bytes((first, masked | length))
-    if length <= _MAX_SHORT_LENGTH:
+    if length <= _MAX_SHORT:
         return bytes((first, masked | _TWO_BYTES)) + length.to_bytes(2, "big")
     return bytes((first, masked | _EIGHT_BYTES)) + length.to_bytes(8, "big")
 
 
 def encode_close(code: int, reason: str = "", *, mask: bytes | None = None) -> bytes:
-    """Encode a close frame, which has no content for `CloseCode.NO_STATUS`.
-
-    A reason that is too long is cut between two characters.
-    """
+    """Encode a close frame; a reason that is too long is cut between two characters."""
     if code == CloseCode.NO_STATUS:
         return encode_frame(Opcode.CLOSE, b"", mask=mask)
     text = reason.encode()[: MAX_CONTROL_BYTES - 2].decode(errors="ignore")
@@ -184,12 +225,7 @@ class FrameReader:
     """
 
     def __init__(self, *, is_peer_client: bool, max_message_bytes: int | None = None) -> None:
-        """Create a reader for a new connection.
-
-        Args:
-            is_peer_client: Whether the peer is a client, which has to mask its frames.
-            max_message_bytes: The size above which a message is refused, before it is stored.
-        """
+        """Create a reader for a new connection. A larger message is refused at its header."""
         self._is_masked = is_peer_client
         self._max_message_bytes = max_message_bytes
         self._buffer = bytearray()
@@ -224,16 +260,22 @@ class FrameReader:
         Raises:
             FrameError: The peer broke RFC 6455, or its message is too large. Do not read on.
         """
-        while not self.is_closed and len(self._buffer) >= self._needed:
-            frame = self._take_frame()
-            if frame is None:
-                return None
-            opcode, is_last, payload = frame
-            if opcode & _CONTROL:
-                return self._take_control(opcode, payload)
-            message = self._take_part(opcode, payload, is_last=is_last)
-            if message is not None:
-                return message
+        try:
+            while not self.is_closed and len(self._buffer) >= self._needed:
+                frame = self._take_frame()
+                if frame is None:
+                    return None
+                opcode, is_last, payload = frame
+                if opcode == Opcode.CLOSE:
+                    self.is_closed = True
+                    return _decode_close(payload)
+                if opcode & _CONTROL:
+                    return PingFrame(payload) if opcode == Opcode.PING else PongFrame(payload)
+                message = self._take_part(opcode, payload, is_last=is_last)
+                if message is not None:
+                    return message
+        except UnicodeDecodeError:
+            raise FrameError("a text is not UTF-8", CloseCode.INVALID_DATA) from None
         return None
 
     def _take_frame(self) -> tuple[int, bool, bytes] | None:
@@ -246,10 +288,13 @@ class FrameReader:
         if opcode & _CONTROL and (not is_last or length > MAX_CONTROL_BYTES):
             raise FrameError("a control frame is fragmented or too long")
         if length > MAX_CONTROL_BYTES:
-            start = 4 if length == _TWO_BYTES else 10
-            if not self._has(start):
+            start, shorter = (4, MAX_CONTROL_BYTES) if length == _TWO_BYTES else (10, _MAX_SHORT)
+            self._needed = start
+            if len(buffer) < start:
                 return None
-            length = _long_length(buffer[2:start])
+            length = int.from_bytes(buffer[2:start], "big")
+            if length <= shorter or length >> 63:
+                raise FrameError("the length of a frame is not in its shortest form, or too large")
         if first & _RESERVED:
             raise FrameError("a frame has a reserved bit")
         if (second >= _MASKED) is not self._is_masked:
@@ -258,8 +303,8 @@ class FrameReader:
             self._check_data(opcode, length)
         if self._is_masked:
             start += 4
-        end = start + length
-        if not self._has(end):
+        self._needed = end = start + length
+        if len(buffer) < end:
             return None
         payload = bytes(buffer[start:end])
         if self._is_masked:
@@ -268,41 +313,26 @@ class FrameReader:
         self._needed = 2
         return opcode, is_last, payload
 
-    def _has(self, size: int) -> bool:
-        """Return whether so many bytes are stored; if not, reading goes on when they are."""
-        if len(self._buffer) >= size:
-            return True
-        self._needed = size
-        return False
-
     def _check_data(self, opcode: int, length: int) -> None:
         """Refuse a data frame at its header if it is out of place, or its message too large."""
         if (opcode == Opcode.CONTINUATION) is (self._kind is None):
             expected = "a continuation" if self._kind is not None else "a new message"
             raise FrameError(f"a frame of type {opcode} came instead of {expected}")
-        if self._max_message_bytes is not None and self._size + length > self._max_message_bytes:
-            raise FrameError(
-                f"a message has more than {self._max_message_bytes} bytes",
-                CloseCode.MESSAGE_TOO_BIG,
-            )
-
-    def _take_control(self, opcode: int, payload: bytes) -> PingFrame | PongFrame | CloseFrame:
-        if opcode == Opcode.CLOSE:
-            self.is_closed = True
-            return _decode_close(payload)
-        return PingFrame(payload) if opcode == Opcode.PING else PongFrame(payload)
+        most = self._max_message_bytes
+        if most is not None and self._size + length > most:
+            raise FrameError(f"a message has more than {most} bytes", CloseCode.MESSAGE_TOO_BIG)
 
     def _take_part(self, opcode: int, payload: bytes, *, is_last: bool) -> str | bytes | None:
         """Add a data frame to its message; return the message when it is complete."""
         if self._kind is None:
             if is_last:
-                return _decode_text(payload) if opcode == Opcode.TEXT else payload
+                return payload.decode() if opcode == Opcode.TEXT else payload
             self._kind = Opcode(opcode)
             self._utf8 = _Utf8Decoder() if opcode == Opcode.TEXT else None
         self._parts.append(payload)
         self._size += len(payload)
         if self._utf8 is not None:
-            _check_utf8(self._utf8, payload, is_last=is_last)
+            self._utf8.decode(payload, is_last)  # it raises an error before all has come
         if not is_last:
             return None
         whole = b"".join(self._parts)
@@ -311,33 +341,10 @@ class FrameReader:
         return message
 
 
-def _long_length(encoded: bytearray) -> int:
-    """Decode a length of two or eight bytes, which must be the shortest form."""
-    length = int.from_bytes(encoded, "big")
-    shorter = MAX_CONTROL_BYTES if len(encoded) == 2 else _MAX_SHORT_LENGTH
-    if length <= shorter or length >> 63:
-        raise FrameError("the length of a frame is not in its shortest form, or is too large")
-    return length
-
-
-def _decode_text(payload: bytes) -> str:
-    try:
-        return payload.decode()
-    except UnicodeDecodeError:
-        raise FrameError("a text is not UTF-8", CloseCode.INVALID_DATA) from None
-
-
-def _check_utf8(decoder: IncrementalDecoder, payload: bytes, *, is_last: bool) -> None:
-    try:
-        decoder.decode(payload, is_last)
-    except UnicodeDecodeError:
-        raise FrameError("a text is not UTF-8", CloseCode.INVALID_DATA) from None
-
-
 def _decode_close(payload: bytes) -> CloseFrame:
     if not payload:
         return CloseFrame(CloseCode.NO_STATUS, "")
     code = int.from_bytes(payload[:2], "big")
     if code not in _SENDABLE_CODES and code not in _APPLICATION_CODES:
         raise FrameError("a close frame has no valid code")
-    return CloseFrame(code, _decode_text(payload[2:]))
+    return CloseFrame(code, payload[2:].decode())

@@ -40,7 +40,7 @@ sys.setprofile(count)
 runpy.run_module("plexus_registry", run_name="__main__", alter_sys=True)
 """
 FIRST = "plexus_registry/cli/__init__.py:<module>"
-MOMENTS = (1, 2_000, 20_000, 80_000)
+MOMENTS = (1, 2_000, 20_000, 50_000)
 
 
 def interrupting(marker: Path, first: str, moment: int) -> tuple[str, ...]:

@@ -11,12 +11,13 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
-from wsproto.events import CloseConnection, Ping, Pong, TextMessage
+from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 
 from plexus_registry import Backend, RegistryUnavailableError, Reloaded, UrlError, announce, connect
 from plexus_registry.client.connection import Backends, run_client
 from plexus_registry.client.socket import MAX_QUEUED_BYTES, parse_url, shake_hands, without_secrets
 from plexus_registry.rules import errors
+from plexus_registry.websocket_frames import CloseCode, encode_close
 from tests.client.scripted import (
     BACKEND,
     ORIGINAL_ANSWERS,
@@ -376,6 +377,56 @@ async def test_pings_of_the_peer_are_answered() -> None:
     async with scripted() as (_, peer):
         await peer.send_event(Ping(b"there?"))
         assert await peer.event() == Pong(b"there?")
+
+
+@pytest.mark.parametrize("code", [1001, None])
+async def test_a_goodbye_is_answered_with_its_own_code(code: int | None) -> None:
+    async with scripted() as (client, peer):
+        await peer.stream.send_all(encode_close(code or CloseCode.NO_STATUS))
+        goodbye = await peer.event()
+        assert isinstance(goodbye, CloseConnection)
+        assert goodbye.code == (code or CloseCode.NO_STATUS)
+        await client.wait_lost()
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [(b"\x81\x80\0\0\0\0", 1002), (b"\xf1\x00", 1002), (b"\x81\x01\xff", 1007)],
+)
+async def test_a_peer_that_breaks_the_protocol_is_told_so_and_left(data: bytes, code: int) -> None:
+    async with scripted() as (client, peer):
+        await peer.stream.send_all(data)
+        goodbye = await peer.event()
+        assert isinstance(goodbye, CloseConnection)
+        assert goodbye.code == code
+        await client.wait_lost()
+        with pytest.raises(RegistryUnavailableError, match="connection lost: a "):
+            await client.list()
+
+
+async def test_each_frame_has_a_mask_of_its_own() -> None:
+    """Which the peer cannot predict. Source: RFC 6455, section 10.3."""
+    ours, theirs = memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ScriptedPeer(theirs).accept)
+        socket = await shake_hands(ours, parse_url(URL))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(socket.send_forever)
+        for _ in range(4):
+            socket.post("same")
+        data = bytearray()
+        while len(data) < 4 * 10:
+            data += await theirs.receive_some()
+        nursery.cancel_scope.cancel()
+    assert len({bytes(data[start + 2 : start + 6]) for start in range(0, 40, 10)}) == 4
+
+
+async def test_binary_messages_are_ignored() -> None:
+    async with scripted() as (client, peer), trio.open_nursery() as nursery:
+        nursery.start_soon(client.ping, "hub")
+        request = await peer.receive()
+        await peer.send_event(BytesMessage(b"binary"))
+        await peer.answer(request, PINGED)
 
 
 async def test_a_message_in_pieces_is_one() -> None:

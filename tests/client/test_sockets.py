@@ -209,6 +209,7 @@ def test_a_client_loads_neither_the_server_nor_its_libraries(module: str) -> Non
         command, capture_output=True, text=True, check=True, timeout=30, env=plain
     )
     loaded = set(json.loads(result.stdout))
-    assert loaded & {"trio_websocket", "sqlite_utils", "sqlite3", "click", "tomllib"} == set()
+    foreign = {"trio_websocket", "wsproto", "h11", "sqlite_utils", "sqlite3", "click", "tomllib"}
+    assert loaded & foreign == set()
     assert f"plexus_registry.client.{module}" in loaded
     assert {"plexus_registry.storage.sqlite", "plexus_registry.app"} & loaded == set()

@@ -1,8 +1,8 @@
 """The client's end of a WebSocket: text in, text out, on a Trio stream.
 
 A message is framed at once and queued, and one task sends the queue. So a cancelled sender leaves
-no half of a frame behind, and messages that are queued together leave together. This module uses
-wsproto directly, because importing trio-websocket takes longer than a whole call.
+no half of a frame behind, and messages that are queued together leave together. trio-websocket is
+not used here, because importing it takes longer than a whole call.
 """
 
 from __future__ import annotations
@@ -13,22 +13,21 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 import trio
-from wsproto import ConnectionType, WSConnection
-from wsproto.connection import ConnectionState
-from wsproto.events import (
-    AcceptConnection,
-    CloseConnection,
-    Event,
-    Ping,
-    RejectConnection,
-    Request,
-    TextMessage,
-)
-from wsproto.utilities import ProtocolError
 
 from plexus_registry.client import DEFAULT_URL
 from plexus_registry.concurrency import Wakeup, first_error
 from plexus_registry.rules.errors import RegistryUnavailableError, UrlError, shown
+from plexus_registry.websocket_frames import (
+    ClientHandshake,
+    CloseCode,
+    CloseFrame,
+    FrameError,
+    FrameReader,
+    Opcode,
+    PingFrame,
+    encode_close,
+    encode_frame,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -42,7 +41,6 @@ SILENCE_SECONDS = 20.0
 _RECEIVE_BYTES = 64 * 1024
 _EXAMPLE = f"one such as {DEFAULT_URL}"
 _PORTS = {"ws": 80, "wss": 443}
-_OPEN = (ConnectionState.OPEN, ConnectionState.REMOTE_CLOSING)
 
 
 class RegistryUrl(NamedTuple):
@@ -151,38 +149,37 @@ async def shake_hands(
         RegistryUnavailableError: The peer is no WebSocket server, or has left.
     """
     where = address.shown
-    ws = WSConnection(ConnectionType.CLIENT)
-    headers = [] if token is None else [(b"Authorization", f"Bearer {token}".encode())]
-    request = Request(address.authority, address.target, extra_headers=headers)
+    handshake = ClientHandshake(address.authority, address.target, os.urandom(16), token=token)
+    answer = None
     try:
-        await stream.send_all(ws.send(request))
-        while True:
+        await stream.send_all(handshake.request)
+        while answer is None:
             data = await stream.receive_some(_RECEIVE_BYTES)
             if not data:
                 raise RegistryUnavailableError(f"{where} hung up before the connection was open")
-            ws.receive_data(bytes(data))
-            # Only the first event is taken: frames may have come along with the handshake.
-            match next(ws.events(), None):
-                case AcceptConnection():
-                    return ClientSocket(stream, ws)
-                case RejectConnection(status_code=status):
-                    raise RegistryUnavailableError(
-                        f"{where} is no registry: it answered with HTTP status {status}"
-                    )
-    except ProtocolError as error:
+            answer = handshake.receive(data)
+    except FrameError as error:
         raise RegistryUnavailableError(f"{where} does not speak WebSocket: {error}") from error
     except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
         raise RegistryUnavailableError(f"cannot connect to {where}: {_reason(error)}") from error
+    status, rest = answer
+    if status != 101:
+        raise RegistryUnavailableError(
+            f"{where} is no registry: it answered with HTTP status {status}"
+        )
+    return ClientSocket(stream, rest)
 
 
 class ClientSocket:
     """An open WebSocket; `send_forever` runs beside it, and one task receives."""
 
-    def __init__(self, stream: trio.abc.Stream, ws: WSConnection) -> None:
+    def __init__(self, stream: trio.abc.Stream, received: bytes) -> None:
         self._stream = stream
-        self._ws = ws
+        self._reader = FrameReader(is_peer_client=False)
+        self._reader.feed(received)
         self._queue = bytearray()
         self._wakeup = Wakeup()
+        self._is_closing = False
         self._heard_at = trio.current_time()
         self._is_silent = False
 
@@ -192,23 +189,24 @@ class ClientSocket:
         Raises:
             RegistryUnavailableError: The connection is closing, or the peer does not read.
         """
-        if self._ws.state is not ConnectionState.OPEN:
+        if self._is_closing:
             raise RegistryUnavailableError("the connection is closed")
         if len(self._queue) > MAX_QUEUED_BYTES:
             raise RegistryUnavailableError("the registry does not read what it is sent")
-        self._post(TextMessage(text))
+        self._post(encode_frame(Opcode.TEXT, text.encode(), mask=_new_mask()))
 
-    def close(self) -> None:
+    def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
         """Queue a close frame, unless there was one; the peer's own ends `receive`."""
-        self._post_control(CloseConnection(1000))
+        self._post_control(encode_close(code, reason, mask=_new_mask()))
+        self._is_closing = True
 
-    def _post_control(self, event: Event) -> None:
-        """Queue a control frame, unless the connection is closed or the peer does not read."""
-        if self._ws.state in _OPEN and len(self._queue) <= MAX_QUEUED_BYTES:
-            self._post(event)
+    def _post_control(self, frame: bytes) -> None:
+        """Queue a control frame, unless the connection is closing or the peer does not read."""
+        if not self._is_closing and len(self._queue) <= MAX_QUEUED_BYTES:
+            self._post(frame)
 
-    def _post(self, event: Event) -> None:
-        self._queue += self._ws.send(event)
+    def _post(self, frame: bytes) -> None:
+        self._queue += frame
         self._wakeup.set()
 
     async def send_forever(self) -> None:
@@ -228,7 +226,7 @@ class ClientSocket:
             asked_at = trio.current_time()
             if asked_at < self._heard_at + SILENCE_SECONDS:
                 continue
-            self._post_control(Ping())
+            self._post_control(encode_frame(Opcode.PING, b"", mask=_new_mask()))
             await trio.sleep(SILENCE_SECONDS)
             if self._heard_at < asked_at:
                 self._is_silent = True
@@ -241,22 +239,7 @@ class ClientSocket:
         Raises:
             RegistryUnavailableError: The connection is over.
         """
-        parts: list[str] = []
-        while True:
-            for event in self._ws.events():
-                match event:
-                    case TextMessage():
-                        parts.append(event.data)
-                        if event.message_finished:
-                            return "".join(parts)
-                    case Ping():
-                        self._post_control(event.response())
-                    case CloseConnection():
-                        self._post_control(event.response())
-                        reason = f": {event.reason}" if event.reason else ""
-                        raise RegistryUnavailableError(
-                            f"the connection was closed with code {int(event.code)}{reason}"
-                        )
+        while (text := self._read()) is None:
             try:
                 data = await self._stream.receive_some(_RECEIVE_BYTES)
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
@@ -266,4 +249,32 @@ class ClientSocket:
             if not data:
                 raise RegistryUnavailableError("connection lost: the registry hung up")
             self._heard_at = trio.current_time()
-            self._ws.receive_data(bytes(data))
+            self._reader.feed(data)
+        return text
+
+    def _read(self) -> str | None:
+        """Return the next message that has arrived, or None; answer control frames."""
+        try:
+            while (frame := self._reader.read()) is not None:
+                match frame:
+                    case str():
+                        return frame
+                    case PingFrame():
+                        self._post_control(
+                            encode_frame(Opcode.PONG, frame.payload, mask=_new_mask())
+                        )
+                    case CloseFrame():
+                        self.close(frame.code, frame.reason)
+                        reason = f": {frame.reason}" if frame.reason else ""
+                        raise RegistryUnavailableError(
+                            f"the connection was closed with code {frame.code}{reason}"
+                        )
+        except FrameError as error:
+            self.close(error.code, str(error))
+            raise RegistryUnavailableError(f"connection lost: {error}") from error
+        return None
+
+
+def _new_mask() -> bytes:
+    """Make a mask that the peer cannot predict. Source: RFC 6455, section 5.3."""
+    return os.urandom(4)

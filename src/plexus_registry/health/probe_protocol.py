@@ -11,15 +11,14 @@ Source: RFC 6455, section 4; manual/health.md, "Probes".
 
 from __future__ import annotations
 
-import hashlib
 import re
-from binascii import b2a_base64
 
 import msgspec
 
 from plexus_registry.rules.errors import RegistryError, shown
 from plexus_registry.rules.parameters import is_text
 from plexus_registry.websocket_frames import (
+    ClientHandshake,
     CloseCode,
     CloseFrame,
     FrameError,
@@ -34,12 +33,6 @@ from plexus_registry.websocket_frames import (
 MAX_BYTES = 64 * 1024
 """The most that is read of one hub, HTTP head and frames together."""
 
-_MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-_HEAD_END = b"\r\n\r\n"
-_STATUS = re.compile(rb"HTTP/1\.[01] ([0-9]{3})(?: |\r\n)")
-_ACCEPT = re.compile(
-    rb"\r\nsec-websocket-accept[ \t]*:[ \t]*([^ \t\r]*)[ \t]*(?=\r\n)", re.IGNORECASE
-)
 _HASH = re.compile(r"[0-9a-f]{16}", re.ASCII)
 _CREDENTIAL_WANTED = (401, 403)
 
@@ -102,22 +95,14 @@ class ProbeProtocol:
         """Prepare a probe of the hub at a name or an address; `key` is 16 random bytes."""
         host = host.partition("%")[0]
         authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        nonce = b2a_base64(key, newline=False)
-        self._accept = b2a_base64(
-            hashlib.sha1(nonce + _MAGIC, usedforsecurity=False).digest(), newline=False
-        )
+        self._handshake = ClientHandshake(authority, "/", key)
+        self.request = self._handshake.request
         self._mask = key[:4]
-        self.request = (
-            b"GET / HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Key: %s\r\nSec-WebSocket-Version: 13\r\n\r\n"
-            % (authority.encode("ascii"), nonce)
-        )
         self.is_open = False
         self.name: str | None = None
         self.version: str | None = None
         self.schema_hash: str | None = None
         self.is_over = False
-        self._head = b""
         self._left = MAX_BYTES
         self._info_subscription: object = None
         self._frames = FrameReader(is_peer_client=False)
@@ -137,11 +122,14 @@ class ProbeProtocol:
             raise ProbeProtocolError(f"it sends more than {MAX_BYTES} bytes")
         reply = b""
         if not self.is_open:
-            head, end, data = (self._head + data).partition(_HEAD_END)
-            if not end:
-                self._head = head
+            try:
+                answer = self._handshake.receive(data)
+            except FrameError as error:
+                raise ProbeProtocolError(str(error)) from None
+            if answer is None:
                 return b""
-            self._read_head(head + b"\r\n")
+            status, data = answer
+            _check_status(status)
             self.is_open = True
             reply = self._encode(Opcode.TEXT, _ASK_INFO)
         self._frames.feed(data)
@@ -156,21 +144,6 @@ class ProbeProtocol:
     def goodbye(self) -> bytes:
         """The bytes to send last: a close frame if the WebSocket is open."""
         return encode_close(CloseCode.NORMAL, mask=self._mask) if self.is_open else b""
-
-    def _read_head(self, head: bytes) -> None:
-        status = _STATUS.match(head)
-        if status is None:
-            # The text itself is not shown: a probe must not be a way to read other services.
-            raise ProbeProtocolError("it answers, but does not speak HTTP")
-        code = int(status[1])
-        if code in _CREDENTIAL_WANTED:
-            raise CredentialError(f"it wants a credential: HTTP status {code}")
-        if code != 101:
-            hint = ", and redirects are not followed" if 300 <= code < 400 else ""
-            raise ProbeProtocolError(f"it answers with HTTP status {code}{hint}")
-        accept = _ACCEPT.search(head)
-        if accept is None or accept[1] != self._accept:
-            raise ProbeProtocolError("it answers the upgrade with a wrong key")
 
     def _read_frame(self, frame: str | bytes | PingFrame | PongFrame | CloseFrame) -> bytes:
         match frame:
@@ -236,3 +209,11 @@ class ProbeProtocol:
 
     def _encode(self, opcode: Opcode, payload: bytes) -> bytes:
         return encode_frame(opcode, payload, mask=self._mask)
+
+
+def _check_status(status: int) -> None:
+    if status in _CREDENTIAL_WANTED:
+        raise CredentialError(f"it wants a credential: HTTP status {status}")
+    if status != 101:
+        hint = ", and redirects are not followed" if 300 <= status < 400 else ""
+        raise ProbeProtocolError(f"it answers with HTTP status {status}{hint}")
