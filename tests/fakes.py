@@ -109,7 +109,7 @@ class ScriptedWebSocket:
     def queue(self, frames: Sequence[str]) -> None:
         self._queue += frames
 
-    is_queue_full = False
+    queued = 0
 
     def send_at_once(self, messages: Sequence[str | bytes]) -> bool:
         self.queue(texts_of(messages))

@@ -40,6 +40,7 @@ _ENCODED_AT_ONCE = 256 * 1024
 _MAX_SHORT = 2**16 - 1
 _TWO_BYTES, _EIGHT_BYTES = 126, 127
 _LAST, _RESERVED, _CONTROL, _MASKED = 0x80, 0x70, 0x08, 0x80
+_LAST_TEXT = 0x81
 _Utf8Decoder = getincrementaldecoder("utf-8")
 
 
@@ -262,6 +263,9 @@ class FrameReader:
         """
         try:
             while not self.is_closed and len(self._buffer) >= self._needed:
+                text = self._take_short_text()
+                if text is not None:
+                    return text
                 frame = self._take_frame()
                 if frame is None:
                     return None
@@ -277,6 +281,23 @@ class FrameReader:
         except UnicodeDecodeError:
             raise FrameError("a text is not UTF-8", CloseCode.INVALID_DATA) from None
         return None
+
+    def _take_short_text(self) -> str | None:
+        """Remove a short text in one masked frame, which most messages are, in fewer steps.
+
+        `_take_frame` reads the same; this returns None for all else, and for what is not valid.
+        """
+        buffer = self._buffer
+        end = buffer[1] - _MASKED + 6
+        is_text = buffer[0] == _LAST_TEXT and 6 <= end <= 6 + MAX_CONTROL_BYTES
+        if not is_text or self._kind is not None or len(buffer) < end or not self._is_masked:
+            return None
+        if self._max_message_bytes is not None and end - 6 > self._max_message_bytes:
+            return None
+        payload = apply_mask(buffer[6:end], buffer[2:6])
+        del buffer[:end]
+        self._needed = 2
+        return payload.decode()
 
     def _take_frame(self) -> tuple[int, bool, bytes] | None:
         """Remove a whole frame from the buffer; return its opcode, `is_last` and payload."""

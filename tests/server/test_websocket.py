@@ -357,7 +357,7 @@ async def test_no_bytes_come_between_the_pieces_of_a_message() -> None:
         each.counted.barrier = barrier = trio.Event()
         each.nursery.start_soon(each.websocket.send, ["x" * PIECE_BYTES * 3])
         await wait_all_tasks_blocked()
-        each.nursery.start_soon(each.websocket.ping)
+        each.nursery.start_soon(each.websocket.send, [encode_frame(Opcode.PING, b"")])
         each.nursery.start_soon(each.websocket.send, ["y"])
         await wait_all_tasks_blocked()
         barrier.set()

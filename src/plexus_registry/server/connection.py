@@ -20,7 +20,7 @@ from plexus_registry.rpc.fairness import LONG_CHARACTERS, Share
 from plexus_registry.rpc.handler import Handler
 from plexus_registry.rpc.subscriptions import FIRST_NUMBER_BITS, ChangeFrames
 from plexus_registry.rules.errors import shown
-from plexus_registry.websocket_frames import CloseCode
+from plexus_registry.websocket_frames import PIECE_BYTES, CloseCode
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -63,7 +63,7 @@ async def serve_connection(
     try:
         with shutdown.request_loop() as loop:
             while not loop.must_end():
-                if websocket.is_queue_full:
+                if websocket.queued > PIECE_BYTES:
                     await websocket.flush()
                 frame = websocket.read()
                 if frame is None:

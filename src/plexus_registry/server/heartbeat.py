@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import trio
 from trio_websocket import ConnectionClosed
 
-from plexus_registry.websocket_frames import CloseCode
+from plexus_registry.websocket_frames import CloseCode, Opcode, encode_frame
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 TICK_SECONDS = 1.0
 CROWDED_TICKS = 2
 """How long a peer may read nothing while others wait for the memory that its answer occupies."""
+PING = encode_frame(Opcode.PING, b"")
+"""Whatever a peer sends after it shows that it is there."""
 MISSED_PONGS = 2
 LEAST_FRAGMENTS = 16 * 1024
 BYTES_PER_FRAGMENT = 64
@@ -110,7 +112,7 @@ class Heartbeat:
     def check_once(self, turn: int, nursery: trio.Nursery) -> None:
         """Check all connections, and ping those of this turn that are idle."""
         for watched in [*self._watched]:
-            if watched.websocket.fragments > self._most_fragments:
+            if watched.websocket.reader.fragments > self._most_fragments:
                 reason = f"a message may come in {self._most_fragments} fragments"
                 self._refuse(watched, "fragments", f"closed {watched.name}: {reason}")
                 nursery.start_soon(_close_and_cut, watched, CloseCode.POLICY_VIOLATION, reason)
@@ -177,7 +179,7 @@ class Heartbeat:
 
 async def _ping(websocket: WebSocket) -> None:
     try:
-        await websocket.ping()
+        await websocket.send((PING,))
     except ConnectionClosed:
         return
     except Exception:

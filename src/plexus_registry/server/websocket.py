@@ -42,11 +42,8 @@ if TYPE_CHECKING:
 
 RECEIVE_BYTES = 4096
 """How much is received at a time; more if a frame that is longer has begun."""
-
 MOST_EARLY = 2
 """How many messages are read while the task of the connection is busy."""
-
-_PING = encode_frame(Opcode.PING, b"")
 _ESTABLISHED = b"\x01"
 """Source: Linux, include/net/tcp_states.h."""
 
@@ -66,6 +63,8 @@ class WebSocket:
         waits: How often it has begun to wait for bytes.
         has_broken_protocol: Whether the peer broke RFC 6455, or sent too much.
         was_too_large: Whether it sent a message that is too large.
+        reader: The bytes that came, and the message that is not complete.
+        queued: How many bytes are kept to be sent.
         sent: The number of pieces whose sending has begun.
     """
 
@@ -87,11 +86,12 @@ class WebSocket:
         self._stream = stream
         # Without the checkpoints of a stream, a call costs half.
         self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
-        self._reader = reader
+        self.reader = reader
         self._queue: list[bytes] = []
-        self._queued = 0
+        self.queued = 0
         self._lock = trio.Lock()
         self._is_sending = False
+        self._is_busy = False
         self.is_reading = False
         self.has_broken_protocol = self.was_too_large = False
         self._closed: CloseReason | None = None
@@ -108,7 +108,7 @@ class WebSocket:
 
     def _read(self) -> str | bytes | None:
         try:
-            while self._closed is None and (frame := self._reader.read()) is not None:
+            while self._closed is None and (frame := self.reader.read()) is not None:
                 if isinstance(frame, (str, bytes)):
                     self.has_asked = True
                     return frame
@@ -131,12 +131,7 @@ class WebSocket:
 
     def _add(self, frame: bytes) -> None:
         self._queue.append(frame)
-        self._queued += len(frame)
-
-    @property
-    def is_queue_full(self) -> bool:
-        """Whether so much is queued that it should be sent."""
-        return self._queued > PIECE_BYTES
+        self.queued += len(frame)
 
     async def flush(self) -> None:
         """Send what is queued; the connection ends if either end has said goodbye."""
@@ -175,17 +170,14 @@ class WebSocket:
 
     async def _receive(self) -> None:
         """Wait for bytes, and hand them to the reader."""
-        size = min(max(RECEIVE_BYTES, self._reader.missing), PIECE_BYTES)
+        size = min(max(RECEIVE_BYTES, self.reader.missing), PIECE_BYTES)
         data: bytes | bytearray = b""
         self.is_reading = True
         try:
             if self._socket is None:
                 data = await self._stream.receive_some(size)
             else:
-                await trio.lowlevel.wait_readable(self._socket)
-                data = os.read(self._socket.fileno(), size)
-        except BlockingIOError:
-            return  # the system woke this task for nothing
+                data = await self._read_socket(self._socket, size)
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # a peer that has reset the connection has left, too
         finally:
@@ -194,7 +186,26 @@ class WebSocket:
             await self._fairness.wait_for_turn()
             raise self._lost()
         self.was_heard = True
-        self._reader.feed(data)
+        self.reader.feed(data)
+
+    async def _read_socket(self, sock: trio.socket.SocketType, size: int) -> bytes:
+        # While others have their turn, a busy client has often sent its next request. To try costs
+        # less than to wait for the system to say so; once in 16 times, it is tried for the rest.
+        if self._is_busy or not self.waits % 16:
+            await trio.lowlevel.checkpoint()
+            try:
+                data = os.read(sock.fileno(), size)
+            except BlockingIOError:
+                self._is_busy = False
+            else:
+                self._is_busy = True
+                return data
+        while True:
+            await trio.lowlevel.wait_readable(sock)
+            try:
+                return os.read(sock.fileno(), size)
+            except BlockingIOError:
+                pass  # the system woke this task for nothing
 
     async def _end(self) -> NoReturn:
         """Wait until the peer has seen the close frame, and raise `ConnectionClosed`."""
@@ -214,8 +225,8 @@ class WebSocket:
             await self._over.wait()
             return
         with suppress(FrameError):
-            while not self._reader.is_closed:
-                if self._reader.read() is None:
+            while not self.reader.is_closed:
+                if self.reader.read() is None:
                     await self._receive()
         if self._over is not None:
             self._over.set()
@@ -256,11 +267,11 @@ class WebSocket:
             return False  # no room, or the peer is gone, which the next send finds
         if size == len(data):
             self._queue.clear()
-            self._queued = 0
+            self.queued = 0
             self._is_sending = False
             return True
         self._queue = [data[size:]]
-        self._queued -= size
+        self.queued -= size
         self._is_sending = True
         return False
 
@@ -281,7 +292,7 @@ class WebSocket:
             if self._queue:
                 data = b"".join(self._queue)
                 self._queue.clear()
-                self._queued = 0
+                self.queued = 0
                 await self._write(data)
             for piece in pieces or ():
                 await self._write(piece)
@@ -313,11 +324,6 @@ class WebSocket:
         """The number of the piece that is being sent, or None."""
         return self.sent if self._is_sending else None
 
-    async def ping(self) -> None:
-        """Send a ping; whatever the peer sends then shows that it is there."""
-        self._add(_PING)
-        await self._send()
-
     async def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
         """Send what is queued and a close frame, and wait until the peer has left, too."""
         async with self._stream:
@@ -327,11 +333,6 @@ class WebSocket:
                 with suppress(ConnectionClosed):
                     await self._send()
                     await self._wait_for_close_frame()
-
-    @property
-    def fragments(self) -> int:
-        """The number of fragments that arrived of a message that is not complete."""
-        return self._reader.fragments
 
     @property
     def is_gone(self) -> bool:
