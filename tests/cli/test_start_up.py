@@ -14,12 +14,15 @@ from tests.e2e.harness import clean_environment
 
 # All that a verb may load of the package: the rest is the server's. Settings are plain values.
 CLIENT = re.compile(
-    r"plexus_registry(\.(__main__|settings|concurrency|rules|config|health|server|cli(\.\w+)?|client(\.\w+)?"
-    r"|rules\.(backend|errors|events|merge|methods|parameters|states)"
-    r"|config\.(declarations|file)|health\.allowed_networks|server\.access_policy))?"
+    r"plexus_registry(\.(__main__|settings|concurrency|websocket_frames|rules|config|cli(\.\w+)?"
+    r"|client(\.\w+)?|rules\.(backend|errors|events|merge|methods|parameters|states)"
+    r"|config\.(declarations|file)|server|server\.access_policy))?"
 )
 # Each takes long, and none is needed by a client.
-FOREIGN = {"trio_websocket", "sqlite_utils", "sqlite3", "tabulate", "asyncio", "importlib.metadata"}
+FOREIGN = {
+    *("trio_websocket", "wsproto", "h11", "sqlite_utils", "sqlite3", "tabulate", "asyncio"),
+    "importlib.metadata",
+}
 REPORT = """
 import json, sys
 from plexus_registry.cli import main
