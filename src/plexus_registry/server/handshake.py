@@ -90,25 +90,28 @@ class Shutdown:
 async def start_tls(
     plain: trio.abc.Stream, context: ssl.SSLContext
 ) -> trio.SSLStream[trio.SocketStream] | Refusal | None:
-    """Do the TLS handshake of a new connection.
+    """Do the TLS handshake of a new connection, within `HEAD_SECONDS`.
 
     Returns:
-        The secured stream, a refusal if the peer does not speak TLS, or None if it left.
+        The secured stream, a refusal if the peer does not speak TLS, or None if it left or is too
+        slow.
 
     Raises:
         trio.BrokenResourceError: The TLS handshake failed.
     """
     if not isinstance(plain, trio.SocketStream):
         raise TypeError("TLS needs a socket")
-    try:
-        first = await plain.socket.recv(1, socket.MSG_PEEK)
-    except OSError:
-        return None
-    if first != TLS_HANDSHAKE:
-        return PLAIN_ON_TLS if first else None
-    stream = trio.SSLStream(plain, context, server_side=True, https_compatible=True)
-    await stream.do_handshake()
-    return stream
+    with trio.move_on_after(HEAD_SECONDS):
+        try:
+            first = await plain.socket.recv(1, socket.MSG_PEEK)
+        except OSError:
+            return None
+        if first != TLS_HANDSHAKE:
+            return PLAIN_ON_TLS if first else None
+        stream = trio.SSLStream(plain, context, server_side=True, https_compatible=True)
+        await stream.do_handshake()
+        return stream
+    return None
 
 
 class Handshake(NamedTuple):
@@ -144,16 +147,16 @@ async def answer_requests(
             answer.status >= _FIRST_ERROR_STATUS or isinstance(request, Refusal) or request.is_last
         )
         without_body = isinstance(request, HttpRequest) and request.head.method == "HEAD"
+        encoded = encode_response(answer, is_last=is_last, without_body=without_body)
         loop.is_busy = True
-        with trio.move_on_after(HEAD_SECONDS) as limit:
-            encoded = encode_response(answer, is_last=is_last, without_body=without_body)
-            if is_last:
-                await hang_up(stream, encoded)
-            else:
-                await stream.send_all(encoded)
-        loop.is_busy = False
-        if is_last or limit.cancelled_caught:
+        if is_last:
+            await hang_up(stream, encoded)
             return None
+        with trio.move_on_after(HEAD_SECONDS) as limit:
+            await stream.send_all(encoded)
+        if limit.cancelled_caught:
+            return None
+        loop.is_busy = False
     return None
 
 
@@ -170,12 +173,15 @@ async def _receive_request(
 
 
 async def hang_up(stream: trio.abc.Stream, answer: bytes) -> None:
-    """Send the last answer, and close so that it arrives.
+    """Send the last answer within `HEAD_SECONDS`, and close so that it arrives.
 
     If bytes of the peer were left unread, the system would reset the connection, and the answer
     could be lost. So they are read first, up to a limit.
     """
-    await stream.send_all(answer)
+    with trio.move_on_after(HEAD_SECONDS) as limit:
+        await stream.send_all(answer)
+    if limit.cancelled_caught:
+        return
     with trio.move_on_after(HANG_UP_SECONDS):
         if isinstance(stream, trio.SSLStream):
             await stream.unwrap()
@@ -188,14 +194,14 @@ async def hang_up(stream: trio.abc.Stream, answer: bytes) -> None:
 
 
 async def accept_websocket(stream: trio.abc.Stream, request: bytes) -> bool:
-    """Answer a valid WebSocket handshake, by trio-websocket; return whether it was accepted.
+    """Answer a valid WebSocket handshake, by trio-websocket, within `HEAD_SECONDS`.
 
-    Args:
-        stream: The connection.
-        request: The head of the peer's request, which was read before.
+    `request` is the head of the peer's request, which was read before. Return whether it was
+    accepted.
     """
     is_accepted = False
     async with trio.open_nursery() as nursery:
+        nursery.cancel_scope.deadline = trio.current_time() + HEAD_SECONDS
         replay = _HandshakeStream(stream, request, nursery.cancel_scope)
         handshake = await wrap_server_stream(nursery, replay)
         await handshake.accept()

@@ -176,12 +176,10 @@ async def accept_forever(
     start: Callable[[Stream], object],
     report_fault: Callable[[str, str], None],
 ) -> None:
-    """Accept connections; pause if the system has no room for more. Close the listener at the end.
+    """Accept connections until cancelled, and close the listener.
 
-    Args:
-        listener: The listener.
-        start: Starts to serve a connection, without waiting.
-        report_fault: Called with the name and the description of a fault, if there is no room.
+    `start` starts to serve one, without waiting. If the system has no room for more, `report_fault`
+    is called with the name and the description of the fault, and accepting pauses.
     """
     async with listener:
         while True:

@@ -24,7 +24,6 @@ from trio_websocket import ConnectionClosed
 
 from plexus_registry.concurrency import LogThrottle
 from plexus_registry.rpc.fairness import Caller, Fairness
-from plexus_registry.server import handshake
 from plexus_registry.server.access_policy import UNAUTHORIZED, AccessPolicy, Grant, Refusal
 from plexus_registry.server.connection import Watchers, serve_connection
 from plexus_registry.server.handshake import (
@@ -157,14 +156,12 @@ class Server:
             connections.start_soon(trio.aclose_forcefully, stream)
             return
         refusal = self._connection_limits.enter(endpoints.peer)
-        if refusal is None:
-            connections.start_soon(self._run, stream, endpoints, None)
-            return
-        answer = self._refuse(refusal)
-        if self._being_refused >= MOST_REFUSED_AT_ONCE:
-            connections.start_soon(trio.aclose_forcefully, stream)
-            return
-        self._being_refused += 1
+        answer = None if refusal is None else self._refuse(refusal)
+        if answer is not None:
+            if self._being_refused >= MOST_REFUSED_AT_ONCE:
+                connections.start_soon(trio.aclose_forcefully, stream)
+                return
+            self._being_refused += 1
         connections.start_soon(self._run, stream, endpoints, answer)
 
     async def _run(
@@ -174,8 +171,8 @@ class Server:
         try:
             if refusal is None:
                 await self._serve_stream(stream, endpoints)
-            else:
-                await self._send_refusal(stream, refusal)
+            elif (secured := await self._secure(stream)) is not None:
+                await hang_up(secured, encode_response(refusal, is_last=True))
         except* (ConnectionClosed, trio.BrokenResourceError, trio.ClosedResourceError):
             log.debug("connection lost")
         except* Exception as bug:  # noqa: BLE001 - it is logged, and ends this connection only
@@ -187,24 +184,18 @@ class Server:
                 self._being_refused -= 1
             await trio.aclose_forcefully(stream)
 
-    async def _send_refusal(self, plain: trio.abc.Stream, refusal: HttpResponse) -> None:
-        with trio.move_on_after(handshake.HEAD_SECONDS):
-            stream = await self._secure(plain)
-            if stream is not None:
-                await hang_up(stream, encode_response(refusal, is_last=True))
-
     async def _serve_stream(self, plain: trio.abc.Stream, endpoints: Endpoints) -> None:
-        stream: trio.abc.Stream | None = None
-        accepted = None
+        stream = accepted = None
         with self._shutdown.request_loop() as loop:
             if loop.must_end():
                 return
-            with trio.move_on_after(handshake.HEAD_SECONDS):
-                stream = await self._secure(plain)
+            stream = await self._secure(plain)
             if stream is not None:
                 decide = partial(self._decide, endpoints)
                 accepted = await answer_requests(stream, loop, decide)
-        if stream is not None and accepted is not None:
+        if stream is None or accepted is None:
+            return
+        if await accept_websocket(stream, accepted.request.raw):
             await self._serve_websocket(stream, accepted, endpoints)
 
     async def _secure(self, plain: trio.abc.Stream) -> trio.abc.Stream | None:
@@ -252,33 +243,27 @@ class Server:
     async def _serve_websocket(
         self, stream: trio.abc.Stream, accepted: Handshake, endpoints: Endpoints
     ) -> None:
-        """Answer the handshake, and serve the WebSocket until it ends."""
+        """Serve an open WebSocket until it ends."""
         caller = Caller(may_write=accepted.grant is Grant.ALL, refused=self._refused)
+        reader = FrameReader(is_peer_client=True, max_message_bytes=self._max_message_bytes)
+        reader.feed(accepted.request.rest)
         async with trio.open_nursery() as nursery:
-            websocket = None
-            with trio.move_on_after(handshake.HEAD_SECONDS):
-                if await accept_websocket(stream, accepted.request.raw):
-                    reader = FrameReader(
-                        is_peer_client=True, max_message_bytes=self._max_message_bytes
-                    )
-                    reader.feed(accepted.request.rest)
-                    websocket = WebSocket(stream, nursery, reader, caller, self._fairness)
-            if websocket is not None:
-                cut = partial(_cut, stream, nursery.cancel_scope)
-                watched = self._heartbeat.add(websocket, str(endpoints), cut)
-                try:
-                    await serve_connection(
-                        self._registry, self._hub, websocket, self._shutdown, self._watchers
-                    )
-                finally:
-                    if websocket.was_too_large:
-                        self._refused["message_bytes"] += 1
-                    # If a frame was cut in the middle, the peer would take a close for its rest.
-                    if websocket.sending is None:
-                        with trio.move_on_after(CLOSE_SECONDS, shield=True):
-                            # It changes nothing if the WebSocket was closed with a reason before.
-                            await websocket.close(CloseCode.INTERNAL_ERROR)
-                    self._heartbeat.remove(watched)
+            websocket = WebSocket(stream, nursery, reader, caller, self._fairness)
+            cut = partial(_cut, stream, nursery.cancel_scope)
+            watched = self._heartbeat.add(websocket, str(endpoints), cut)
+            try:
+                await serve_connection(
+                    self._registry, self._hub, websocket, self._shutdown, self._watchers
+                )
+            finally:
+                if websocket.was_too_large:
+                    self._refused["message_bytes"] += 1
+                # If a frame was cut in the middle, the peer would take a close for its rest.
+                if websocket.sending is None:
+                    with trio.move_on_after(CLOSE_SECONDS, shield=True):
+                        # It changes nothing if the WebSocket was closed with a reason before.
+                        await websocket.close(CloseCode.INTERNAL_ERROR)
+                self._heartbeat.remove(watched)
             nursery.cancel_scope.cancel()
 
     def _report_fault(self, name: str, text: str) -> None:
