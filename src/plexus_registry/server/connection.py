@@ -104,15 +104,14 @@ async def serve_connection(
         code, why = CloseCode.INTERNAL_ERROR, FAILED
         if shutdown.begun.is_set():
             code, why = CloseCode.GOING_AWAY, STOPPING
-        unsent = _unsent(websocket, handler, current, sent_before, why)
         with trio.move_on_after(END_SECONDS, shield=True):
-            await _break_off(websocket, unsent, code, why)
+            await _break_off(websocket, handler, current, sent_before, code, why)
         raise
     except Exception:
         log.exception("a frame could not be answered")
-        unsent = _unsent(websocket, handler, current, sent_before, FAILED)
+        code, why = CloseCode.INTERNAL_ERROR, FAILED
         with trio.move_on_after(END_SECONDS, shield=True):
-            await _break_off(websocket, unsent, CloseCode.INTERNAL_ERROR, FAILED)
+            await _break_off(websocket, handler, current, sent_before, code, why)
     finally:
         watchers.remove(watch_sender)
         handler.release()
@@ -131,35 +130,27 @@ async def _send(websocket: WebSocket, handler: Handler, frames: list[str]) -> in
     return size
 
 
-def _unsent(
+async def _break_off(
     websocket: WebSocket,
     handler: Handler,
     current: str | bytes | list[str] | None,
     sent_before: int | None,
+    code: int,
     why: str,
-) -> list[str]:
-    """Return the frames that are left to send when a connection ends early.
+) -> None:
+    """Send what is left to send when a connection ends early, and close it.
 
-    They are the answer, if it is made and not begun to be sent, or else an error for each request.
-
-    Args:
-        websocket: The connection.
-        handler: The handler of its frames.
-        current: The frame that is being answered, or its answer.
-        sent_before: The value of `websocket.sent` before the answer was begun to be sent.
-        why: Why the connection ends.
+    That is the answer, if it is made and not begun to be sent, or else an error for each request.
+    `current` is the frame that is being answered, or its answer; `sent_before` is what
+    `websocket.sent` was before the answer was begun to be sent.
     """
-    if current is None:
-        return []
+    unsent: list[str] = []
     if isinstance(current, list):
-        return current if sent_before in (None, websocket.sent) else []
-    # The answer to a batch is sent in parts while it is made.
-    is_begun = current.lstrip()[:1] in ("[", b"[") and sent_before != websocket.sent
-    return [] if is_begun else handler.break_off(current, why)
-
-
-async def _break_off(websocket: WebSocket, unsent: list[str], code: int, why: str) -> None:
-    """Send the frames that are left, and close the connection."""
+        unsent = current if sent_before in (None, websocket.sent) else []
+    elif current is not None:
+        # The answer to a batch is sent in parts while it is made.
+        is_begun = current.lstrip()[:1] in ("[", b"[") and sent_before != websocket.sent
+        unsent = [] if is_begun else handler.break_off(current, why)
     if websocket.sending is not None:
         return  # a frame was cut in the middle: the peer would take the next one for its rest
     with suppress(ConnectionClosed):
