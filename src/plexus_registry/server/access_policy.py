@@ -102,7 +102,7 @@ def normalized_host(value: str) -> str | None:
 
     Unlike in a `Host` field, an IPv6 address needs no brackets.
     """
-    address = _address(value)
+    address = address_of(value)
     return host_of(value) if address is None else str(address)
 
 
@@ -121,11 +121,12 @@ def normalized_origin(value: str) -> str | None:
 
 
 def _normalized(host: str) -> str:
-    address = _address(host.strip("[]"))
+    address = address_of(host.strip("[]"))
     return host.removesuffix(".") if address is None else str(address)
 
 
-def _address(host: str) -> IPv4Address | IPv6Address | None:
+def address_of(host: str) -> IPv4Address | IPv6Address | None:
+    """Return the IP address that a text is, or None; one of IPv4 that is mapped to IPv6 counts."""
     try:
         address = ip_address(host.partition("%")[0])
     except ValueError:
@@ -136,7 +137,7 @@ def _address(host: str) -> IPv4Address | IPv6Address | None:
 
 def is_loopback(host: str) -> bool:
     """Check whether a host is `localhost` or a loopback address."""
-    address = _address(host.strip("[]"))
+    address = address_of(host.strip("[]"))
     return host == "localhost" if address is None else address.is_loopback
 
 

@@ -9,13 +9,13 @@ import ssl
 import stat
 from collections import Counter
 from contextlib import asynccontextmanager
-from ipaddress import IPv6Address, ip_address
+from ipaddress import ip_network
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import trio
 
 from plexus_registry.rules.errors import StartError
-from plexus_registry.server.access_policy import Refusal, is_loopback
+from plexus_registry.server.access_policy import Refusal, address_of, is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -282,12 +282,7 @@ def group_of(address: str) -> str | None:
     The group is the address itself, or for IPv6 its /64 network, because one host often has all of
     it.
     """
-    ip = ip_address(address.partition("%")[0])
-    if isinstance(ip, IPv6Address):
-        if ip.ipv4_mapped is None:
-            if ip.is_loopback:
-                return None
-            prefix = int(ip) >> (128 - _IPV6_PREFIX) << (128 - _IPV6_PREFIX)
-            return f"{IPv6Address(prefix)}/{_IPV6_PREFIX}"
-        ip = ip.ipv4_mapped
-    return None if ip.is_loopback else str(ip)
+    ip = address_of(address)
+    if ip is None or ip.is_loopback:
+        return None
+    return str(ip_network((ip, _IPV6_PREFIX), strict=False)) if ip.version == 6 else str(ip)
