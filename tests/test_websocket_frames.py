@@ -266,6 +266,15 @@ def test_a_message_that_is_too_large_is_refused_at_its_header() -> None:
     assert [*refusals(reader, [part, *rest])] == [CloseCode.MESSAGE_TOO_BIG]
 
 
+@pytest.mark.parametrize("most", [10, 125, 126, 200])
+def test_a_short_message_has_a_largest_size_too(most: int) -> None:
+    reader = FrameReader(is_peer_client=True, max_message_bytes=most)
+    reader.feed(encode_frame(Opcode.TEXT, b"x" * most, mask=MASK))
+    assert reader.read() == "x" * most
+    too_long = encode_frame(Opcode.TEXT, b"x" * (most + 1), mask=MASK)
+    assert [*refusals(reader, [too_long])] == [CloseCode.MESSAGE_TOO_BIG]
+
+
 def test_the_fragments_of_a_message_are_counted_until_it_is_complete() -> None:
     reader = FrameReader(is_peer_client=False)
     reader.feed(encode_frame(Opcode.TEXT, b"a", is_last=False))

@@ -33,9 +33,7 @@ PIECE_BYTES = 64 * 1024
 _MAX_HEAD_BYTES = 64 * 1024
 _MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _STATUS = re.compile(rb"HTTP/1\.[01] ([0-9]{3})(?: |\r\n)")
-_ACCEPT = re.compile(
-    rb"\r\nsec-websocket-accept[ \t]*:[ \t]*([^ \t\r]*)[ \t]*(?=\r\n)", re.IGNORECASE
-)
+_ACCEPT = re.compile(rb"(?i)\r\nsec-websocket-accept[ \t]*:[ \t]*([^ \t\r]*)[ \t]*(?=\r\n)")
 _ENCODED_AT_ONCE = 256 * 1024
 _MAX_SHORT = 2**16 - 1
 _TWO_BYTES, _EIGHT_BYTES = 126, 127
@@ -64,20 +62,15 @@ class CloseCode(IntEnum):
     NORMAL = 1000
     GOING_AWAY = 1001
     PROTOCOL_ERROR = 1002
-    UNSUPPORTED_DATA = 1003
     NO_STATUS = 1005
     ABNORMAL = 1006
     INVALID_DATA = 1007
     POLICY_VIOLATION = 1008
     MESSAGE_TOO_BIG = 1009
-    MANDATORY_EXTENSION = 1010
     INTERNAL_ERROR = 1011
-    SERVICE_RESTART = 1012
-    TRY_AGAIN_LATER = 1013
 
 
-_SENDABLE_CODES = frozenset(CloseCode) - {CloseCode.NO_STATUS, CloseCode.ABNORMAL}
-_APPLICATION_CODES = range(3000, 5000)
+_SENDABLE_CODES = frozenset((*range(1000, 1004), *range(1007, 1014), *range(3000, 5000)))
 
 
 class FrameError(RegistryError):
@@ -89,11 +82,7 @@ class FrameError(RegistryError):
 
 
 class ClientHandshake:
-    """The handshake of a client.
-
-    Attributes:
-        request: The bytes to send first.
-    """
+    """The handshake of a client, which sends the bytes of `request` first."""
 
     def __init__(self, authority: str, path: str, key: bytes, *, token: str | None = None) -> None:
         """Prepare the request; `key` is 16 random bytes, and all texts are ASCII."""
@@ -109,10 +98,7 @@ class ClientHandshake:
         ).encode("ascii")
 
     def receive(self, data: bytes | bytearray) -> tuple[int, bytes] | None:
-        """Read the answer, in pieces of any size.
-
-        Returns:
-            Its HTTP status, 101 for an open WebSocket, and the bytes after its head; or None yet.
+        """Read a piece of the answer; once its head is complete, return its status and the rest.
 
         Raises:
             FrameError: It is not the answer of a server.
@@ -203,8 +189,7 @@ def encode_in_pieces(text: str, *, is_first: bool = True, is_last: bool = True) 
     """Encode a frame piece by piece."""
     length = len(text) if text.isascii() else len(text.encode())
     opcode = Opcode.TEXT if is_first else Opcode.CONTINUATION
-    head = encode_header(opcode, length, is_last=is_last)
-    yield head + text[:_ENCODED_AT_ONCE].encode()
+    yield encode_header(opcode, length, is_last=is_last) + text[:_ENCODED_AT_ONCE].encode()
     for start in range(_ENCODED_AT_ONCE, len(text), _ENCODED_AT_ONCE):
         yield text[start : start + _ENCODED_AT_ONCE].encode()
 
@@ -219,16 +204,15 @@ def apply_mask(payload: bytes | bytearray, mask: bytes | bytearray) -> bytes:
 
 
 class FrameReader:
-    """Reads messages and control frames from the bytes of one peer.
-
-    Attributes:
-        is_closed: Whether a close frame came.
-    """
+    """Reads messages and control frames from the bytes of one peer until a close frame came."""
 
     def __init__(self, *, is_peer_client: bool, max_message_bytes: int | None = None) -> None:
         """Create a reader for a new connection. A larger message is refused at its header."""
         self._is_masked = is_peer_client
         self._max_message_bytes = max_message_bytes
+        # The end of the longest short text; its head and its mask have six bytes.
+        most = MAX_CONTROL_BYTES if max_message_bytes is None else max_message_bytes
+        self._short_end = 6 + min(most, MAX_CONTROL_BYTES) if is_peer_client else 0
         self._buffer = bytearray()
         self._needed = 2
         # Of a message that is not complete: the kind, the parts and their size.
@@ -253,10 +237,7 @@ class FrameReader:
         self._buffer += data
 
     def read(self) -> str | bytes | PingFrame | PongFrame | CloseFrame | None:
-        """Return the next message or control frame in the stored bytes.
-
-        Returns:
-            A text message as `str`, a binary one as `bytes`; None until more is fed.
+        """Return the next text, binary message or control frame; None until more is fed.
 
         Raises:
             FrameError: The peer broke RFC 6455, or its message is too large. Do not read on.
@@ -283,16 +264,11 @@ class FrameReader:
         return None
 
     def _take_short_text(self) -> str | None:
-        """Remove a short text in one masked frame, which most messages are, in fewer steps.
-
-        `_take_frame` reads the same; this returns None for all else, and for what is not valid.
-        """
+        """Remove a short masked text, as most messages are, in fewer steps than `_take_frame`."""
         buffer = self._buffer
         end = buffer[1] - _MASKED + 6
-        is_text = buffer[0] == _LAST_TEXT and 6 <= end <= 6 + MAX_CONTROL_BYTES
-        if not is_text or self._kind is not None or len(buffer) < end or not self._is_masked:
-            return None
-        if self._max_message_bytes is not None and end - 6 > self._max_message_bytes:
+        is_text = buffer[0] == _LAST_TEXT and 6 <= end <= self._short_end
+        if not is_text or self._kind is not None or len(buffer) < end:
             return None
         payload = apply_mask(buffer[6:end], buffer[2:6])
         del buffer[:end]
@@ -366,6 +342,6 @@ def _decode_close(payload: bytes) -> CloseFrame:
     if not payload:
         return CloseFrame(CloseCode.NO_STATUS, "")
     code = int.from_bytes(payload[:2], "big")
-    if code not in _SENDABLE_CODES and code not in _APPLICATION_CODES:
+    if code not in _SENDABLE_CODES:
         raise FrameError("a close frame has no valid code")
     return CloseFrame(code, payload[2:].decode())
