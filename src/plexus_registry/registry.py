@@ -1,6 +1,6 @@
 """The registry: its verbs over the catalog, the group commit, the pings and the health monitor.
 
-Reads are answered from the catalog, which holds what is committed. Changes go through the group
+Reads are answered from the catalog of all committed changes. Changes go through the group
 commit, and are durable when their verb returns. Pings are the exception: see `health/pings.py`.
 
 Source: manual/architecture.md, "The way of a call".

@@ -48,7 +48,7 @@ class Option:
 
     Attributes:
         group: The heading that it stands under in the help.
-        help: What it means, for the help and the manual.
+        help: Its meaning, for the help and the manual.
         values: The rule for its values; None if the type says enough.
         flag: By default made from the name. If the field is true by default, its flag makes it
             false.

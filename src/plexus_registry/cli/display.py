@@ -1,6 +1,6 @@
 """Text for people: backends, aligned and in colour, and log lines.
 
-Names, descriptions and some of what is logged come from anybody. Here is the last place that can
+Names, descriptions and some log lines come from anybody. Here is the last place that can
 keep a control character from steering the terminal, and a line end from faking a log line.
 """
 

@@ -209,8 +209,8 @@ change_options = _field_options(
 def call(session: Session, verb: str, kind: type[E], **params: object) -> E:
     """Call a method of the registry, and print its answer if a program reads the output.
 
-    `verb` is the method without its namespace, and `kind` the event that answers it. Parameters
-    that are None are not sent.
+    `verb` is the method without its namespace, and `kind` the event that answers it. Only
+    parameters with a value are sent.
 
     Raises:
         VerbError: There is no connection, no answer, or the answer is no.

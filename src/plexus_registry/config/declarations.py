@@ -39,7 +39,7 @@ class Declared:
 
     Attributes:
         backends: By name.
-        warnings: What was ignored, each on one line.
+        warnings: The ignored parts, one line each.
     """
 
     backends: Mapping[str, Declaration] = field(default_factory=dict)

@@ -85,7 +85,7 @@ class HealthMonitor:
         registered: Iterable[str] = (),
         signs_of_life: Iterable[str] = (),
     ) -> None:
-        """Record a commit; what is new, moved or registered is probed at once.
+        """Record a commit; new, moved and registered backends are probed at once.
 
         Args:
             changes: The names that changed, each with its backend before and after.

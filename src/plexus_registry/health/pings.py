@@ -117,7 +117,7 @@ class Pings:
             if self._late.get(name) is scope:
                 del self._late[name]
                 for result in outcome:
-                    # That storage fails is logged where it fails.
+                    # The storage logs its own failures.
                     if isinstance(result, Exception) and not isinstance(result, StorageFailed):
                         log.error("a ping of %s failed", shown(name), exc_info=result)
 

@@ -30,7 +30,7 @@ VERY_LONG_CHARACTERS = 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """What the peer of one connection may do, and what it was refused.
+    """The rights of one connection's peer, and its refused requests.
 
     Attributes:
         may_write: Whether it may change anything.

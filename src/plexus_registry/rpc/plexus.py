@@ -56,7 +56,7 @@ class Hub:
     """One hub with the registry below it.
 
     Attributes:
-        limits: What one connection may ask for at a time.
+        limits: The limits of one connection.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Hub:
 
         Args:
             namespace: Its name; ValueError if it is the registry's, whose methods it would hide.
-            limits: What one connection may ask for at a time.
+            limits: The limits of one connection.
             mechanisms: How callers may identify themselves; by default they need not.
         """
         if namespace == NAMESPACE:

@@ -57,7 +57,7 @@ class Level(NamedTuple):
 
     Attributes:
         provenance: The namespace that they come from.
-        content_type: What they hold, such as `registry.list`.
+        content_type: The kind of their content, such as `registry.list`.
     """
 
     provenance: str

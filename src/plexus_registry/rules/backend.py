@@ -79,7 +79,7 @@ ACTIVE_STATES = frozenset({State.UNKNOWN, State.UP})
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """What is known of a backend's life.
+    """The signs of a backend's life.
 
     Attributes:
         state: Its state.
@@ -313,7 +313,7 @@ class Register(Command, frozen=True):
 
 
 class Update(Command, frozen=True):
-    """Change what is given; an empty description or namespace clears it."""
+    """Change the given fields; an empty description or namespace clears it."""
 
     parameters: ClassVar[tuple[Parameter, ...]] = (
         KNOWN_NAME,

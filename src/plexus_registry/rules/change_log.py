@@ -249,7 +249,7 @@ class Transaction:
         self._current[name] = records
 
     def report(self, event: Change) -> None:
-        """Add an event to those that follow from what was written; its revision is set later."""
+        """Add an event beside those that follow from the records; its revision is set later."""
         self._reports.append(event)
 
     def save_again(self, name: str) -> None:

@@ -66,7 +66,7 @@ class ConfigError(RegistryError):
     Attributes:
         origin: The file's path or the environment variable's name.
         line: The line in the file, counted from 1; None if it is not known.
-        reason: What is wrong, with field, value and rule.
+        reason: The fault, with field, value and rule.
     """
 
     def __init__(self, origin: str, line: int | None, reason: str) -> None:

@@ -78,7 +78,7 @@ class BackendActive(Change, frozen=True, tag="backend_active"):
 
 
 class Pinged(Event, frozen=True, omit_defaults=True, tag="ping"):
-    """The answer to a ping, successful or not; with a revision where it revived the backend."""
+    """The answer to a ping, successful or not; with a revision if it revived the backend."""
 
     name: str
     success: bool

@@ -53,7 +53,7 @@ class Parameter:
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True):
-    """A request to the registry, checked when it is made. A member that is None was not given.
+    """A request to the registry, checked when it is made. A parameter that was not given is None.
 
     Raises:
         InvalidParamsError: On construction, for the first parameter that breaks its rule.

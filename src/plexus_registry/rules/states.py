@@ -102,7 +102,7 @@ def durable(health: Health) -> Health:
 
 
 def differs(before: Backend, after: Backend) -> bool:
-    """Whether a backend differs in what is worth a write and an event after a probe."""
+    """Whether a backend differs in a field that is worth a write and an event after a probe."""
     if before.is_active is not after.is_active or before.version != after.version:
         return True
     known, learned = before.health, after.health

@@ -138,7 +138,7 @@ async def _break_off(
     code: int,
     why: str,
 ) -> None:
-    """Send what is left to send when a connection ends early, and close it.
+    """Send the remaining frames when a connection ends early, and close it.
 
     That is the answer, if it is made and not begun to be sent, or else an error for each request.
     `current` is the frame that is being answered, or its answer; `sent_before` is what
@@ -175,7 +175,7 @@ class WatchSender:
         self._caught_up: trio.Event | None = None
 
     def begin(self) -> None:
-        """Send what is due, now and after every change."""
+        """Send the changes that are due, now and after every change."""
         self._has_begun = True
         self._watchers.add(self)
         self.resume()
@@ -222,13 +222,13 @@ class WatchSender:
             self._websocket.start_soon(self._catch_up, self._caught_up)
 
     async def _catch_up(self, caught_up: trio.Event) -> None:
-        """Send what is queued and what is due, until there is no more."""
+        """Send the queue and the changes that are due, until there are no more."""
         share = self._websocket.share
         try:
             # When the peer leaves, the task that reads its frames ends the connection.
             with suppress(ConnectionClosed):
                 async with self._sending:
-                    await self._websocket.send(())  # what is queued
+                    await self._websocket.send(())  # the queue
                 while not self._is_over and self._handler.is_behind():
                     # The lock is a checkpoint, so other connections have their turn.
                     async with self._sending:
@@ -249,8 +249,8 @@ class WatchSender:
 class Watchers:
     """Sends the changes to the watches of all connections.
 
-    After a change, all watches are brought to the same revision, in turn. So what is next is the
-    same for all of them, and is encoded once. Other tasks have their turn between two slices.
+    After a change, all watches are brought to the same revision, in turn. So the next changes are
+    the same for all of them, and are encoded once. Other tasks have their turn between two slices.
     """
 
     def __init__(self, registry: Registry, fairness: Fairness) -> None:

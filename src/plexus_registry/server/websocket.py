@@ -134,7 +134,7 @@ class WebSocket:
         self.queued += len(frame)
 
     async def flush(self) -> None:
-        """Send what is queued; the connection ends if either end has said goodbye."""
+        """Send the queue; the connection ends if either end has said goodbye."""
         if self.has_broken_protocol and self._is_sending:
             # The task that sends waits for a peer that does not read.
             await trio.aclose_forcefully(self._stream)
@@ -240,7 +240,7 @@ class WebSocket:
         return ConnectionClosed(self._closed)
 
     async def send(self, messages: Iterable[str | bytes]) -> None:
-        """Send texts, and encoded frames as bytes, after what is queued."""
+        """Send texts, and encoded frames as bytes, after the queue."""
         await self._send(encode_texts(messages))
 
     def send_at_once(self, messages: Iterable[str | bytes]) -> bool:
@@ -256,7 +256,7 @@ class WebSocket:
         return self._push()
 
     def _push(self) -> bool:
-        """Send what is queued as far as the system accepts it now; return whether that was all."""
+        """Send the queue as far as the system accepts it now; return whether that was all."""
         if self._socket is None or self._lock.locked():
             return False
         data = self._queue[0] if len(self._queue) == 1 else b"".join(self._queue)
@@ -280,7 +280,7 @@ class WebSocket:
         await self._send(encode_in_pieces(text, is_first=is_first, is_last=is_last))
 
     async def _send(self, pieces: Iterable[bytes] | None = None) -> None:
-        """Send what is queued, and pieces that no other bytes may come between."""
+        """Send the queue, and then pieces that no other bytes may come between."""
         try:
             self._lock.acquire_nowait()
         except trio.WouldBlock:
@@ -325,7 +325,7 @@ class WebSocket:
         return self.sent if self._is_sending else None
 
     async def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
-        """Send what is queued and a close frame, and wait until the peer has left, too."""
+        """Send the queue and a close frame, and wait until the peer has left, too."""
         async with self._stream:
             if self._closed is None:
                 self._closed = CloseReason(code, reason or None)

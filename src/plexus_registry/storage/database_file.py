@@ -36,7 +36,7 @@ class OpenFiles:
     """Notices what other programs do to an open database, its log and its lock file.
 
     SQLite goes on writing to files that were moved away, and does not notice when its file or its
-    log is cut short. The next start would not find what was acknowledged. And without the lock
+    log is cut short. The next start would not find acknowledged changes. And without the lock
     file, another registry could be on the same database.
     """
 

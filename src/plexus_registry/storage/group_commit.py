@@ -99,7 +99,7 @@ class GroupCommit:
 
         Args:
             store: Where changes are saved.
-            catalog: What is committed so far.
+            catalog: The committed state.
             publish: Called once a group is on the disk, with its transaction, the names that
                 changed and those that were only saved again.
             ended: Called after each commit, well or not, with the moments at which it began

@@ -1,4 +1,4 @@
-"""Opens the database: checks the file, takes over what it holds, and closes it at the end."""
+"""Opens the database: checks the file, takes over its contents, and closes it at the end."""
 
 from __future__ import annotations
 
