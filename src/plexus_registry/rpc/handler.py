@@ -209,7 +209,8 @@ class Handler:
         if response is None:
             return []
         if not isinstance(route, Stream):
-            self._hold([response])
+            if len(response) > LONG_CHARACTERS:
+                self._hold([response])
             return [response]
         return [response, *self._subscriptions.flush()]
 
