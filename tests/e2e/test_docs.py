@@ -75,6 +75,7 @@ def test_every_error_of_a_method_is_documented() -> None:
         errors.SubscriptionLimitError,
         errors.AnswerLimitError,
         errors.BatchTooLargeError,
+        errors.WebSocketNeeded,
     ):
         assert f"| {kind.code} | `{kind.word}` |" in text
 
@@ -195,7 +196,15 @@ def test_every_link_of_a_page_leads_somewhere(path: Path) -> None:
         assert not heading or heading in anchors(there.read_text()), target
 
 
-OTHER_SOURCES = ("RFC ", "JSON-RPC 2.0", "XDG", "click,", "Linux,", "the first line of")
+OTHER_SOURCES = (
+    "RFC ",
+    "JSON-RPC 2.0",
+    "XDG",
+    "click,",
+    "Linux,",
+    "Prometheus,",
+    "the first line of",
+)
 """What else a `Source:` may name."""
 _POINTER = re.compile(r'manual/(\w+)\.md, ((?:"[^"]+"(?: and |, )?)+)')
 

@@ -30,6 +30,37 @@ def read(*pieces: bytes) -> HttpRequest | Refusal | None:
     return None
 
 
+@pytest.mark.parametrize(
+    ("fields", "length"),
+    [
+        (b"", 0),
+        (b"Content-Length: 0\r\n", 0),
+        (b"Content-Length: 3\r\n", 3),
+        (b"Transfer-Encoding: chunked\r\n", None),
+        (b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n", None),
+    ],
+)
+def test_the_length_of_the_body_is_known_or_not(fields: bytes, length: int | None) -> None:
+    request = read(b"POST / HTTP/1.1\r\nHost: h\r\n" + fields + b"\r\nabc")
+    assert isinstance(request, HttpRequest)
+    assert request.body_bytes == length
+
+
+@pytest.mark.parametrize("at", range(8))
+def test_a_body_comes_before_the_next_request(at: int) -> None:
+    reader = RequestReader()
+    reader.receive_data(
+        b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 8\r\n\r\n" + b"GET / HT"[:at]
+    )
+    assert isinstance(reader.next_request(), HttpRequest)
+    assert reader.take_body(8) is None
+    reader.receive_data(b"GET / HT"[at:] + PLAIN)
+    assert reader.take_body(8) == b"GET / HT"
+    request = reader.next_request()
+    assert isinstance(request, HttpRequest)
+    assert request.head.path == "/healthz"
+
+
 @pytest.mark.parametrize("at", range(1, len(HEAD)))
 def test_a_head_may_be_split_anywhere(at: int) -> None:
     reader = RequestReader()
@@ -61,8 +92,6 @@ def test_pipelined_requests_come_one_by_one() -> None:
     [
         b"GET / HTTP/1.0\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: h\r\nConnection: x, Close\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc",
-        b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     ],
 )
 def test_some_requests_are_the_last_of_their_connection(head: bytes) -> None:

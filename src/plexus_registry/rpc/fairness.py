@@ -34,10 +34,12 @@ class Caller:
 
     Attributes:
         may_write: Whether it may change anything.
+        may_subscribe: Whether it can receive more than one answer to a request.
         refused: How much was refused, by the name of the limit; all callers share it.
     """
 
     may_write: bool = True
+    may_subscribe: bool = True
     refused: Counter[str] = field(default_factory=Counter)
 
 

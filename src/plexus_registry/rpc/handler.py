@@ -40,6 +40,7 @@ from plexus_registry.rules.errors import (
     InternalError,
     MethodError,
     Unauthorized,
+    WebSocketNeeded,
     shown,
 )
 from plexus_registry.rules.events import encode_failed, encode_value
@@ -112,12 +113,18 @@ class Handler:
         if isinstance(read, Invalid):
             return [self._refuse(read.id, read.error)]
         try:
-            route = self._hub.route(read.method, read.params)
+            route = self._route(read)
             frames = self._answer_at_once(read.id, route)
         except Exception as error:  # noqa: BLE001 - it is answered, and logged if it is a bug
             response = self._fail(read, error)
             return [] if response is None else [response]
         return self._answer_one(read, route) if frames is None else frames
+
+    def _route(self, request: Request) -> Route:
+        route = self._hub.route(request.method, request.params)
+        if not self._caller.may_subscribe and isinstance(route, (Stream, Unsubscribe)):
+            raise WebSocketNeeded(request.method)
+        return route
 
     def _answer_at_once(self, request_id: str | None, route: Route) -> list[str] | None:
         """Answer what only reads; return None if the answer may have to wait."""
@@ -218,7 +225,7 @@ class Handler:
         """Answer one request, which may be routed already."""
         try:
             if route is None:
-                route = self._hub.route(request.method, request.params)
+                route = self._route(request)
             if isinstance(route, Unsubscribe):
                 was_live = self._subscriptions.unsubscribe(route.method, route.subscription)
                 result = "true" if was_live else "false"

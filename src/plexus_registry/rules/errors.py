@@ -153,6 +153,18 @@ class SubscriptionLimitError(ProtocolError):
     code, word, limit = -32006, "limit_exceeded", "subscriptions"
 
 
+class WebSocketNeeded(ProtocolError):
+    """Only a WebSocket can carry what was asked for."""
+
+    code, word = -32011, "websocket_needed"
+
+    def __init__(self, method: str) -> None:
+        super().__init__(
+            f"{clipped(method)} is a subscription, and HTTP cannot carry its events: connect with a"
+            " WebSocket client to this port"
+        )
+
+
 class MethodError(CallError):
     """A method's refusal: the request was right, the answer is no."""
 
@@ -273,6 +285,7 @@ _BY_CODE: Mapping[int, type[CallError]] = {
         AnswerLimitError,
         SubscriptionLimitError,
         BatchTooLargeError,
+        WebSocketNeeded,
     )
 }
 

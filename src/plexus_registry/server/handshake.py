@@ -6,8 +6,9 @@ The shutdown ends a connection between two requests, never in the middle of one.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
@@ -15,6 +16,7 @@ from trio_websocket import wrap_server_stream
 
 from plexus_registry.server.access_policy import Grant, Refusal
 from plexus_registry.server.http import (
+    BODY_TOO_SLOW,
     PLAIN_ON_TLS,
     TLS_HANDSHAKE,
     TOO_SLOW,
@@ -24,17 +26,22 @@ from plexus_registry.server.http import (
     bad_request,
     encode_response,
 )
+from plexus_registry.websocket_frames import PIECE_BYTES
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Iterator
 
+    from plexus_registry.rpc.fairness import Share
+
 HEAD_SECONDS = 5.0
+BODY_SECONDS = 30.0
 HANG_UP_SECONDS = 1.0
 HANG_UP_BYTES = 1024 * 1024
 RECEIVE_BYTES = 16 * 1024
 
 _FIRST_ERROR_STATUS = 400
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class RequestLoop:
@@ -121,14 +128,31 @@ class Handshake(NamedTuple):
     grant: Grant
 
 
-Decide = Callable[[HttpRequest | Refusal], HttpResponse | Handshake]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlowAnswer:
+    """An answer that waits: for the body of its request, for other clients, or for the disk.
+
+    Attributes:
+        make: Makes the answer from the body, which is empty if `body_bytes` is 0.
+        share: Counts the answer as unread until it is sent.
+        body_bytes: The length of the body to read.
+    """
+
+    make: Callable[[bytes], Awaitable[HttpResponse]]
+    share: Share
+    body_bytes: int = 0
+
+
+Decide = Callable[[HttpRequest | Refusal], HttpResponse | SlowAnswer | Handshake]
 """Decides how to answer a request, or the reason why none could be read."""
 
 
 async def answer_requests(
     stream: trio.abc.Stream, loop: RequestLoop, decide: Decide
 ) -> Handshake | None:
-    """Answer HTTP requests until one asks for a WebSocket; each may take `HEAD_SECONDS`.
+    """Answer HTTP requests until one asks for a WebSocket.
+
+    The head of each may take `HEAD_SECONDS`, and its body `BODY_SECONDS`.
 
     Returns:
         The handshake, which is not answered yet, or None when the connection is over.
@@ -140,24 +164,85 @@ async def answer_requests(
             request = await _receive_request(reader, stream)
         if request is None or (limit.cancelled_caught and reader.is_empty):
             return None
-        answer = decide(request)
-        if isinstance(answer, Handshake):
-            return answer
-        is_last = (
-            answer.status >= _FIRST_ERROR_STATUS or isinstance(request, Refusal) or request.is_last
-        )
-        without_body = isinstance(request, HttpRequest) and request.head.method == "HEAD"
-        encoded = encode_response(answer, is_last=is_last, without_body=without_body)
+        decision = decide(request)
+        body = b""
+        if isinstance(decision, SlowAnswer) and decision.body_bytes:
+            received = await _receive_body(reader, stream, request, decision.body_bytes)
+            if isinstance(received, Refusal):
+                request, decision = received, decide(received)
+            else:
+                body = received
+        if isinstance(decision, Handshake):
+            return decision
         loop.is_busy = True
-        if is_last:
-            await hang_up(stream, encoded)
-            return None
-        with trio.move_on_after(HEAD_SECONDS) as limit:
-            await stream.send_all(encoded)
-        if limit.cancelled_caught:
+        if not await _answer(stream, request, decision, body):
             return None
         loop.is_busy = False
     return None
+
+
+async def _answer(
+    stream: trio.abc.Stream,
+    request: HttpRequest | Refusal,
+    decision: HttpResponse | SlowAnswer,
+    body: bytes,
+) -> bool:
+    """Send an answer; return whether the connection may go on."""
+    share = None
+    try:
+        if isinstance(decision, SlowAnswer):
+            share = decision.share
+            decision = await decision.make(body)
+        is_last = (
+            decision.status >= _FIRST_ERROR_STATUS
+            or isinstance(request, Refusal)
+            or request.is_last
+            or request.body_bytes != len(body)
+        )
+        without_body = isinstance(request, HttpRequest) and request.head.method == "HEAD"
+        encoded = encode_response(decision, is_last=is_last, without_body=without_body)
+        del decision
+        if not await _send(stream, encoded, share):
+            return False
+        if is_last:
+            await hang_up(stream, b"")
+        return not is_last
+    finally:
+        if share is not None:
+            share.release(share.held)
+
+
+async def _send(stream: trio.abc.Stream, encoded: bytes, share: Share | None) -> bool:
+    """Send an answer, each piece within `HEAD_SECONDS`; return whether the peer was fast enough.
+
+    If others wait for memory, the whole answer must be sent within that time.
+    """
+    began = trio.current_time()
+    for start in range(0, len(encoded), PIECE_BYTES):
+        with trio.move_on_after(HEAD_SECONDS) as limit:
+            await stream.send_all(memoryview(encoded)[start : start + PIECE_BYTES])
+        if limit.cancelled_caught:
+            return False
+        is_late = trio.current_time() - began > HEAD_SECONDS
+        if is_late and share is not None and share.must_give_way:
+            return False
+    return True
+
+
+async def _receive_body(
+    reader: RequestReader, stream: trio.abc.Stream, request: HttpRequest | Refusal, length: int
+) -> bytes | Refusal:
+    """Receive the body of a request within `BODY_SECONDS`, or return why it could not be."""
+    with trio.move_on_after(BODY_SECONDS):
+        if isinstance(request, HttpRequest) and "100-continue" in request.head.words(b"expect"):
+            await stream.send_all(_CONTINUE)
+        while (body := reader.take_body(length)) is None:
+            data = await stream.receive_some(RECEIVE_BYTES)
+            if not data:
+                return bad_request("The request ended in its body.")
+            reader.receive_data(data)
+        return body
+    return BODY_TOO_SLOW
 
 
 async def _receive_request(

@@ -1,6 +1,6 @@
 """HTTP: bytes become requests, and answers become bytes. Nothing waits here.
 
-Only the heads of requests are read. A request that has a body is the last of its connection.
+A request whose body is not read is the last of its connection.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ class HttpRequest:
     Attributes:
         head: The head.
         raw: The bytes of the head; `rest` are those that arrived after it.
-        has_body: Whether a body follows.
-        is_last: Whether the connection ends with the answer.
+        body_bytes: The length of the body that follows; None if only its end will show it.
+        is_last: Whether the peer wants the connection to end with the answer.
     """
 
     head: RequestHead
     raw: bytes
     rest: bytes
-    has_body: bool
+    body_bytes: int | None
     is_last: bool
 
     @property
@@ -97,12 +97,20 @@ class RequestReader:
             version=event.http_version.decode("latin-1"),
             fields=list(event.headers),
         )
-        has_body = bool(head.values(b"transfer-encoding")) or any(
-            length != "0" for length in head.values(b"content-length")
-        )
-        is_last = has_body or head.version == "1.0" or "close" in head.words(b"connection")
+        is_chunked = bool(head.values(b"transfer-encoding"))
+        lengths = [int(length) for length in head.values(b"content-length")]
+        body_bytes = None if is_chunked else sum(lengths)
+        is_last = head.version == "1.0" or "close" in head.words(b"connection")
         self._begin(rest)
-        return HttpRequest(head=head, raw=raw, rest=rest, has_body=has_body, is_last=is_last)
+        return HttpRequest(head=head, raw=raw, rest=rest, body_bytes=body_bytes, is_last=is_last)
+
+    def take_body(self, length: int) -> bytes | None:
+        """Return the body of the last request, or None until all of it has arrived."""
+        if len(self._raw) < length:
+            return None
+        body = bytes(self._raw[:length])
+        self._begin(bytes(self._raw[length:]))
+        return body
 
     def _check_first_line(self) -> Refusal | None:
         """Refuse bytes that cannot become an HTTP/1 request, however many more arrive."""
@@ -148,7 +156,7 @@ def handshake_fault(request: HttpRequest) -> Refusal | None:
         return bad_request(
             "A WebSocket handshake needs one `Sec-WebSocket-Key`: 16 random bytes in base64."
         )
-    if request.has_body:
+    if request.body_bytes != 0:
         return bad_request("A WebSocket handshake must have no body.")
     return None
 
@@ -163,7 +171,9 @@ class HttpResponse:
     fields: tuple[tuple[str, str], ...] = ()
 
 
-# No answer may be cached, run code, or be shown inside a page of another site.
+_STATUS_WITHOUT_CONTENT = {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}
+# Unless an answer says otherwise, it may not be cached, run code, or be shown inside a page of
+# another site.
 _COMMON_FIELDS = (
     ("Cache-Control", "no-store"),
     ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
@@ -177,13 +187,10 @@ def encode_response(answer: HttpResponse, *, is_last: bool, without_body: bool =
     """Encode an answer; `without_body` is for the answer to HEAD."""
     body = answer.body.encode()
     status = HTTPStatus(answer.status)
-    fields = [
-        ("Date", formatdate(usegmt=True)),
-        ("Content-Type", answer.content_type),
-        ("Content-Length", str(len(body))),
-        *_COMMON_FIELDS,
-        *answer.fields,
-    ]
+    fields = [("Date", formatdate(usegmt=True))]
+    if status not in _STATUS_WITHOUT_CONTENT:
+        fields += [("Content-Type", answer.content_type), ("Content-Length", str(len(body)))]
+    fields += {**dict(_COMMON_FIELDS), **dict(answer.fields)}.items()
     if is_last:
         upgrade = any(name == "Upgrade" for name, _ in answer.fields)
         fields.append(("Connection", "close, Upgrade" if upgrade else "close"))
@@ -201,6 +208,11 @@ TOO_LARGE = Refusal(
     status=HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
     counted_as="head_bytes",
     text=f"The head of a request may have at most {HEAD_BYTES} bytes.",
+)
+BODY_TOO_SLOW = Refusal(
+    status=HTTPStatus.REQUEST_TIMEOUT,
+    counted_as="body_seconds",
+    text="The body of the request took too long to arrive.",
 )
 TOO_SLOW = Refusal(
     status=HTTPStatus.REQUEST_TIMEOUT,

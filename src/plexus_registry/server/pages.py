@@ -14,6 +14,7 @@ from plexus_registry import __version__
 from plexus_registry.rules.backend import State
 from plexus_registry.rules.errors import shown
 from plexus_registry.server.http import HttpResponse
+from plexus_registry.server.http_calls import PATHS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from plexus_registry.server.handshake import Shutdown
     from plexus_registry.server.listener import ConnectionLimits
 
-_CONNECT = "connect with a WebSocket client and speak JSON-RPC 2.0"
+_CONNECT = "POST a JSON-RPC 2.0 request to /, or connect with a WebSocket client"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -56,8 +57,8 @@ class Pages:
         if head.method not in {"GET", "HEAD"}:
             return HttpResponse(
                 status=HTTPStatus.METHOD_NOT_ALLOWED,
-                body=f"Plain HTTP is only for reading. To call a method, {_CONNECT}.\n",
-                fields=(("Allow", "GET, HEAD"),),
+                body=f"Only GET and HEAD can be used here. To call a method, {_CONNECT}.\n",
+                fields=(("Allow", "GET, HEAD, POST" if head.path == "/" else "GET, HEAD"),),
             )
         if head.path == "/":
             return self._welcome()
@@ -65,8 +66,8 @@ class Pages:
             return self._health(grant)
         return HttpResponse(
             status=HTTPStatus.NOT_FOUND,
-            body=f"There is no page {shown(head.path)}, but there are /, /healthz."
-            f" To call a method, {_CONNECT}.\n",
+            body=f"There is no page {shown(head.path)}, but there are /, /healthz,"
+            f" {', '.join(PATHS)}. To call a method, {_CONNECT}.\n",
         )
 
     def _welcome(self) -> HttpResponse:
@@ -77,7 +78,14 @@ It speaks JSON-RPC 2.0 over WebSocket, on this port:
     websocat {self.url}
     {{"jsonrpc":"2.0","id":1,"method":"registry.list"}}
 
-For Synapse: synapse -P {self.url.rpartition(":")[2]}. For health checks: /healthz.
+Over plain HTTP, it answers JSON-RPC by POST, and these addresses:
+
+    /backends                the backends as JSON; also ?active=false, ?namespace=, ?state=
+    /backends/NAME           one backend
+    /sd/prometheus           targets for Prometheus
+    /healthz                 health checks
+
+For Synapse: synapse -P {self.url.rpartition(":")[2]}.
 """
         return HttpResponse(status=HTTPStatus.OK, body=body)
 

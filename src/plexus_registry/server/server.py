@@ -28,6 +28,7 @@ from plexus_registry.server.access_policy import UNAUTHORIZED, AccessPolicy, Gra
 from plexus_registry.server.connection import Watchers, serve_connection
 from plexus_registry.server.handshake import (
     Handshake,
+    SlowAnswer,
     accept_websocket,
     answer_requests,
     hang_up,
@@ -41,6 +42,7 @@ from plexus_registry.server.http import (
     encode_response,
     handshake_fault,
 )
+from plexus_registry.server.http_calls import HttpCalls
 from plexus_registry.server.listener import (
     ConnectionLimits,
     Endpoints,
@@ -116,6 +118,13 @@ class Server:
             connection_limits=self._connection_limits,
             refused=self._refused,
             is_health_public=settings.token is None,
+        )
+        self._http_calls = HttpCalls(
+            registry=registry,
+            hub=hub,
+            fairness=self._fairness,
+            refused=self._refused,
+            max_message_bytes=self._max_message_bytes,
         )
         self._heartbeat = Heartbeat(
             ping_interval=settings.ping_interval,
@@ -210,14 +219,14 @@ class Server:
 
     def _decide(
         self, endpoints: Endpoints, request: HttpRequest | Refusal
-    ) -> HttpResponse | Handshake:
+    ) -> HttpResponse | SlowAnswer | Handshake:
         """Decide how to answer a request; count and log it if it is refused."""
         decision = request if isinstance(request, Refusal) else self._check(request, endpoints)
         return self._refuse(decision) if isinstance(decision, Refusal) else decision
 
     def _check(
         self, request: HttpRequest, endpoints: Endpoints
-    ) -> HttpResponse | Refusal | Handshake:
+    ) -> HttpResponse | Refusal | SlowAnswer | Handshake:
         head = request.head
         refusal = self._access_policy.refusal(head, local=endpoints.local)
         if refusal is not None:
@@ -233,7 +242,7 @@ class Server:
                 " or REGISTRY_TOKEN",
             )
         if not request.is_upgrade or head.method != "GET":
-            return self._pages.answer(head, grant)
+            return self._http_calls.answer(request, grant) or self._pages.answer(head, grant)
         if (fault := handshake_fault(request)) is not None:
             return fault
         if grant is Grant.NOTHING:
