@@ -27,8 +27,10 @@ async def quiet_registry(folder: Path, *options: str) -> AsyncIterator[ServerPro
         yield server
         if server.process.returncode is None:
             assert await server.stop() == 0
-    warnings = [line for line in server.log.splitlines() if " INFO " not in line]
-    assert warnings == []
+    lines = [line for line in server.log.splitlines() if " INFO " not in line]
+    # On a busy machine, the system may let a process wait, and the registry rightly says so.
+    warnings = [line for line in lines if "this process did not run for" not in line]
+    assert warnings == [], warnings
 
 
 @contextmanager

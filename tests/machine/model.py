@@ -80,6 +80,7 @@ class Model:
         this_run: The names whose manual entry was written in this run.
         saved: What the disk holds: all but the pings that wait.
         unsaved: The layers and names whose first probe failed and changed nothing that is saved.
+        unwritten: The names whose last ping is not on the disk; the whole backend is saved with it.
         deadlines: When each pinging backend goes stale, on the monotonic clock.
         now: The wall clock, in Unix seconds.
         moment: The monotonic clock, in seconds.
@@ -93,6 +94,7 @@ class Model:
     saved: dict[str, Layer] = field(default_factory=lambda: {layer: {} for layer in RANKED})
     deadlines: dict[str, float] = field(default_factory=dict)
     unsaved: set[tuple[str, str]] = field(default_factory=set)
+    unwritten: set[str] = field(default_factory=set)
     now: int = 1_700_000_000
     moment: float = 0.0
 
@@ -203,6 +205,8 @@ class Model:
             self.this_run.add(name)
         if revives:
             self._saved_since(before)
+        else:
+            self.unwritten.add(name)
         if current["is_active"]:
             self.deadlines[name] = self.moment + self.stale_after
             if name in self.probes:
@@ -245,13 +249,15 @@ class Model:
                     current["version"] = "said"
         put(current, state)
         if answer is None and is_first and state == was:
-            self.unsaved.add((str(self.held_in(name)), name))
+            if name not in self.unwritten:
+                self.unsaved.add((str(self.held_in(name)), name))
         else:
             self._saved_since(before)
 
     def write_pings(self) -> None:
         self.saved = copy.deepcopy(self.layers)
         self._forget_unsaved(self.saved)
+        self.unwritten.clear()
 
     def _forget_unsaved(self, layers: dict[str, Layer]) -> None:
         for layer, name in self.unsaved:
@@ -336,6 +342,7 @@ class Model:
             if was == now and (name in this_run_before) == (name in self.this_run):
                 continue
             self.unsaved -= {(layer, name) for layer in RANKED}
+            self.unwritten.discard(name)
             for layer in RANKED:
                 self.saved[layer].pop(name, None)
                 if name in self.layers[layer]:

@@ -390,6 +390,12 @@ class ProbingMachine(RegistryMachine):
         self.is_answered(name, "its own")
 
     @rule(name=st.sampled_from(["a", "b"]))
+    def is_pinged_and_fails_before_the_stop(self, name: str) -> None:
+        self.ping(name)
+        self.fails(name, 1)
+        self.restart()
+
+    @rule(name=st.sampled_from(["a", "b"]))
     def says_goodbye_and_stops(self, name: str) -> None:
         self.deregister(name)
         self.is_answered(name, "its own")
