@@ -16,22 +16,26 @@ find_python() {
   return 1
 }
 
-install_chromium() {
-  local as_root=
-  if command -v chromium >/dev/null || command -v chromium-browser >/dev/null; then
-    return
-  fi
+# install_package PACKAGE COMMAND...: installs a Debian package, unless one of its commands is there.
+install_package() {
+  local as_root= package=$1 name
+  shift
+  for name in "$@"; do
+    if command -v "$name" >/dev/null; then
+      return
+    fi
+  done
   if ! command -v apt-get >/dev/null; then
-    echo "Chromium is not installed, and there is no apt-get to install it with." >&2
+    echo "$package is not installed, and there is no apt-get to install it with." >&2
     return 1
   fi
   if [ "$(id -u)" != 0 ]; then
     as_root=sudo
   fi
-  echo "Installing Chromium ..." >&2
+  echo "Installing $package ..." >&2
   $as_root apt-get update -qq
   $as_root env DEBIAN_FRONTEND=noninteractive \
-    apt-get install -qq -y --no-install-recommends chromium >/dev/null
+    apt-get install -qq -y --no-install-recommends "$package" >/dev/null
 }
 
 # install EXTRAS: installs the project with extras ("" for none), if that is not done yet.

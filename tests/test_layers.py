@@ -38,24 +38,25 @@ ROOMS: dict[str, Room] = {
     "": Room("app client registry rules settings"),
     "app": Room("server tasks rpc registry health config storage settings concurrency rules"),
     "server": Room(
-        "rpc registry health config storage settings concurrency websocket_frames rules",
+        "rpc registry health config storage settings concurrency websocket_frames measures rules",
         pure="access_policy http",
     ),
     "tasks": Room("registry health config storage concurrency rules"),
     "client": Room("concurrency websocket_frames rules"),
     "rpc": Room(
-        "registry settings websocket_frames rules",
+        "registry settings websocket_frames measures rules",
         pure="jsonrpc plexus schema streams subscriptions",
     ),
     "registry": Room("health config storage concurrency rules"),
     "health": Room(
-        "config storage concurrency websocket_frames rules",
+        "config storage concurrency websocket_frames measures rules",
         pure="evidence probe_protocol tracker",
     ),
     "config": Room("concurrency rules", pure="declarations"),
-    "storage": Room("concurrency rules"),
+    "storage": Room("concurrency measures rules"),
     "concurrency": Room("rules"),
     "websocket_frames": Room("rules", pure=ALL),
+    "measures": Room(pure=ALL),
     "settings": Room("rules"),
     "rules": Room(pure=ALL),
 }
@@ -85,6 +86,7 @@ LIBRARY_ROOMS: dict[str, set[str]] = {
     "wsproto": set(),
     "h11": {"server"},
     "trio_websocket": {"server"},
+    "prometheus_client": {"server"},
 }
 
 

@@ -9,6 +9,7 @@ Source: manual/architecture.md, "The way of a call".
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -67,6 +68,9 @@ class Registry:
 
     Made by `open_registry`. What a method refuses is raised as a `MethodError`; `StorageFailed` is
     raised by any that writes, if its change could not be saved.
+
+    Attributes:
+        changes: How many changes were made since the start, by the type of their event.
     """
 
     def __init__(
@@ -84,6 +88,7 @@ class Registry:
         self.now = now
         self.probe = probe
         tracker = HealthTracker(policy)
+        self.changes: Counter[str] = Counter()
         self.commits = GroupCommit(
             store, self.catalog, self._publish, tracker.deadlines.extend, now
         )
@@ -242,6 +247,9 @@ class Registry:
     ) -> None:
         published = self.catalog.publish(changes, transaction.revision)
         self.change_log.append(transaction.entries)
+        for entry in transaction.entries:
+            # An event is JSON text that begins with its type.
+            self.changes[entry.event.split('"', 4)[3]] += 1
         self.health.note_changes(published, transaction.registered, transaction.signs_of_life)
         self.pings.forget_written(changes, saved_again)
         if transaction.entries:

@@ -223,8 +223,8 @@ async def _watcher(
 
 # Commands.
 
-CONSOLES = ("clients", "config", "http", "operations")
-"""The pages whose console sessions are typed below; that of `http` is in `test_http_calls`."""
+CONSOLES = ("clients", "config", "http", "metrics", "operations")
+"""The pages with console sessions, typed below, in `test_http_calls` or in `test_metrics`."""
 
 
 async def test_the_shell_sessions_work_as_printed(tmp_path: Path) -> None:

@@ -5,11 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import socket
-from contextlib import asynccontextmanager
-from functools import partial
 from typing import TYPE_CHECKING
-from urllib.request import urlopen
 
 import msgspec
 import pytest
@@ -18,10 +14,11 @@ import trio
 from plexus_registry.settings import Settings
 from tests.e2e.harness import dial, eventually, running_registry, shared_registry
 from tests.e2e.pages import blocks, commands, comparable, page
+from tests.e2e.prometheus import get, needs_prometheus, running_prometheus
 from tests.e2e.raw import Reply, WebSocket, wire_to
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.e2e.pages import Command
@@ -29,10 +26,6 @@ if TYPE_CHECKING:
 TOKEN, READ_TOKEN = "s3cret-s3cret-s3cret", "l00k-l00k-l00k-l00k"
 CURL = shutil.which("curl")
 needs_curl = pytest.mark.skipif(CURL is None, reason="curl is not installed")
-PROMETHEUS = shutil.which("prometheus")
-needs_prometheus = pytest.mark.skipif(
-    PROMETHEUS is None, reason="Prometheus is not installed (on Debian: apt install prometheus)"
-)
 LIST = '{"jsonrpc":"2.0","id":1,"method":"registry.list"}'
 
 
@@ -294,7 +287,7 @@ async def test_other_origins_and_hosts_are_refused(port: int) -> None:
         ):
             async with wire_to(port) as wire:
                 assert (await post(wire, LIST, **fields)).status == status
-            for path in ("/backends", "/backends/a", "/sd/prometheus"):
+            for path in ("/backends", "/backends/a", "/sd/prometheus", "/metrics"):
                 async with wire_to(port) as wire:
                     assert (await wire.ask(path, **fields)).status == status
 
@@ -411,43 +404,9 @@ async def test_prometheus_discovers_the_backends(tmp_path: Path) -> None:
             found: list[str] = []
 
             async def is_discovered() -> bool:
-                targets = await _get(f"{url}/api/v1/targets")
+                targets = await get(f"{url}/api/v1/targets")
                 active = json.loads(targets)["data"]["activeTargets"] if targets else []
                 found[:] = [each["labels"].get("backend", "") for each in active]
                 return "a" in found
 
             await eventually(is_discovered, within=30)
-
-
-@asynccontextmanager
-async def running_prometheus(folder: Path) -> AsyncIterator[str]:
-    """Prometheus with the config file of a folder; gives its URL."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    command = [
-        str(PROMETHEUS),
-        f"--config.file={folder / 'prometheus.yml'}",
-        f"--storage.tsdb.path={folder / 'tsdb'}",
-        f"--web.listen-address={address}",
-    ]
-    with (folder / "prometheus.log").open("wb") as log:
-        async with trio.open_nursery() as nursery:
-            run = partial(trio.run_process, command, stdout=log, stderr=log, check=False)
-            process: trio.Process = await nursery.start(run)
-            yield f"http://{address}"
-            process.terminate()
-
-
-async def _get(url: str) -> bytes:
-    """Get a page of another server; empty while it cannot be reached."""
-
-    def read() -> bytes:
-        try:
-            with urlopen(url, timeout=5) as answer:  # noqa: S310 - of this machine
-                data: bytes = answer.read()
-                return data
-        except OSError:
-            return b""
-
-    return await trio.to_thread.run_sync(read)

@@ -64,6 +64,7 @@ class ConfigFile:
         error: Why the content that was last read is invalid; None if it is valid.
         invalid_since: When it was first found invalid, in Unix seconds; None if it is valid.
         is_there: Whether there was content at the last look.
+        loaded_at: When valid content was last read, in Unix seconds.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class ConfigFile:
         self.error: ConfigError | None = None
         self.invalid_since: int | None = None
         self.is_there = False
+        self.loaded_at: int | None = None
         self._run_sync = run_sync
         self._now = now
         self._looked_at = self._read = _NEVER
@@ -132,6 +134,7 @@ class ConfigFile:
                 self.invalid_since = self._now()
             raise self.error
         self.error = self.invalid_since = None
+        self.loaded_at = self._now()
         return content.outcome
 
 

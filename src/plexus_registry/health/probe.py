@@ -10,6 +10,7 @@ import errno
 import os
 import socket
 import ssl
+from collections import Counter
 from contextlib import suppress
 from functools import lru_cache
 from ipaddress import ip_address
@@ -27,6 +28,7 @@ from plexus_registry.health.network import (
     refusal,
 )
 from plexus_registry.health.probe_protocol import CredentialError, ProbeProtocol, ProbeProtocolError
+from plexus_registry.measures import Histogram
 from plexus_registry.rules.backend import FIELDS
 from plexus_registry.rules.errors import RegistryError, StartError, shown
 from plexus_registry.rules.states import (
@@ -68,6 +70,8 @@ class Probe:
         slots: Every probe must hold one of them, which limits the number of open sockets.
         check_turns: A probe for `registry.check` must hold one of these as well.
         timeout_seconds: How long one probe may take.
+        outcomes: How many probes ended in which outcome.
+        seconds: How long they took.
     """
 
     def __init__(
@@ -94,6 +98,8 @@ class Probe:
         self.slots = trio.Semaphore(concurrency)
         self.check_turns = trio.Semaphore(max(1, int(concurrency * SHARE_OF_CHECKS)))
         self.timeout_seconds = timeout_seconds
+        self.outcomes: Counter[str] = Counter()
+        self.seconds = Histogram()
         self._networks = networks
         self._network = network or RealNetwork()
         self._tls: ssl.SSLContext | None = None
@@ -106,6 +112,13 @@ class Probe:
 
         With `any_name`, any name of the hub is right, as for the built-in entry.
         """
+        began = trio.current_time()
+        report = await self._probe(backend, any_name=any_name)
+        self.outcomes[type(report.outcome).__name__.lower()] += 1
+        self.seconds.note(trio.current_time() - began)
+        return report
+
+    async def _probe(self, backend: Backend, *, any_name: bool) -> Report:
         attempt = _Attempt()
         failure = f"no answer within {self.timeout_seconds:g} s"
         outcome: type[Unanswered | Untried] = Unanswered

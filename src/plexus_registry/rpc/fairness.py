@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
+from plexus_registry.measures import Requests
 from plexus_registry.settings import DEFAULT_MAX_UNREAD
 
 if TYPE_CHECKING:
@@ -36,11 +37,13 @@ class Caller:
         may_write: Whether it may change anything.
         may_subscribe: Whether it can receive more than one answer to a request.
         refused: How much was refused, by the name of the limit; all callers share it.
+        requests: Counts the requests; all callers share it, too.
     """
 
     may_write: bool = True
     may_subscribe: bool = True
     refused: Counter[str] = field(default_factory=Counter)
+    requests: Requests = field(default_factory=Requests)
 
 
 class Fairness:

@@ -9,11 +9,13 @@ watch are fetched with `due` once its acknowledgement was sent.
 from __future__ import annotations
 
 import logging
+import time
 from contextlib import AsyncExitStack, nullcontext
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from plexus_registry.measures import NO_METHOD
 from plexus_registry.rpc.fairness import (
     LONG_CHARACTERS,
     VERY_LONG_CHARACTERS,
@@ -111,14 +113,18 @@ class Handler:
         if isinstance(read, Batch):
             return self._answer_batch(read)
         if isinstance(read, Invalid):
-            return [self._refuse(read.id, read.error)]
+            return [self._refuse_invalid(read)]
+        began = time.perf_counter()
         try:
             route = self._route(read)
             frames = self._answer_at_once(read.id, route)
         except Exception as error:  # noqa: BLE001 - it is answered, and logged if it is a bug
-            response = self._fail(read, error)
+            response = self._fail(read, error, began)
             return [] if response is None else [response]
-        return self._answer_one(read, route) if frames is None else frames
+        if frames is None:
+            return self._answer_one(read, route, began)
+        self._caller.requests.note(read.method, "ok", time.perf_counter() - began)
+        return frames
 
     def _route(self, request: Request) -> Route:
         route = self._hub.route(request.method, request.params)
@@ -198,21 +204,22 @@ class Handler:
 
     async def _respond_in_batch(self, request: Request | Invalid) -> str | None:
         if isinstance(request, Invalid):
-            return self._refuse(request.id, request.error)
+            return self._refuse_invalid(request)
+        began = time.perf_counter()
         most = self._hub.limits.unread_bytes
         is_over = self._unsent > most
         if not is_over and not self._share.must_give_way:
-            return await self._respond(request)
+            return await self._respond(request, began)
         error = AnswerLimitError(
             "The answers of this batch are too large: this request was not carried out,"
             " send it by itself",
             reason=f"Exceeded max limit of {most}",
         )
         error.limit = "unread_bytes" if is_over else "unread_total"
-        return self._fail(request, error)
+        return self._fail(request, error, began)
 
-    async def _answer_one(self, request: Request, route: Route) -> list[str]:
-        response = await self._respond(request, route)
+    async def _answer_one(self, request: Request, route: Route, began: float) -> list[str]:
+        response = await self._respond(request, began, route)
         if response is None:
             return []
         if not isinstance(route, Stream):
@@ -221,7 +228,9 @@ class Handler:
             return [response]
         return [response, *self._subscriptions.flush()]
 
-    async def _respond(self, request: Request, route: Route | None = None) -> str | None:
+    async def _respond(
+        self, request: Request, began: float, route: Route | None = None
+    ) -> str | None:
         """Answer one request, which may be routed already."""
         try:
             if route is None:
@@ -234,7 +243,8 @@ class Handler:
             else:
                 result = await self._carry_out(route)
         except Exception as error:  # noqa: BLE001 - it is answered, and logged if it is a bug
-            return self._fail(request, error)
+            return self._fail(request, error, began)
+        self._caller.requests.note(request.method, "ok", time.perf_counter() - began)
         return None if request.id is None else result_response(request.id, result)
 
     async def _begin(self, stream: Stream, *, is_heard: bool) -> str:
@@ -292,6 +302,10 @@ class Handler:
         """Whether there may be more for the watches."""
         return self._subscriptions.is_behind(self._registry.change_log)
 
+    def revisions(self) -> list[int]:
+        """List how far each watch has come."""
+        return self._subscriptions.revisions()
+
     @property
     def is_beginning(self) -> bool:
         """Whether a watch waits for its snapshot, which may be long."""
@@ -333,12 +347,18 @@ class Handler:
             return self._registry.catalog.found(command.name)
         return self._registry.catalog.listed(active_only=command.active_only)
 
-    def _fail(self, request: Request, error: Exception) -> str | None:
+    def _fail(self, request: Request, error: Exception, began: float) -> str | None:
         """Answer a request that failed, and log a bug of the registry."""
         if not isinstance(error, CallError):
             log.error("request for %s failed", shown(request.method), exc_info=error)
             error = InternalError("Internal error")
+        method = request.method if self._hub.has_method(request.method) else NO_METHOD
+        self._caller.requests.note(method, error.word, time.perf_counter() - began)
         return None if request.id is None else self._refuse(request.id, error)
+
+    def _refuse_invalid(self, invalid: Invalid) -> str:
+        self._caller.requests.note(NO_METHOD, invalid.error.word, 0.0)
+        return self._refuse(invalid.id, invalid.error)
 
     def _refuse(self, request_id: str, error: CallError) -> str:
         """Answer with an error; those of limits are counted."""

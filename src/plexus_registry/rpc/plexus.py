@@ -107,6 +107,10 @@ class Hub:
             nearest=nearest(method, self._routes),
         )
 
+    def has_method(self, name: str) -> bool:
+        """Whether a request can have a method."""
+        return name in self._routes
+
     def _make_routes(self, info: str, hash_text: str) -> dict[str, Callable[[object], Route]]:
         """Make the table of all methods of the port, with what reads their parameters."""
         hub = self._namespace

@@ -182,6 +182,10 @@ class Subscriptions:
         self._unsent.clear()
         return has_new
 
+    def revisions(self) -> list[int]:
+        """List how far each watch has come."""
+        return [each.cursor.revision for each in self._watches.values() if each.cursor.has_begun]
+
     def is_behind(self, change_log: ChangeLog) -> bool:
         """Whether there may be more for the watches."""
         return any(each.cursor.is_behind(change_log) for each in self._watches.values())

@@ -187,6 +187,10 @@ class WatchSender:
         """
         return self._sending if self._has_begun else nullcontext()
 
+    def revisions(self) -> list[int]:
+        """List how far each watch has come."""
+        return self._handler.revisions()
+
     def resume(self) -> None:
         """Send what became due during a pause."""
         if self._has_begun and self._handler.is_behind():
@@ -266,6 +270,10 @@ class Watchers:
     def remove(self, sender: WatchSender) -> None:
         """Send no more changes to the watches of a connection."""
         self._senders.pop(sender, None)
+
+    def revisions(self) -> list[int]:
+        """List how far each watch has come, in no order."""
+        return [revision for sender in self._senders for revision in sender.revisions()]
 
     async def send_forever(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import trio
 from trio_websocket import ConnectionClosed
 
+from plexus_registry.measures import Histogram
 from plexus_registry.websocket_frames import CloseCode, Opcode, encode_frame
 
 if TYPE_CHECKING:
@@ -54,7 +55,12 @@ class Watched:
 
 
 class Heartbeat:
-    """Checks all open WebSockets."""
+    """Checks all open WebSockets.
+
+    Attributes:
+        tick: The seconds between two checks.
+        lag: How late the checks began.
+    """
 
     def __init__(
         self,
@@ -76,6 +82,7 @@ class Heartbeat:
             log_throttle: Logs them.
         """
         self.tick = min(TICK_SECONDS, ping_interval, unread_seconds / 2)
+        self.lag = Histogram()
         self._turns = max(1, round(ping_interval / self.tick))
         self._patience = max(1, round(unread_seconds / self.tick))
         self._unread_seconds = unread_seconds
@@ -107,6 +114,7 @@ class Heartbeat:
                 # If this process was stopped, that time does not count as silence of the peers.
                 wake = max(wake + self.tick, trio.current_time())
                 await trio.sleep_until(wake)
+                self.lag.note(trio.current_time() - wake)
                 self.check_once(number % self._turns, nursery)
 
     def check_once(self, turn: int, nursery: trio.Nursery) -> None:

@@ -8,10 +8,10 @@ Source: manual/http.md, "Calls" and "Backends".
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
+from importlib import import_module
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote
 
@@ -25,21 +25,25 @@ from plexus_registry.rules.events import encode_failed, encode_found, encode_lis
 from plexus_registry.server.access_policy import UNAUTHORIZED, Grant, Refusal
 from plexus_registry.server.handshake import SlowAnswer
 from plexus_registry.server.http import HttpResponse
+from plexus_registry.server.metrics import CONTENT_TYPE
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Awaitable, Callable
 
+    from plexus_registry.measures import Requests
     from plexus_registry.registry import Registry
     from plexus_registry.rpc.plexus import Hub
     from plexus_registry.rules.backend import Backend
     from plexus_registry.server.access_policy import RequestHead
     from plexus_registry.server.http import HttpRequest
+    from plexus_registry.server.metrics import Metrics
 
 JSON = "application/json"
 MANY_BACKENDS = 100
 """An answer about more backends needs a turn, and room for it."""
-_BACKENDS, _TARGETS = "/backends", "/sd/prometheus"
-PATHS = ("/backends", "/backends/NAME", "/sd/prometheus")
+_BACKENDS, _TARGETS, _METRICS = "/backends", "/sd/prometheus", "/metrics"
+PATHS = (_BACKENDS, "/backends/NAME", _TARGETS, _METRICS)
 _READS = {"GET", "HEAD"}
 _SWITCH = {"true": True, "false": False}
 
@@ -53,14 +57,18 @@ class HttpCalls:
         hub: Finds out what a JSON-RPC request means.
         fairness: The turns and the memory that all connections share.
         refused: Counts refusals, by the name of the limit or check.
+        requests: Counts the JSON-RPC requests.
         max_message_bytes: The greatest length of a body.
+        metrics: The answer to `/metrics`.
     """
 
     registry: Registry
     hub: Hub
     fairness: Fairness
-    refused: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str]
+    requests: Requests
     max_message_bytes: int
+    metrics: Metrics
 
     def answer(
         self, request: HttpRequest, grant: Grant
@@ -70,7 +78,7 @@ class HttpCalls:
         if head.method == "POST" and head.path == "/":
             return self._post(request, grant)
         is_one = head.path.startswith(f"{_BACKENDS}/")
-        if head.method not in _READS or not (is_one or head.path in {_BACKENDS, _TARGETS}):
+        if head.method not in _READS or not (is_one or head.path in PATHS):
             return None
         if grant is Grant.NOTHING:
             return UNAUTHORIZED
@@ -79,6 +87,8 @@ class HttpCalls:
         share = Share(self.fairness)
         if head.path == _TARGETS:
             return SlowAnswer(make=partial(self._make_targets, share), share=share)
+        if head.path == _METRICS:
+            return SlowAnswer(make=partial(self._make_metrics, share), share=share)
         try:
             is_wanted, active_only = _filter(head.target.partition("?")[2])
         except ValueError as error:
@@ -118,6 +128,16 @@ class HttpCalls:
         share.hold(answer.body)
         return answer
 
+    async def _make_metrics(self, share: Share, _body: bytes) -> HttpResponse:
+        # The first import takes a tenth of a second, in which others go on.
+        await trio.to_thread.run_sync(import_module, "prometheus_client")
+        await self._wait_for_room(share)
+        answer = HttpResponse(
+            status=HTTPStatus.OK, body=self.metrics.encode(), content_type=CONTENT_TYPE
+        )
+        share.hold(answer.body)
+        return answer
+
     async def _wait_for_room(self, share: Share) -> None:
         if len(self.registry.catalog) > MANY_BACKENDS:
             await share.wait_for_room()
@@ -151,7 +171,12 @@ class HttpCalls:
         if grant is Grant.NOTHING:
             return UNAUTHORIZED
         share = Share(self.fairness)
-        caller = Caller(may_write=grant is Grant.ALL, may_subscribe=False, refused=self.refused)
+        caller = Caller(
+            may_write=grant is Grant.ALL,
+            may_subscribe=False,
+            refused=self.refused,
+            requests=self.requests,
+        )
         make = partial(self._carry_out, caller, share)
         return SlowAnswer(make=make, share=share, body_bytes=request.body_bytes)
 

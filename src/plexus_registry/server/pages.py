@@ -83,6 +83,7 @@ Over plain HTTP, it answers JSON-RPC by POST, and these addresses:
     /backends                the backends as JSON; also ?active=false, ?namespace=, ?state=
     /backends/NAME           one backend
     /sd/prometheus           targets for Prometheus
+    /metrics                 metrics for Prometheus
     /healthz                 health checks
 
 For Synapse: synapse -P {self.url.rpartition(":")[2]}.

@@ -23,6 +23,7 @@ import trio
 from trio_websocket import ConnectionClosed
 
 from plexus_registry.concurrency import LogThrottle
+from plexus_registry.measures import Requests
 from plexus_registry.rpc.fairness import Caller, Fairness
 from plexus_registry.server.access_policy import UNAUTHORIZED, AccessPolicy, Grant, Refusal
 from plexus_registry.server.connection import Watchers, serve_connection
@@ -49,6 +50,7 @@ from plexus_registry.server.listener import (
     accept_forever,
     endpoints_of,
 )
+from plexus_registry.server.metrics import Metrics
 from plexus_registry.server.pages import Pages
 from plexus_registry.server.websocket import WebSocket
 from plexus_registry.websocket_frames import CloseCode, FrameReader
@@ -95,6 +97,7 @@ class Server:
         self._certificate = certificate
         self._max_message_bytes = settings.limits.message_bytes
         self._refused: Counter[str] = Counter()
+        self._requests = Requests()
         self._log_throttle = LogThrottle()
         self._fairness = Fairness(max_unread=settings.max_unread_total)
         self._watchers = Watchers(registry, self._fairness)
@@ -119,19 +122,29 @@ class Server:
             refused=self._refused,
             is_health_public=settings.token is None,
         )
-        self._http_calls = HttpCalls(
-            registry=registry,
-            hub=hub,
-            fairness=self._fairness,
-            refused=self._refused,
-            max_message_bytes=self._max_message_bytes,
-        )
         self._heartbeat = Heartbeat(
             ping_interval=settings.ping_interval,
             unread_seconds=settings.unread_seconds,
             max_message_bytes=self._max_message_bytes,
             refused=self._refused,
             log_throttle=self._log_throttle,
+        )
+        self._http_calls = HttpCalls(
+            registry=registry,
+            hub=hub,
+            fairness=self._fairness,
+            refused=self._refused,
+            requests=self._requests,
+            max_message_bytes=self._max_message_bytes,
+            metrics=Metrics(
+                registry=registry,
+                connection_limits=self._connection_limits,
+                fairness=self._fairness,
+                heartbeat=self._heartbeat,
+                refused=self._refused,
+                requests=self._requests,
+                watchers=self._watchers,
+            ),
         )
 
     async def serve(
@@ -253,7 +266,9 @@ class Server:
         self, stream: trio.abc.Stream, accepted: Handshake, endpoints: Endpoints
     ) -> None:
         """Serve an open WebSocket until it ends."""
-        caller = Caller(may_write=accepted.grant is Grant.ALL, refused=self._refused)
+        caller = Caller(
+            may_write=accepted.grant is Grant.ALL, refused=self._refused, requests=self._requests
+        )
         reader = FrameReader(is_peer_client=True, max_message_bytes=self._max_message_bytes)
         reader.feed(accepted.request.rest)
         async with trio.open_nursery() as nursery:

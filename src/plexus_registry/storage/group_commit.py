@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import trio
 
+from plexus_registry.measures import GROUP_SIZES, Histogram
 from plexus_registry.rules.change_log import Transaction
 from plexus_registry.rules.errors import StorageFailed
 
@@ -85,6 +86,8 @@ class GroupCommit:
 
     Attributes:
         failure: Since when and why saving fails; None while the last save succeeded.
+        seconds: How long each commit that wrote took.
+        group_sizes: How many changes it had.
     """
 
     def __init__(
@@ -107,6 +110,8 @@ class GroupCommit:
             now: The clock that says since when saving fails.
         """
         self.failure: StorageFailure | None = None
+        self.seconds = Histogram()
+        self.group_sizes = Histogram(GROUP_SIZES)
         self._store = store
         self._catalog = catalog
         self._publish = publish
@@ -202,6 +207,8 @@ class GroupCommit:
             self._is_making_changes, self._committing = False, changes
             if changes or saved_again or transaction.entries or was_failing:
                 await self._save({**changes, **saved_again}, transaction.entries)
+                self.seconds.note(trio.current_time() - began)
+                self.group_sizes.note(len(group))
         except BaseException as error:
             is_bug = isinstance(error, Exception) and not isinstance(error, StorageFailed)
             if is_bug and not was_failing:
