@@ -11,7 +11,6 @@ from trio_websocket import ConnectionClosed
 
 from plexus_registry.app import open_registry
 from plexus_registry.rpc.fairness import Caller, Fairness, Share
-from plexus_registry.rules.change_log import KEPT_CHANGES
 from plexus_registry.server.connection import Watchers, serve_connection
 from plexus_registry.server.handshake import accept_websocket
 from plexus_registry.server.websocket import WebSocket
@@ -160,16 +159,20 @@ async def opened(
     network: Network | None = None,
     probe_interval: float = 0.0,
     probe_failures: int = 3,
-    kept_changes: int = KEPT_CHANGES,
+    keep_changes: int = 10_000,
     start_empty: bool = False,
     auto_register: bool = False,
+    env_backends: str = "",
 ) -> AsyncIterator[Registry]:
     """Open a registry on a folder, without worker threads."""
+    clock = now or Clock()
     settings = Settings(
         db_path=folder / "registry.db",
         config_path=folder / "backends.toml",
         start_empty=start_empty,
+        keep_changes=keep_changes,
         auto_register=auto_register,
+        env_backends=env_backends,
         stale_after=stale_after,
         probe_interval=probe_interval,
         probe_failures=probe_failures,
@@ -177,9 +180,9 @@ async def opened(
     async with open_registry(
         settings,
         run_sync=disk or run_inline,
-        now=now or Clock(),
+        now=clock,
+        now_ms=lambda: clock() * 1000,
         network=network,
-        kept_changes=kept_changes,
     ) as registry:
         yield registry
 

@@ -275,7 +275,7 @@ async def test_a_registration_that_changes_nothing_is_not_written(tmp_path: Path
 
 
 async def test_the_file_keeps_no_change_more_than_is_said(tmp_path: Path) -> None:
-    async with opened(tmp_path, kept_changes=3) as registry:
+    async with opened(tmp_path, keep_changes=3) as registry:
         for number in range(1, 6):
             await registry.register(claim(f"hub{number}"))
             with closing(sqlite3.connect(tmp_path / "registry.db")) as connection:

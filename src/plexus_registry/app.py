@@ -33,11 +33,11 @@ from plexus_registry.config.file import ConfigFile
 from plexus_registry.health.network import parse_networks
 from plexus_registry.health.probe import Probe
 from plexus_registry.health.tracker import Policy
-from plexus_registry.registry import Registry, WallClock, wall_clock
+from plexus_registry.registry import Registry, WallClock, wall_clock, wall_clock_ms
 from plexus_registry.rpc.plexus import Hub
 from plexus_registry.rules.backend import Layer
-from plexus_registry.rules.change_log import KEPT_CHANGES
 from plexus_registry.rules.errors import ConfigError, MethodError, StartError, StorageFailed
+from plexus_registry.rules.events import Cause, Origin
 from plexus_registry.rules.reconciliation import LOCAL_HUB, declared_at_start
 from plexus_registry.server.handshake import Shutdown
 from plexus_registry.server.listener import (
@@ -77,7 +77,7 @@ async def open_registry(
     *,
     now: WallClock = wall_clock,
     run_sync: RunSync = run_in_thread,
-    kept_changes: int = KEPT_CHANGES,
+    now_ms: WallClock = wall_clock_ms,
     network: Network | None = None,
 ) -> AsyncIterator[Registry]:
     """Open a registry on its database, and declare the backends of environment and config file.
@@ -89,7 +89,7 @@ async def open_registry(
         settings: The paths, the declared backends, and the settings of the health checks.
         now: The clock for the times that are stored.
         run_sync: Runs blocking work.
-        kept_changes: How many changes a watch can be behind.
+        now_ms: The clock for the history, in Unix milliseconds.
         network: The network for the probes; by default that of this machine.
 
     Raises:
@@ -116,12 +116,12 @@ async def open_registry(
     opening = open_store(
         settings.db_path,
         run_sync=run_sync,
-        kept_changes=kept_changes,
+        kept_changes=settings.keep_changes,
         start_empty=settings.start_empty,
     )
     async with opening as store:
         config = ConfigFile(settings.config_path, run_sync=run_sync, now=now)
-        registry = Registry(store, config, probe=probe, policy=policy, now=now)
+        registry = Registry(store, config, probe=probe, policy=policy, now=now, now_ms=now_ms)
         try:
             await registry.declare(Layer.ENV, from_environment)
             await registry.declare(Layer.AUTO, _local_hub(registry, settings))
@@ -318,7 +318,7 @@ async def reload_files(registry: Registry, certificate: Certificate | None) -> N
         else:
             log.info("certificate read again")
     try:
-        report = await registry.reload()
+        report = await registry.reload(by=Cause(origin=Origin.FILE))
     except MethodError as error:
         log.error("%s", error)  # noqa: TRY400 - the cause is said
     else:

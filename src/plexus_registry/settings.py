@@ -25,6 +25,7 @@ T = TypeVar("T")
 
 LOCAL_HUB_PORT = 4444
 DEFAULT_MAX_UNREAD = 64 * 1024 * 1024
+KEPT = whole(1, 100_000)
 MIN_TOKEN = 16
 """The least length of a token, in characters."""
 
@@ -143,6 +144,7 @@ class Settings:
     poll_interval: float = _row(
         1.0, GENERAL, "Seconds between two looks at the config file.", SECONDS
     )
+    keep_changes: int = _row(10_000, GENERAL, "Changes kept for history and watches.", KEPT)
     hub_namespace: str = _row(
         "registry-hub", GENERAL, "What the registry calls itself among Plexus hubs.", HUB_NAMESPACE
     )

@@ -30,6 +30,7 @@ ASKING = {
     "check": ("n",),
     "reload": (),
     "watch": (),
+    "log": (),
     "export": (),
 }
 

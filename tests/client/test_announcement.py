@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from plexus_registry import Backend, Registry
     from plexus_registry.client.announce import Announcement
-    from plexus_registry.rules.events import Pinged
+    from plexus_registry.rules.events import Cause, Pinged
 
 announced = partial(announce, URL, name="svc", host="h", port=9)
 
@@ -87,9 +87,9 @@ async def test_it_pings_at_a_third_of_the_term_with_jitter(
         pinged: list[float] = []
         ping = registry.pings.ping
 
-        async def note(name: str) -> Pinged:
+        async def note(name: str, by: Cause) -> Pinged:
             pinged.append(trio.current_time())
-            return await ping(name)
+            return await ping(name, by)
 
         monkeypatch.setattr(registry.pings, "ping", note)
         async with announced(stale_after=30):
@@ -347,7 +347,8 @@ async def test_a_name_that_somebody_took_over_is_not_deregistered(
         assert is_active(registry)
 
 
-async def refuse(command: Register) -> Backend:
+async def refuse(command: Register, *, by: Cause) -> Backend:
+    del by
     raise NameTaken("taken", holder=None)
 
 

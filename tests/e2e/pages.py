@@ -19,6 +19,7 @@ VOLATILE = {
     "plexus_hash": ("plexus_hash", "timestamp"),
     "state": ("since", "last_probe", "latency_ms"),
     "step": ("ms",),
+    "type": ("at",),
 }
 """By a member that tells what kind of object it is in."""
 

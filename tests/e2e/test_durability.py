@@ -8,6 +8,7 @@ import pytest
 import trio
 from trio_websocket import ConnectionClosed
 
+from plexus_registry.client.connection import connect
 from tests.e2e.database import stored_rows
 from tests.e2e.harness import (
     Peer,
@@ -61,6 +62,28 @@ async def test_a_kill_loses_no_acknowledged_register(tmp_path: Path, enough: int
     assert {name: kept.get(name) for name in acknowledged} == acknowledged
     # At most the one request that each connection had in flight is there unacknowledged.
     assert len(kept) <= len(acknowledged) + 8
+
+
+async def test_a_kill_loses_no_acknowledged_change_of_the_history(tmp_path: Path) -> None:
+    acknowledged: Backends = {}
+    with trio.fail_after(40):
+        async with running_registry(tmp_path, *OPTIONS) as server:
+            async with trio.open_nursery() as nursery:
+                for prefix in "abcd":
+                    nursery.start_soon(register_on_and_on, server.url, prefix, acknowledged)
+                await eventually(lambda: len(acknowledged) >= 200)
+                await server.kill()
+        async with running_registry(tmp_path, *OPTIONS) as server, connect(server.url) as client:
+            changes = await client.history(limit=1000)
+            while len(page := await client.history(before=changes[-1].revision, limit=1000)):
+                changes += page
+            kept = await client.list(active_only=False)
+    assert [each.revision for each in changes] == [*range(len(changes), 0, -1)]
+    assert {each.name: each.after for each in changes} == {each.name: each for each in kept}
+    assert {each.name for each in changes} >= acknowledged.keys()
+    for each in changes:
+        assert each.by is not None
+        assert (each.by.method, each.by.token) == ("registry.register", "none")
 
 
 async def test_a_kill_loses_nothing_else_that_was_acknowledged(tmp_path: Path) -> None:

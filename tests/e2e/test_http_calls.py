@@ -11,6 +11,7 @@ import msgspec
 import pytest
 import trio
 
+from plexus_registry.rules.events import History
 from plexus_registry.settings import Settings
 from tests.e2e.harness import dial, eventually, running_registry, shared_registry
 from tests.e2e.pages import blocks, commands, comparable, page
@@ -183,6 +184,23 @@ async def test_methods_are_called_by_post(port: int) -> None:
             assert isinstance(error, dict)
             assert error["code"] == -32700
             await call(wire, "registry.delete", name="p")
+
+
+async def test_the_history_names_who_posted(tmp_path: Path) -> None:
+    body = {"name": "a", "host": "h", "port": 1}
+    register = {"jsonrpc": "2.0", "id": 1, "method": "registry.register", "params": body}
+    options = {"REGISTRY_TOKEN": TOKEN}
+    with trio.fail_after(30):
+        async with running_registry(tmp_path, "--no-auto-register", env=options) as server:
+            with_token = {"X_Plexus_API_Key": TOKEN}
+            async with wire_to(server.port) as wire:
+                await post(wire, json.dumps(register), **with_token)
+                history = '{"jsonrpc":"2.0","id":2,"method":"registry.history"}'
+                reply = object_in(await post(wire, history, **with_token))
+            by = msgspec.convert(reply["result"], History).changes[0].by
+            assert by is not None
+            assert (by.method, by.token) == ("registry.register", "write")
+            assert str(by.peer).startswith("127.0.0.1:")
 
 
 async def test_a_batch_is_answered_and_limited_as_on_a_websocket(port: int) -> None:

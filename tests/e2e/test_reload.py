@@ -29,8 +29,9 @@ def report(
 
 
 async def reload(peer: Peer) -> dict[str, object]:
-    """Reload, and give the report without its revision, which is that of a list right after."""
+    """Reload, and give the report without its time and revision, that of a list right after."""
     event: dict[str, object] = await peer.call("registry.reload")
+    assert type(event.pop("at")) is int
     assert event.pop("revision") == (await peer.call("registry.list"))["revision"]
     return event
 

@@ -14,6 +14,7 @@ import trio
 
 from plexus_registry import Settings, open_registry, serve
 from plexus_registry.rules.errors import StartError
+from plexus_registry.rules.events import History
 from plexus_registry.rules.methods import METHODS
 from tests.e2e.harness import (
     FRESH_COMMAND,
@@ -116,6 +117,11 @@ async def test_public_reads_need_no_token_and_changes_do(tmp_path: Path) -> None
                 mechanisms = '[{"kind":"anonymous"},{"kind":"bearer","header":"Authorization"}]'
                 assert f'"mechanisms":{mechanisms}' in info
                 assert await owner.names() == ["a"]
+                history = msgspec.convert(await owner.call("registry.history"), History)
+                (change,) = history.changes
+                assert change.by is not None
+                assert change.by.token == "write"  # noqa: S105 - what it allows
+                assert str(change.by.peer).startswith("127.0.0.1:")
             assert not await is_let_in(server, X_Plexus_API_Key=UNKNOWN)
             assert not await is_let_in(server, Cookie=f"access_token={UNKNOWN}")
 
@@ -161,7 +167,7 @@ PARAMS: dict[str, dict[str, object]] = {
     "list": {},
     "reload": {},
 }
-LOOKING = {"list", "get"}
+LOOKING = {"list", "get", "history"}
 
 
 @pytest.mark.parametrize("way", ["direct", "call", "nested", "underscored", "namespaced"])

@@ -76,6 +76,11 @@ INVALID_FILES = (
 )
 
 
+def lasting(backend: Backend | None) -> Backend | None:
+    """A backend without what changes with each sign of life, which is no change."""
+    return backend and msgspec.structs.replace(backend, last_seen=None, health=None)
+
+
 class RegistryMachine(RuleBasedStateMachine):
     probe_interval = 0
 
@@ -92,6 +97,8 @@ class RegistryMachine(RuleBasedStateMachine):
         self.seen_version: int | None = None
         self.looked_at: int | None = None
         self.next_part = 0
+        # The backends as they were seen, by revision.
+        self.seen: dict[int, dict[str, Backend | None]] = {0: {}}
         self._open()
 
     def teardown(self) -> None:
@@ -250,6 +257,23 @@ class RegistryMachine(RuleBasedStateMachine):
             assert [backend.name for backend in listed] == shown
             encoded = msgspec.json.decode(self.registry.catalog.listed(active_only=active_only))
             assert encoded["backends"] == [msgspec.to_builtins(backend) for backend in listed]
+
+    @invariant()
+    def the_history_gives_the_catalog(self) -> None:
+        """Undo the changes one by one: each revision was as it was seen, back to the first."""
+        current = {each.name: lasting(each) for each in self.registry.list(active_only=False)}
+        revision = self.registry.change_log.revision
+        assert self.seen.setdefault(revision, dict(current)) == current
+        for change in self.registry.history(limit=1000):
+            assert change.revision == revision
+            assert change.by is not None
+            if change.name is not None:
+                assert current.pop(change.name, None) == lasting(change.after)
+                if change.before is not None:
+                    current[change.name] = lasting(change.before)
+            revision -= 1
+            assert self.seen.get(revision, current) == current
+        assert (revision, current) == (0, {})
 
     @invariant()
     def the_database_agrees(self) -> None:

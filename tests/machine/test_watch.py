@@ -408,11 +408,10 @@ class WatchMachine(RuleBasedStateMachine):
             config_path=self.config_path,
             auto_register=False,
             stale_after=STALE_AFTER,
+            keep_changes=KEPT,
         )
         self.shutdown = Shutdown()
-        self._context = open_registry(
-            chosen, now=lambda: self.now, run_sync=run_inline, kept_changes=KEPT
-        )
+        self._context = open_registry(chosen, now=lambda: self.now, run_sync=run_inline)
         self.registry: Registry = self.loop.run(self._context.__aenter__)
         self._learn()
 

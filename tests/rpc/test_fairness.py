@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from plexus_registry.registry import Registry
-    from plexus_registry.rules.events import BackendRegistered
+    from plexus_registry.rules.events import BackendRegistered, Cause
     from plexus_registry.server.websocket import WebSocket
 
 HUB = Hub("registry-hub")
@@ -144,9 +144,9 @@ async def test_a_batch_ends_when_its_peer_has_left(tmp_path: Path) -> None:
         wire = await begun(nursery, registry)
         as_before = registry.register
 
-        async def leave_meanwhile(claim: Register) -> BackendRegistered:
+        async def leave_meanwhile(claim: Register, *, by: Cause) -> BackendRegistered:
             wire.is_gone = claim.name == "b"
-            return await as_before(claim)
+            return await as_before(claim, by=by)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(registry, "register", leave_meanwhile)
@@ -227,11 +227,11 @@ async def test_a_batch_that_holds_room_for_which_others_wait_is_cut_short(tmp_pa
         wire = await begun(nursery, registry, fairness)
         as_before = registry.register
 
-        async def wait_meanwhile(claim: Register) -> BackendRegistered:
+        async def wait_meanwhile(claim: Register, *, by: Cause) -> BackendRegistered:
             nursery.start_soon(fairness.wait_for_room)
             while not fairness.is_awaited:
                 await trio.lowlevel.checkpoint()
-            return await as_before(claim)
+            return await as_before(claim, by=by)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(registry, "register", wait_meanwhile)

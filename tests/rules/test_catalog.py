@@ -15,6 +15,7 @@ from plexus_registry.rules import events
 from plexus_registry.rules.backend import Backend, Declaration, Layer, Record
 from plexus_registry.rules.catalog import Catalog
 from plexus_registry.rules.change_log import Transaction
+from plexus_registry.rules.events import called
 from plexus_registry.rules.reconciliation import declare
 from tests import strategies as sts
 from tests.fields import HIGHEST_FIRST, LOWER
@@ -22,6 +23,9 @@ from tests.rpc.message_shapes import BARE, BARE_TEXT, FULL, FULL_TEXT, decoded, 
 
 if TYPE_CHECKING:
     from plexus_registry.rules.operations import Records
+
+
+BY = called("register")
 
 
 class Model:
@@ -106,10 +110,10 @@ class CatalogMachine(RuleBasedStateMachine):
 
     @rule(name=sts.names(), data=st.data())
     def publish_a_draft(self, name: str, data: st.DataObject) -> None:
-        transaction = Transaction(self.catalog)
+        transaction = Transaction(self.catalog, at=7)
         records = data.draw(sts.records_of(name))
         transaction.write(name, records)
-        transaction.end_change()
+        transaction.end_change(BY)
         self.publish(transaction.changes)
 
     @invariant()
@@ -126,19 +130,19 @@ def test_a_draft_shows_its_changes_and_the_catalog_none_of_them(
     records: tuple[Record, ...], steps: list[tuple[str, bool, st.DataObject]]
 ) -> None:
     catalog, untouched = Catalog(records), Catalog(records)
-    transaction = Transaction(catalog)
+    transaction = Transaction(catalog, at=7)
     written: dict[str, Records] = {}
     for name, back, data in steps:
         # Writing back what is there is no change.
         written[name] = catalog.records(name) if back else data.draw(sts.records_of(name))
         transaction.write(name, written[name])
         if back:
-            transaction.end_change()
+            transaction.end_change(BY)
     for name in sts.NAMES:
         assert transaction.records(name) == written.get(name, untouched.records(name))
         assert catalog.records(name) == untouched.records(name)
     assert transaction.names(Layer.FILE) == untouched.names(Layer.FILE) | written.keys()
-    transaction.end_change()
+    transaction.end_change(BY)
     assert transaction.changes == {
         name: stated for name, stated in written.items() if stated != untouched.records(name)
     }
@@ -149,13 +153,13 @@ def test_a_draft_shows_its_changes_and_the_catalog_none_of_them(
 def test_what_is_saved_again_is_saved_as_it_is_then(
     records: tuple[Record, ...], name: str, data: st.DataObject
 ) -> None:
-    transaction = Transaction(Catalog(records))
+    transaction = Transaction(Catalog(records), at=7)
     transaction.save_again(name)
     assert transaction.changes == {}
     assert transaction.saved_again() == {name: Catalog(records).records(name)}
     changed = data.draw(sts.records_of(name))
     transaction.write(name, changed)
-    transaction.end_change()
+    transaction.end_change(BY)
     is_changed = changed != Catalog(records).records(name)
     assert transaction.changes == ({name: changed} if is_changed else {})
     assert transaction.saved_again() == ({} if is_changed else {name: changed})
@@ -209,7 +213,7 @@ def test_a_declaration_touches_only_what_its_layer_states_or_stated() -> None:
     ]
     declared = Declaration(name="declared", host="h", port=1)
     transaction = Transaction(
-        Catalog([*registered, Record(name="gone", layer=Layer.FILE, backend=None)])
+        Catalog([*registered, Record(name="gone", layer=Layer.FILE, backend=None)]), at=7
     )
     touched: list[str] = []
     records_of = transaction.records

@@ -15,12 +15,12 @@ from plexus_registry.rules.change_log import (
     Entry,
     Transaction,
     WatchCursor,
-    change_between,
 )
 from plexus_registry.rules.errors import WatchEnded
 from plexus_registry.rules.methods import Watch as Command
 from tests.rpc.message_shapes import FULL
 
+BY = events.called("register", peer="127.0.0.1:5")
 AWAKE = msgspec.structs.replace(FULL, is_active=True)
 ASLEEP = msgspec.structs.replace(FULL, is_active=False)
 
@@ -31,22 +31,18 @@ ASLEEP = msgspec.structs.replace(FULL, is_active=False)
         (None, None, None),
         (FULL, FULL, None),
         (FULL, msgspec.structs.replace(FULL, last_seen=99), None),
-        (None, FULL, events.BackendRegistered(backend=FULL, revision=7)),
-        (None, ASLEEP, events.BackendRegistered(backend=ASLEEP, revision=7)),
-        (FULL, None, events.BackendDeleted(name=FULL.name, revision=7)),
-        (AWAKE, ASLEEP, events.BackendStale(backend=ASLEEP, revision=7)),
-        (ASLEEP, AWAKE, events.BackendActive(backend=AWAKE, revision=7)),
-        (
-            FULL,
-            msgspec.structs.replace(FULL, port=9),
-            events.BackendUpdated(backend=msgspec.structs.replace(FULL, port=9), revision=7),
-        ),
+        (None, FULL, events.BackendRegistered),
+        (None, ASLEEP, events.BackendRegistered),
+        (FULL, None, events.BackendDeleted),
+        (AWAKE, ASLEEP, events.BackendStale),
+        (ASLEEP, AWAKE, events.BackendActive),
+        (FULL, msgspec.structs.replace(FULL, port=9), events.BackendUpdated),
     ],
 )
 def test_the_event_of_a_change(
-    before: Backend | None, after: Backend | None, event: events.Change | None
+    before: Backend | None, after: Backend | None, event: type[events.Change] | None
 ) -> None:
-    assert change_between(before, after, 7) == event
+    assert events.kind_of_change(before, after) is event
 
 
 def entries(first: int, last: int) -> list[Entry]:
@@ -138,36 +134,37 @@ def test_a_watch_from_an_unknown_revision_begins_anew(since: int) -> None:
 
 
 def test_a_change_that_is_abandoned_leaves_nothing() -> None:
-    transaction = Transaction(Catalog(revision=3))
+    transaction = Transaction(Catalog(revision=3), at=7)
     transaction.write("a", (Record(name="a", layer=Layer.RUNTIME, backend=FULL),))
     transaction.report(events.Reloaded(revision=0, count=1, added=("a",)))
     transaction.abandon_change()
-    assert transaction.end_change() == 3
+    assert transaction.end_change(BY) == 3
     assert (transaction.entries, transaction.changes, transaction.records("a")) == ([], {}, ())
 
 
 def test_changes_that_undo_each_other_are_told_one_by_one() -> None:
-    transaction = Transaction(Catalog(revision=3))
+    transaction = Transaction(Catalog(revision=3), at=7)
     name = FULL.name
     transaction.write(name, (Record(name=name, layer=Layer.RUNTIME, backend=FULL),))
-    assert transaction.end_change() == 4
+    assert transaction.end_change(BY) == 4
     transaction.write(name, ())
-    assert transaction.end_change() == 5
+    assert transaction.end_change(BY) == 5
     assert transaction.changes == {}
     assert [(each.revision, each.name, each.namespaces) for each in transaction.entries] == [
         (4, name, (FULL.namespace,)),
         (5, name, (FULL.namespace,)),
     ]
     assert (
-        transaction.entries[1].event == f'{{"type":"backend_deleted","revision":5,"name":"{name}"}}'
+        transaction.entries[1].event
+        == f'{{"type":"backend_deleted","revision":5,"name":"{name}","at":7}}'
     )
 
 
 def test_a_report_follows_what_became_of_the_backends() -> None:
-    transaction = Transaction(Catalog())
+    transaction = Transaction(Catalog(), at=7)
     transaction.report(events.Reloaded(revision=0, count=1, added=("a",)))
     transaction.write("a", (Record(name="a", layer=Layer.FILE, backend=FULL),))
-    assert transaction.end_change() == 2
+    assert transaction.end_change(BY) == 2
     kinds = [msgspec.json.decode(each.event)["type"] for each in transaction.entries]
     assert kinds == ["backend_registered", "reloaded"]
     assert msgspec.json.decode(transaction.entries[1].event)["revision"] == 2
@@ -196,10 +193,10 @@ def test_a_snapshot_holds_what_passes_the_filters(command: Command, names: list[
 def test_a_watch_of_a_namespace_is_told_of_a_backend_that_leaves_it() -> None:
     before, after = (msgspec.structs.replace(FULL, namespace=each) for each in ("n", "m"))
     transaction = Transaction(
-        Catalog([Record(name=FULL.name, layer=Layer.RUNTIME, backend=before)])
+        Catalog([Record(name=FULL.name, layer=Layer.RUNTIME, backend=before)]), at=7
     )
     transaction.write(FULL.name, (Record(name=FULL.name, layer=Layer.RUNTIME, backend=after),))
-    transaction.end_change()
+    transaction.end_change(BY)
     feed, catalog = ChangeLog(transaction.entries), Catalog()
     for namespace, count in (("n", 1), ("m", 1), ("z", 0)):
         due = WatchCursor(Command(since=0, namespace=namespace)).due(feed, catalog, most=9)

@@ -52,8 +52,8 @@ SHAPES = [
         '"ping","name":"a","success":false,"message":"Backend not found: a"',
     ),
     (
-        events.Reloaded(revision=3, count=2, added=("a",), removed=("b", "c")),
-        '"reloaded","revision":3,"count":2,"added":["a"],"updated":[],"removed":["b","c"]',
+        events.Reloaded(revision=3, at=5, count=2, added=("a",), removed=("b", "c")),
+        '"reloaded","revision":3,"count":2,"added":["a"],"updated":[],"removed":["b","c"],"at":5',
     ),
 ]
 

@@ -32,6 +32,7 @@ PARAMETERS = {
     "ping": ("name",),
     "check": ("name",),
     "reload": (),
+    "history": ("name", "namespace", "before", "limit"),
     "watch": ("since", "name", "namespace"),
 }
 

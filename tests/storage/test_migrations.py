@@ -6,10 +6,16 @@ import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 from sqlite_utils import Database
 
+from plexus_registry.rules import events
 from plexus_registry.rules.backend import Layer, Record
+from plexus_registry.rules.change_log import ChangeLog
+from plexus_registry.rules.events import encode_value
+from plexus_registry.rules.history import encode_history
+from plexus_registry.rules.methods import History
 from plexus_registry.storage.migrations import LAYOUT, STEPS, TABLE, is_foreign, migrations
 from plexus_registry.storage.opening import open_store, read_records
 from plexus_registry.storage.sqlite import COLUMNS, REPLACE, row_of
@@ -63,6 +69,30 @@ async def test_a_database_of_an_older_layout_is_brought_up_to_date(
         assert connection.execute("PRAGMA user_version").fetchone() == (LAYOUT,)
         db = Database(connection, execute_plugins=False)
         assert db.table(TABLE).columns_dict.keys() == set(COLUMNS)
+
+
+async def test_the_changes_of_an_older_version_have_nulls(tmp_path: Path) -> None:
+    write_layout(tmp_path / "registry.db", 3)
+    backend = encode_value(FULL)
+    with closing(sqlite3.connect(tmp_path / "registry.db")) as connection:
+        for row in (
+            (1, "a", '["n"]', f'{{"type":"backend_updated","revision":1,"backend":{backend}}}'),
+            (2, "b", "[]", '{"type":"backend_deleted","revision":2,"name":"b"}'),
+        ):
+            connection.execute("INSERT INTO changes VALUES (?, ?, ?, ?)", row)
+        connection.commit()
+    async with open_store(tmp_path / "registry.db") as store:
+        assert [each.event for each in store.entries] == [
+            f'{{"type":"backend_updated","revision":1,"backend":{backend}}}',
+            '{"type":"backend_deleted","revision":2,"name":"b"}',
+        ]
+        log = ChangeLog(store.entries)
+    answer = msgspec.json.decode(encode_history(log, History()), type=events.History)
+    assert [(each.type, each.name, each.after) for each in answer.changes] == [
+        ("backend_deleted", "b", None),
+        ("backend_updated", "a", FULL),
+    ]
+    assert {(each.at, each.before, each.by) for each in answer.changes} == {(None, None, None)}
 
 
 def test_an_original_database_is_taken_over_and_is_not_foreign() -> None:

@@ -12,6 +12,7 @@ import trio
 
 from plexus_registry.rules.backend import Register, Update
 from plexus_registry.rules.errors import StorageFailed
+from plexus_registry.rules.events import called
 from plexus_registry.storage.opening import read_records
 from plexus_registry.tasks.periodic import sweep_forever, sweep_once, write_pings_forever
 from tests.fakes import Clock, Disk, opened
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 STALE_AFTER = 60.0
 SWEEP_INTERVAL = 5.0
+PINGED = called("ping")
 HUB = Register(name="hub", host="h", port=1)
 
 
@@ -396,12 +398,12 @@ async def test_of_a_late_ping_and_a_goodbye_the_later_counts(
         nursery.start_soon(registry.register, Register(name="other", host="h", port=1))
         await disk.reached_barrier.wait()
         async with trio.open_nursery() as connection:  # it ends before the disk works again
-            pinged = await registry.pings.ping_in_time("hub", nursery.start_soon)
+            pinged = await registry.pings.ping_in_time("hub", PINGED, nursery.start_soon)
             assert pinged.success
             nursery.start_soon(registry.deregister, "hub")
             await trio.testing.wait_all_tasks_blocked()
             if is_last:
-                await registry.pings.ping_in_time("hub", connection.start_soon)
+                await registry.pings.ping_in_time("hub", PINGED, connection.start_soon)
                 connection.start_soon(release, disk, barrier)
             connection.cancel_scope.cancel()
         await release(disk, barrier)
@@ -421,7 +423,7 @@ async def test_late_pings_of_one_name_take_one_place_in_the_queue(
         nursery.start_soon(registry.register, Register(name="other", host="h", port=1))
         await disk.reached_barrier.wait()
         for _ in range(20):
-            assert (await registry.pings.ping_in_time("hub", nursery.start_soon)).success
+            assert (await registry.pings.ping_in_time("hub", PINGED, nursery.start_soon)).success
         await trio.testing.wait_all_tasks_blocked()
         queued = len(registry.commits._queue)
         await release(disk, barrier)
@@ -440,7 +442,7 @@ async def test_a_bug_in_a_late_ping_is_logged(
         await disk.reached_barrier.wait()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(registry.pings, "_commit", lambda *_: 1 / 0)
-            assert (await registry.pings.ping_in_time("hub", nursery.start_soon)).success
+            assert (await registry.pings.ping_in_time("hub", PINGED, nursery.start_soon)).success
             await release(disk, barrier)
             await trio.testing.wait_all_tasks_blocked()
     assert 'a ping of "hub" failed' in caplog.text

@@ -39,6 +39,7 @@ VERBS: dict[str, Verb] = {
     "check": Verb("verbs", "check", "Probe a backend now, and show each step."),
     "reload": Verb("verbs", "reload", "Make the registry read its config file now."),
     "watch": Verb("verbs", "watch", "Follow the changes, one line each."),
+    "log": Verb("log", "log", "Show what changed, when, and who did it."),
     "announce": Verb("announce", "announce", "Run a command, registered for as long as it runs."),
     "export": Verb("offline", "export", "Write the backends as a config file."),
     "init": Verb("offline", "init", "Write a commented starter config file."),

@@ -178,6 +178,22 @@ class RegistryClient:
         """
         return await self._ask("reload", events.Reloaded)
 
+    async def history(
+        self,
+        *,
+        name: str | None = None,
+        namespace: str | None = None,
+        before: int | None = None,
+        limit: int | None = None,
+    ) -> tuple[events.LoggedChange, ...]:
+        """Return the last changes, newest first: at most `limit` (100), before a revision.
+
+        With `name` or `namespace`, only changes of such backends are returned. To read on, pass the
+        last revision as `before`; there are no more once nothing is returned.
+        """
+        params = {"name": name, "namespace": namespace, "before": before, "limit": limit}
+        return (await self._ask("history", events.History, **params)).changes
+
     async def call(self, method: str, params: Mapping[str, object]) -> object:
         """Call any method, and return its result as plain JSON values."""
         text = await self._exchange.request(method, params)

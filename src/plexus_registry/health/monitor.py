@@ -17,7 +17,7 @@ import trio
 from plexus_registry.concurrency import Wakeup
 from plexus_registry.rules import operations
 from plexus_registry.rules.backend import State
-from plexus_registry.rules.errors import shown
+from plexus_registry.rules.events import Cause, Origin
 from plexus_registry.rules.operations import effective
 from plexus_registry.rules.reconciliation import (
     LOCAL_HUB,
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from plexus_registry.storage.group_commit import GroupCommit
 
 log = logging.getLogger(__name__)
+
+PROBED = Cause(origin=Origin.PROBE)
 
 
 class HealthMonitor:
@@ -115,8 +117,8 @@ class HealthMonitor:
 
     # Silence and probes.
 
-    async def mark_silent(self) -> tuple[str, ...]:
-        """Make backends inactive that were silent too long, and return their names.
+    async def mark_silent(self) -> None:
+        """Make backends inactive that were silent too long.
 
         Raises:
             StorageFailed: The change could not be saved, and no backend was changed.
@@ -124,10 +126,9 @@ class HealthMonitor:
         moment = trio.current_time()
         silent = tuple(self._tracker.silent_names(moment=moment))
         if not silent:
-            return ()
+            return
 
-        def change(transaction: Transaction) -> tuple[str, ...]:
-            marked = []
+        def change(transaction: Transaction) -> None:
             for name in silent:
                 records = transaction.records(name)
                 backend = effective(records)
@@ -136,19 +137,19 @@ class HealthMonitor:
                 after = self._tracker.after_silence(backend, now=self._now(), moment=moment)
                 if after is not backend:
                     transaction.write(name, operations.with_health(records, after))
-                    marked.append(name)
-            return tuple(marked)
 
-        marked, _ = await self._commits.commit(change)
-        return marked
+        await self._commits.commit(change, Cause(origin=Origin.SILENCE))
 
-    async def note_probe(self, probed: Backend, outcome: Outcome, *, began: float) -> None:
+    async def note_probe(
+        self, probed: Backend, outcome: Outcome, *, began: float, by: Cause = PROBED
+    ) -> None:
         """Record the outcome of a probe, and save the change if it lasts.
 
         Args:
             probed: The backend as it was when the probe began.
             outcome: The outcome.
             began: When the probe began.
+            by: What made the probe, for the history.
 
         Raises:
             StorageFailed: A lasting change could not be saved.
@@ -177,7 +178,7 @@ class HealthMonitor:
         after = after_probe(backend)
         local_names = self._local_names_after(answer, after)
         if differs(backend, after) or local_names != self._local_names:
-            await self._save(backend, after_probe, local_names)
+            await self._save(backend, after_probe, local_names, by)
         else:
             records = self._catalog.records(after.name)
             self._catalog.publish({after.name: operations.with_health(records, after)})
@@ -198,6 +199,7 @@ class HealthMonitor:
         before: Backend,
         after_probe: Callable[[Backend], Backend],
         local_names: Names,
+        by: Cause,
     ) -> None:
         name = before.name
         former_names = self._local_names
@@ -221,14 +223,9 @@ class HealthMonitor:
                 transaction.write(name, operations.with_health(records, after))
             return after
 
-        after, _ = await self._commits.commit(change)
-        if after is None:
-            return
-        if local_names != former_names:
+        after, _ = await self._commits.commit(change, by)
+        if after is not None and local_names != former_names:
             self._local_names = local_names
-        if after.state is not before.state:
-            reason = after.health and after.health.reason
-            log.info("backend %s is %s: %s", shown(name), after.state, reason or "it answers")
 
     def _log_suspicion(self) -> None:
         if self.suspects_network is self._has_logged_suspicion:

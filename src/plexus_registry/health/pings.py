@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from plexus_registry.rules.backend import Backend
     from plexus_registry.rules.catalog import Catalog
     from plexus_registry.rules.change_log import Transaction
+    from plexus_registry.rules.events import Cause
     from plexus_registry.rules.operations import Records
     from plexus_registry.storage.group_commit import GroupCommit
 
@@ -62,7 +63,7 @@ class Pings:
         self._late: dict[str, trio.CancelScope] = {}
         self._wakeup = Wakeup()
 
-    async def ping(self, name: str) -> Pinged:
+    async def ping(self, name: str, by: Cause) -> Pinged:
         """Count a sign of life; if it changes the state of the backend, that is committed.
 
         Raises:
@@ -76,7 +77,7 @@ class Pings:
         if self._needs_commit(backend):
             try:
                 change = partial(self._commit, name, self._now())
-                (is_known, is_revived), revision = await self._commits.commit(change)
+                (is_known, is_revived), revision = await self._commits.commit(change, by)
             except StorageFailed:
                 backend = self._catalog.get(name)
                 if backend is None or ping_changes(backend):
@@ -86,7 +87,7 @@ class Pings:
         self._show(name)
         return pinged(name, success=True)
 
-    async def ping_in_time(self, name: str, start_soon: StartSoon) -> Pinged:
+    async def ping_in_time(self, name: str, by: Cause, start_soon: StartSoon) -> Pinged:
         """Count a sign of life; return within `PATIENCE` seconds, even if the disk hangs.
 
         A ping that is not committed by then takes effect when the disk works again. If storage
@@ -94,6 +95,7 @@ class Pings:
 
         Args:
             name: The backend.
+            by: Whose call it is, for the history.
             start_soon: Starts a task that may go on after this returns.
 
         Raises:
@@ -101,7 +103,7 @@ class Pings:
         """
         backend = self._catalog.get(name)
         if backend is None or not self._needs_commit(backend):
-            return await self.ping(name)
+            return await self.ping(name, by)
         outcome: list[Pinged | Exception] = []
         is_over = trio.Event()
         # Shielded: the connection may end meanwhile, and the ping was answered.
@@ -110,7 +112,7 @@ class Pings:
         async def ping() -> None:
             with scope:
                 try:
-                    outcome.append(await self.ping(name))
+                    outcome.append(await self.ping(name, by))
                 except Exception as error:  # noqa: BLE001 - it is raised or logged below
                     outcome.append(error)
             is_over.set()
@@ -173,7 +175,7 @@ class Pings:
             StorageFailed: They still have to be written.
         """
         if self._unwritten:
-            await self._commits.commit(self._write)
+            await self._commits.commit(self._write, None)
 
     def _write(self, transaction: Transaction) -> None:
         for name in self._unwritten:

@@ -36,12 +36,16 @@ class Caller:
     Attributes:
         may_write: Whether it may change anything.
         may_subscribe: Whether it can receive more than one answer to a request.
+        peer: Its address and port, for the history.
+        token: What its token allows: `write` or `read`; `none` if it needs no token.
         refused: How much was refused, by the name of the limit; all callers share it.
         requests: Counts the requests; all callers share it, too.
     """
 
     may_write: bool = True
     may_subscribe: bool = True
+    peer: str | None = None
+    token: str | None = None
     refused: Counter[str] = field(default_factory=Counter)
     requests: Requests = field(default_factory=Requests)
 

@@ -45,8 +45,9 @@ from plexus_registry.rules.errors import (
     WebSocketNeeded,
     shown,
 )
-from plexus_registry.rules.events import encode_failed, encode_value
-from plexus_registry.rules.methods import BY_COMMAND, Get, List, Ping, Watch
+from plexus_registry.rules.events import called, encode_failed, encode_value
+from plexus_registry.rules.history import encode_history
+from plexus_registry.rules.methods import BY_COMMAND, Get, History, List, Ping, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -321,20 +322,24 @@ class Handler:
             if len(self._from_catalog(command)) > LONG_CHARACTERS:
                 await self._share.wait_for_room()
             return self._from_catalog(command)
+        if isinstance(command, History):
+            await self._share.wait_for_room()
+            return encode_history(self._registry.change_log, command)
         method = BY_COMMAND[type(command)]
         if method.writes and not self._caller.may_write:
             self._caller.refused[Unauthorized.word] += 1
             raise Unauthorized
         verb = getattr(self._registry, method.name)
+        by = called(method.name, peer=self._caller.peer, token=self._caller.token)
         event: Event
         try:
             if isinstance(command, (Register, Update)):
-                event = await verb(command)
+                event = await verb(command, by=by)
             elif isinstance(command, Ping) and self._peer is not None:
                 pings = self._registry.pings
-                event = await pings.ping_in_time(command.name, self._peer.start_soon)
+                event = await pings.ping_in_time(command.name, by, self._peer.start_soon)
             else:
-                event = await verb(**msgspec.structs.asdict(command))
+                event = await verb(**msgspec.structs.asdict(command), by=by)
         except MethodError as error:
             # Its traceback holds frames, and one of them holds the error: without this, only the
             # garbage collector would free them.

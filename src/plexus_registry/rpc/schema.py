@@ -19,7 +19,14 @@ import msgspec
 from msgspec import inspect
 
 from plexus_registry.rules.backend import FIELDS, Backend, Health, Source, State
-from plexus_registry.rules.events import EVENTS, Failed, encode_value
+from plexus_registry.rules.events import (
+    EVENTS,
+    Cause,
+    Failed,
+    LoggedChange,
+    Origin,
+    encode_value,
+)
 from plexus_registry.rules.methods import METHODS, NAMESPACE
 from plexus_registry.rules.states import Step
 
@@ -262,6 +269,9 @@ def _events_schema() -> Schema:
             "BackendHealth": _struct(Health),
             "BackendState": {"type": "string", "enum": list(State)},
             "ProbeStep": _struct(Step),
+            "LoggedChange": _struct(LoggedChange),
+            "ChangeCause": _struct(Cause),
+            "ChangeOrigin": {"type": "string", "enum": list(Origin)},
         },
     }
 
@@ -298,6 +308,9 @@ _DEFINED: Mapping[type, str] = {
     Health: "BackendHealth",
     State: "BackendState",
     Step: "ProbeStep",
+    LoggedChange: "LoggedChange",
+    Cause: "ChangeCause",
+    Origin: "ChangeOrigin",
 }
 
 

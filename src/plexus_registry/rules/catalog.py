@@ -101,6 +101,12 @@ class Catalog:
         """The event that begins a watch of some of the backends, encoded."""
         return encode_snapshot([self._encode(each) for each in backends], self.revision)
 
+    def encoded(self, backend: Backend) -> str:
+        """The JSON of a backend, which need not be in the catalog any more."""
+        if self._effective.get(backend.name) is backend:
+            return self._encode(backend)
+        return encode_value(backend)
+
     def _encode(self, backend: Backend) -> str:
         encoded = self._encoded.get(backend.name)
         if encoded is None:
@@ -108,13 +114,17 @@ class Catalog:
         return encoded
 
     def publish(
-        self, changes: Mapping[str, Records], revision: int | None = None
+        self,
+        changes: Mapping[str, Records],
+        revision: int | None = None,
+        encoded: Mapping[str, str] | None = None,
     ) -> Sequence[tuple[str, Backend | None, Backend | None]]:
         """Apply committed changes.
 
         Args:
             changes: The names that changed, with all that the layers state about each now.
             revision: The revision of the last change; None if none of them counts.
+            encoded: The JSON of the backends that are encoded already, by name.
 
         Returns:
             Each name with its backend before and after.
@@ -141,7 +151,10 @@ class Catalog:
             moves = before is None or after is None or before.created_at != after.created_at
             if moves and self._moves is not None:
                 self._moves.append((before, after))
-            self._encoded.pop(name, None)
+            if encoded and name in encoded:
+                self._encoded[name] = encoded[name]
+            else:
+                self._encoded.pop(name, None)
             published.append((name, before, after))
         if self._moves and len(self._moves) > max(SORTED_CHANGES, len(self._effective) // 8):
             self._moves = None

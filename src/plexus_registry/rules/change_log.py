@@ -4,6 +4,9 @@ Several changes are made in one transaction, one after the other, and each sees 
 it did. A change reads and writes the records of names; then it is either ended, which turns it into
 entries of the change log, or abandoned.
 
+Each entry says what changed, when and through whom; `rules/history.py` reads them. It is saved with
+the records that it changed, in one transaction, so the history neither misses nor invents a change.
+
 Revisions count the changes of one database one by one. If the database turns out to be an older
 copy, the count jumps to two above the last known revision, and the log begins anew there: the
 changes in the log never have a gap. Only the last changes are kept. A watch holds no more than the
@@ -21,13 +24,11 @@ import msgspec
 
 from plexus_registry.rules.errors import MethodError, WatchEnded
 from plexus_registry.rules.events import (
-    BackendActive,
     BackendDeleted,
-    BackendRegistered,
-    BackendStale,
-    BackendUpdated,
     Compacted,
+    LoggedChange,
     encode_value,
+    kind_of_change,
 )
 from plexus_registry.rules.operations import effective
 
@@ -37,12 +38,9 @@ if TYPE_CHECKING:
 
     from plexus_registry.rules.backend import Backend, Layer
     from plexus_registry.rules.catalog import Catalog
-    from plexus_registry.rules.events import Change
+    from plexus_registry.rules.events import Cause, Dated, Reloaded
     from plexus_registry.rules.methods import Watch as WatchCommand
     from plexus_registry.rules.operations import Records, Rule
-
-KEPT_CHANGES = 10_000
-"""How many changes a watch can be behind."""
 
 
 class Entry(NamedTuple):
@@ -52,31 +50,26 @@ class Entry(NamedTuple):
         revision: Its revision.
         name: The backend's name; None where the change is not about one.
         namespaces: The backend's namespace before and after, for each time that it existed.
-        event: The event, as JSON text.
+        head: The event as JSON text, up to the backend if it has one.
+        after: The backend after the change, as JSON text.
+        before: The backend before it, too. The catalog holds the same texts.
+        at: When it was made, in Unix milliseconds.
+        by: What made it: a `Cause` as JSON text. Older versions noted no `before`, `at` and `by`.
     """
 
     revision: int
     name: str | None
     namespaces: tuple[str | None, ...]
-    event: str
+    head: str
+    after: str | None = None
+    before: str | None = None
+    at: int | None = None
+    by: str | None = None
 
-
-def change_between(before: Backend | None, after: Backend | None, revision: int) -> Change | None:
-    """Find how an effective backend changed.
-
-    Returns:
-        The event; None if nothing changed but the time of its last sign of life.
-    """
-    if after is None:
-        return None if before is None else BackendDeleted(name=before.name, revision=revision)
-    if before is None:
-        return BackendRegistered(backend=after, revision=revision)
-    if before.is_active != after.is_active:
-        kind = BackendActive if after.is_active else BackendStale
-        return kind(backend=after, revision=revision)
-    if msgspec.structs.replace(before, last_seen=after.last_seen) == after:
-        return None
-    return BackendUpdated(backend=after, revision=revision)
+    @property
+    def event(self) -> str:
+        """The event, as JSON text."""
+        return self.head if self.after is None else f"{self.head}{self.after}}}"
 
 
 class ChangeLog:
@@ -86,7 +79,7 @@ class ChangeLog:
         revision: The revision of the last one.
     """
 
-    def __init__(self, entries: Iterable[Entry] = (), *, kept: int = KEPT_CHANGES) -> None:
+    def __init__(self, entries: Iterable[Entry] = (), *, kept: int = 10_000) -> None:
         self._entries = deque(entries, maxlen=kept)
         self.revision = self._entries[-1].revision if self._entries else 0
 
@@ -99,6 +92,9 @@ class ChangeLog:
     def can_resume(self, revision: int) -> bool:
         """Whether all that happened after a revision is kept."""
         return self.revision - len(self._entries) <= revision <= self.revision
+
+    def __reversed__(self) -> Iterator[Entry]:
+        return reversed(self._entries)
 
     def after(self, revision: int) -> Iterator[Entry]:
         """Return the changes after a revision, for which `can_resume` must hold."""
@@ -196,7 +192,10 @@ class Transaction:
     """Changes that are not committed yet.
 
     Attributes:
+        at: When they are made, in Unix milliseconds.
         entries: The entries for the change log, in order.
+        logged: The same changes, for the process log.
+        encoded: The JSON of backends in `changes`, as far as it is known.
         revision: The revision after the last change that has ended.
         signs_of_life: The names that a change shows to be alive.
         registered: The names that a change registers.
@@ -204,8 +203,11 @@ class Transaction:
             the changes that have ended.
     """
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, *, at: int) -> None:
+        self.at = at
         self.entries: list[Entry] = []
+        self.logged: list[LoggedChange] = []
+        self.encoded: dict[str, str] = {}
         self.revision = catalog.revision
         self.signs_of_life: set[str] = set()
         self.registered: set[str] = set()
@@ -213,7 +215,7 @@ class Transaction:
         self._catalog = catalog
         self._written: dict[str, Records] = {}  # by the changes that have ended
         self._current: dict[str, Records] = {}  # by the change that has not
-        self._reports: list[Change] = []
+        self._reports: list[Reloaded] = []
         self._to_save: set[str] = set()
 
     def records(self, name: str) -> Records:
@@ -248,7 +250,7 @@ class Transaction:
         """Replace what the layers state about a name."""
         self._current[name] = records
 
-    def report(self, event: Change) -> None:
+    def report(self, event: Reloaded) -> None:
         """Add an event beside those that follow from the records; its revision is set later."""
         self._reports.append(event)
 
@@ -256,8 +258,11 @@ class Transaction:
         """Save a name that no change writes: memory is ahead of the disk."""
         self._to_save.add(name)
 
-    def end_change(self) -> int:
-        """End the current change, and return the revision after it."""
+    def end_change(self, by: Cause | None) -> int:
+        """End the current change, and return the revision after it.
+
+        `by` is what made the change; None if it cannot change anything.
+        """
         for name, records in self._current.items():
             if records != self._catalog.records(name):
                 self.changes[name] = records
@@ -266,19 +271,59 @@ class Transaction:
             written = self._written.get(name)
             before = self._catalog.get(name) if written is None else effective(written)
             after = effective(records)
-            event = change_between(before, after, self.revision + 1)
-            if event is not None:
-                self.revision += 1
-                namespaces = tuple([each.namespace for each in (before, after) if each])
-                self.entries.append(Entry(self.revision, name, namespaces, encode_value(event)))
+            kind = kind_of_change(before, after)
+            if kind is not None:
+                self._add_entry(kind, name, before, after, by)
+            else:
+                self.encoded.pop(name, None)  # it may have been seen alive
         for report in self._reports:
-            self.revision += 1
-            event = msgspec.structs.replace(report, revision=self.revision)
-            self.entries.append(Entry(self.revision, None, (), encode_value(event)))
+            event = msgspec.structs.replace(report, revision=self.revision + 1)
+            self._add_entry(type(event), None, None, None, by, head=encode_value(event))
         self._written |= self._current
         self._current.clear()
         self._reports.clear()
         return self.revision
+
+    def _add_entry(
+        self,
+        kind: type[Dated],
+        name: str | None,
+        before: Backend | None,
+        after: Backend | None,
+        by: Cause | None,
+        *,
+        head: str = "",
+    ) -> None:
+        revision, at = self.revision + 1, self.at
+        tag = str(kind.__struct_config__.tag)
+        before_text = after_text = None
+        if name is not None:
+            if before is not None:
+                before_text = self.encoded.get(name) or self._catalog.encoded(before)
+            if after is not None:
+                after_text = self.encoded[name] = encode_value(after)
+                head = f'{{"type":"{tag}","revision":{revision},"at":{at},"backend":'
+            else:
+                self.encoded.pop(name, None)
+                head = encode_value(BackendDeleted(name=name, revision=revision, at=at))
+        self.entries.append(
+            Entry(
+                revision,
+                name,
+                tuple([each.namespace for each in (before, after) if each]),
+                head,
+                after_text,
+                before_text,
+                at,
+                None if by is None else encode_value(by),
+            )
+        )
+        self.logged.append(
+            LoggedChange(
+                revision=revision, at=at, type=tag, name=name, before=before, after=after, by=by
+            )
+        )
+        self.revision = revision
 
     def abandon_change(self) -> None:
         """Drop what the current change wrote and reported."""

@@ -8,6 +8,7 @@ Source: manual/protocol.md, "Events".
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -29,6 +30,12 @@ class Change(Event, frozen=True):
     revision: int
 
 
+class Dated(Change, frozen=True, kw_only=True, omit_defaults=True):
+    """A report on one change; a watch adds its time, in Unix milliseconds."""
+
+    at: int | None = None
+
+
 class Listed(Change, frozen=True, tag="backends"):
     """The backends, newest first."""
 
@@ -41,19 +48,19 @@ class Found(Event, frozen=True, tag="backend"):
     backend: Backend | None
 
 
-class BackendRegistered(Change, frozen=True, tag="backend_registered"):
+class BackendRegistered(Dated, frozen=True, tag="backend_registered"):
     """A backend was registered."""
 
     backend: Backend
 
 
-class BackendUpdated(Change, frozen=True, tag="backend_updated"):
+class BackendUpdated(Dated, frozen=True, tag="backend_updated"):
     """A backend was updated."""
 
     backend: Backend
 
 
-class BackendDeleted(Change, frozen=True, tag="backend_deleted"):
+class BackendDeleted(Dated, frozen=True, tag="backend_deleted"):
     """A backend was deleted."""
 
     name: str
@@ -65,13 +72,13 @@ class BackendDeregistered(Change, frozen=True, tag="backend_deregistered"):
     name: str
 
 
-class BackendStale(Change, frozen=True, tag="backend_stale"):
+class BackendStale(Dated, frozen=True, tag="backend_stale"):
     """A backend became inactive: it was silent too long, or said goodbye."""
 
     backend: Backend
 
 
-class BackendActive(Change, frozen=True, tag="backend_active"):
+class BackendActive(Dated, frozen=True, tag="backend_active"):
     """A backend that was inactive is active again."""
 
     backend: Backend
@@ -86,7 +93,7 @@ class Pinged(Event, frozen=True, omit_defaults=True, tag="ping"):
     revision: int | None = None
 
 
-class Reloaded(Change, frozen=True, tag="reloaded"):
+class Reloaded(Dated, frozen=True, omit_defaults=False, tag="reloaded"):
     """The config file was read: how many backends it states, and the names that changed."""
 
     count: int
@@ -106,6 +113,50 @@ class Compacted(Change, frozen=True, tag="compacted"):
 
     Its revision is not one to resume from: that is the snapshot's.
     """
+
+
+class Origin(StrEnum):
+    """What can change the registry. Source: manual/history.md, "Who made a change"."""
+
+    CALL = "call"
+    FILE = "file"
+    ENV = "env"
+    AUTO = "auto"
+    PROBE = "probe"
+    SILENCE = "silence"
+    START = "start"
+
+
+class Cause(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """Who or what made a change; a call has its method, and the client with its token."""
+
+    origin: Origin
+    method: str | None = None
+    peer: str | None = None
+    token: str | None = None
+
+
+def called(method: str, *, peer: str | None = None, token: str | None = None) -> Cause:
+    """Make the cause of a change by a call; without a peer, it is one of this process."""
+    return Cause(origin=Origin.CALL, method=f"registry.{method}", peer=peer, token=token)
+
+
+class LoggedChange(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One change of the history; older versions noted no `at`, `before` and `by`."""
+
+    revision: int
+    at: int | None
+    type: str
+    name: str | None
+    before: Backend | None
+    after: Backend | None
+    by: Cause | None
+
+
+class History(Change, frozen=True, tag="history"):
+    """The last changes, newest first."""
+
+    changes: tuple[LoggedChange, ...]
 
 
 class Checked(Event, frozen=True, tag="checked"):
@@ -145,9 +196,27 @@ EVENTS: tuple[type[Event], ...] = (
     Snapshot,
     Compacted,
     Checked,
+    History,
     Failed,
 )
 """All that a method can report, in the order of the schema."""
+
+
+def kind_of_change(before: Backend | None, after: Backend | None) -> type[Dated] | None:
+    """Find the event for a change of an effective backend.
+
+    Returns:
+        None if nothing changed but the time of its last sign of life.
+    """
+    if after is None:
+        return None if before is None else BackendDeleted
+    if before is None:
+        return BackendRegistered
+    if before.is_active != after.is_active:
+        return BackendActive if after.is_active else BackendStale
+    if msgspec.structs.replace(before, last_seen=after.last_seen) == after:
+        return None
+    return BackendUpdated
 
 
 _encode = msgspec.json.Encoder().encode

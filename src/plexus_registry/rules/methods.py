@@ -20,12 +20,21 @@ from plexus_registry.rules.parameters import (
     REVISION,
     Command,
     Parameter,
+    Values,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 NAMESPACE = "registry"
+
+MAX_HISTORY = 1000
+HISTORY_LIMIT = Values(
+    f"an integer from 1 to {MAX_HISTORY}",
+    lambda value: type(value) is int and 1 <= value <= MAX_HISTORY,
+    {"type": "integer", "minimum": 1, "maximum": MAX_HISTORY},
+)
+"""The most changes in one answer."""
 
 
 class _OfName(Command, frozen=True):
@@ -84,6 +93,22 @@ class Watch(Command, frozen=True):
     namespace: str | None = None
 
 
+class History(Command, frozen=True):
+    """Ask for the last changes."""
+
+    parameters: ClassVar[tuple[Parameter, ...]] = (
+        Parameter("name", ANY_STRING, "Only what happened to this backend."),
+        Parameter("namespace", ANY_STRING, "Only what happened to backends of this namespace."),
+        Parameter("before", REVISION, "Only what happened before this revision."),
+        Parameter("limit", HISTORY_LIMIT, "How many changes at most; by default 100."),
+    )
+
+    name: str | None = None
+    namespace: str | None = None
+    before: int | None = None
+    limit: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Method:
     """One method of the registry; its parameters are those of its command.
@@ -121,6 +146,7 @@ METHODS: tuple[Method, ...] = (
     Method("ping", "Report that a backend is alive.", Ping),
     Method("check", "Probe a backend now, and show each step.", Check),
     Method("reload", "Read the config file now.", Reload),
+    Method("history", "List the last changes, newest first.", History, writes=False),
     Method("watch", "Follow the changes.", Watch, streaming=True, writes=False),
 )
 BY_NAME: dict[str, Method] = {method.name: method for method in METHODS}

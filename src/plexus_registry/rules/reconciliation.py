@@ -87,6 +87,7 @@ def declare(
             (added if known is None else updated).append(name)
     reloaded = Reloaded(
         revision=transaction.revision,
+        at=transaction.at,
         count=len(declared),
         added=tuple(added),
         updated=tuple(updated),

@@ -28,10 +28,8 @@ from plexus_registry.server.http import HttpResponse
 from plexus_registry.server.metrics import CONTENT_TYPE
 
 if TYPE_CHECKING:
-    from collections import Counter
     from collections.abc import Awaitable, Callable
 
-    from plexus_registry.measures import Requests
     from plexus_registry.registry import Registry
     from plexus_registry.rpc.plexus import Hub
     from plexus_registry.rules.backend import Backend
@@ -56,8 +54,6 @@ class HttpCalls:
         registry: The registry.
         hub: Finds out what a JSON-RPC request means.
         fairness: The turns and the memory that all connections share.
-        refused: Counts refusals, by the name of the limit or check.
-        requests: Counts the JSON-RPC requests.
         max_message_bytes: The greatest length of a body.
         metrics: The answer to `/metrics`.
     """
@@ -65,18 +61,16 @@ class HttpCalls:
     registry: Registry
     hub: Hub
     fairness: Fairness
-    refused: Counter[str]
-    requests: Requests
     max_message_bytes: int
     metrics: Metrics
 
     def answer(
-        self, request: HttpRequest, grant: Grant
+        self, request: HttpRequest, grant: Grant, caller: Caller
     ) -> HttpResponse | Refusal | SlowAnswer | None:
         """Answer a request; return None if it is not one of these calls."""
         head = request.head
         if head.method == "POST" and head.path == "/":
-            return self._post(request, grant)
+            return self._post(request, grant, caller)
         is_one = head.path.startswith(f"{_BACKENDS}/")
         if head.method not in _READS or not (is_one or head.path in PATHS):
             return None
@@ -156,7 +150,7 @@ class HttpCalls:
             return HttpResponse(status=HTTPStatus.NOT_MODIFIED, body="", fields=fields)
         return _json(make(), fields=fields)
 
-    def _post(self, request: HttpRequest, grant: Grant) -> Refusal | SlowAnswer:
+    def _post(self, request: HttpRequest, grant: Grant, caller: Caller) -> Refusal | SlowAnswer:
         types = request.head.values(b"content-type")
         if [each.partition(";")[0].strip().lower() for each in types] != [JSON]:
             return _WRONG_TYPE
@@ -171,12 +165,6 @@ class HttpCalls:
         if grant is Grant.NOTHING:
             return UNAUTHORIZED
         share = Share(self.fairness)
-        caller = Caller(
-            may_write=grant is Grant.ALL,
-            may_subscribe=False,
-            refused=self.refused,
-            requests=self.requests,
-        )
         make = partial(self._carry_out, caller, share)
         return SlowAnswer(make=make, share=share, body_bytes=request.body_bytes)
 

@@ -96,6 +96,7 @@ class Server:
         self._url = url
         self._certificate = certificate
         self._max_message_bytes = settings.limits.message_bytes
+        self._needs_token = settings.token is not None
         self._refused: Counter[str] = Counter()
         self._requests = Requests()
         self._log_throttle = LogThrottle()
@@ -133,8 +134,6 @@ class Server:
             registry=registry,
             hub=hub,
             fairness=self._fairness,
-            refused=self._refused,
-            requests=self._requests,
             max_message_bytes=self._max_message_bytes,
             metrics=Metrics(
                 registry=registry,
@@ -255,20 +254,32 @@ class Server:
                 " or REGISTRY_TOKEN",
             )
         if not request.is_upgrade or head.method != "GET":
-            return self._http_calls.answer(request, grant) or self._pages.answer(head, grant)
+            caller = self._caller(grant, endpoints, may_subscribe=False)
+            answer = self._http_calls.answer(request, grant, caller)
+            return answer or self._pages.answer(head, grant)
         if (fault := handshake_fault(request)) is not None:
             return fault
         if grant is Grant.NOTHING:
             return UNAUTHORIZED
         return Handshake(request, grant)
 
+    def _caller(self, grant: Grant, endpoints: Endpoints, *, may_subscribe: bool = True) -> Caller:
+        may_write = grant is Grant.ALL
+        host = f"[{endpoints.peer}]" if ":" in endpoints.peer else endpoints.peer
+        return Caller(
+            may_write=may_write,
+            may_subscribe=may_subscribe,
+            peer=f"{host}:{endpoints.port}",
+            token="none" if not self._needs_token else "write" if may_write else "read",
+            refused=self._refused,
+            requests=self._requests,
+        )
+
     async def _serve_websocket(
         self, stream: trio.abc.Stream, accepted: Handshake, endpoints: Endpoints
     ) -> None:
         """Serve an open WebSocket until it ends."""
-        caller = Caller(
-            may_write=accepted.grant is Grant.ALL, refused=self._refused, requests=self._requests
-        )
+        caller = self._caller(accepted.grant, endpoints)
         reader = FrameReader(is_peer_client=True, max_message_bytes=self._max_message_bytes)
         reader.feed(accepted.request.rest)
         async with trio.open_nursery() as nursery:

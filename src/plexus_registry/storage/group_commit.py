@@ -34,6 +34,7 @@ from plexus_registry.rules.errors import StorageFailed
 if TYPE_CHECKING:
     from plexus_registry.rules.catalog import Catalog
     from plexus_registry.rules.change_log import Entry
+    from plexus_registry.rules.events import Cause
     from plexus_registry.rules.operations import Records
     from plexus_registry.storage.sqlite import Store
 
@@ -64,6 +65,7 @@ class _QueuedChange(Generic[T_co]):
     """One change in the queue, and later its outcome, or the error why it was not made."""
 
     change: Change[T_co]
+    by: Cause | None
     is_long: bool
     # Whether its group is being committed, or was: it is finished in any case.
     is_taken: bool = False
@@ -75,7 +77,7 @@ class _QueuedChange(Generic[T_co]):
         """Make the change in a transaction, after the ones before it."""
         try:
             self.outcome = self.change(transaction)
-            self.revision = transaction.end_change()
+            self.revision = transaction.end_change(self.by)
         except Exception as error:  # noqa: BLE001 - its caller gets it, not its neighbours
             self.error = error
             transaction.abandon_change()
@@ -97,6 +99,7 @@ class GroupCommit:
         publish: Publish,
         ended: Ended,
         now: Callable[[], int],
+        now_ms: Callable[[], int],
     ) -> None:
         """Start with nothing queued.
 
@@ -108,6 +111,7 @@ class GroupCommit:
             ended: Called after each commit, well or not, with the moments at which it began
                 and ended.
             now: The clock that says since when saving fails.
+            now_ms: The clock for the history, in Unix milliseconds.
         """
         self.failure: StorageFailure | None = None
         self.seconds = Histogram()
@@ -117,6 +121,7 @@ class GroupCommit:
         self._publish = publish
         self._ended = ended
         self._now = now
+        self._now_ms = now_ms
         self._queue: list[_QueuedChange[object]] = []
         self._committing: Mapping[str, Records] = {}
         # While a worker thread makes changes, it is not known which names they are about.
@@ -148,9 +153,11 @@ class GroupCommit:
         Raises:
             StorageFailed: Saving still fails.
         """
-        await self.commit(lambda _transaction: None)
+        await self.commit(lambda _transaction: None, None)
 
-    async def commit(self, change: Change[T], *, is_long: bool = False) -> tuple[T, int]:
+    async def commit(
+        self, change: Change[T], by: Cause | None, *, is_long: bool = False
+    ) -> tuple[T, int]:
         """Make a change durable.
 
         If the caller is cancelled before the change is made, it is not made; after that, it is
@@ -158,6 +165,7 @@ class GroupCommit:
 
         Args:
             change: Reads and writes a transaction, and returns what the caller wants to know.
+            by: What makes the change, for the history; None if it cannot change a backend.
             is_long: Whether it may be about so many names that it should run in a worker thread.
 
         Returns:
@@ -167,7 +175,7 @@ class GroupCommit:
             StorageFailed: The change could not be saved, and was not made.
             Exception: Whatever the change raised; it was not made.
         """
-        queued = _QueuedChange(change, is_long)
+        queued = _QueuedChange(change, by, is_long)
         self._queue.append(queued)
         try:
             while not queued.is_taken:
@@ -195,7 +203,7 @@ class GroupCommit:
             queued.is_taken = True
         was_failing = self.failure is not None
         try:
-            transaction = Transaction(self._catalog)
+            transaction = Transaction(self._catalog, at=self._now_ms())
             for queued in group:
                 if queued.is_long:
                     self._is_making_changes = True

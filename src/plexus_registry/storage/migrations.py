@@ -43,7 +43,8 @@ _FIRST_COLUMNS: dict[str, type[str | int]] = {
 """A row without an id is a tombstone; `last_seen` and the texts may be null."""
 
 CHANGES_TABLE = "changes"
-"""The last changes. `name` may be null; `namespaces` is a JSON array; `event` is JSON text."""
+"""The last changes. `name` may be null; `namespaces` is a JSON array; `event` is JSON text, with
+the backend after the change. Rows of older versions have no `before`, `at` and `cause`."""
 
 _ORIGINAL_COLUMNS = _FIRST_COLUMNS.keys() - {"layer"}
 
@@ -90,9 +91,14 @@ def _health(db: Database) -> None:
     _add_column(db, "health", str)
 
 
-def _add_column(db: Database, name: str, kind: type[str | int]) -> None:
-    """Add a column for a member of `Backend`, unless an interrupted start has done so."""
-    table = db.table(TABLE)
+def _history(db: Database) -> None:
+    for name, kind in (("before", str), ("at", int), ("cause", str)):
+        _add_column(db, name, kind, to=CHANGES_TABLE)
+
+
+def _add_column(db: Database, name: str, kind: type[str | int], *, to: str = TABLE) -> None:
+    """Add a column, unless an interrupted start has done so."""
+    table = db.table(to)
     if name not in table.columns_dict:
         table.add_column(name, kind)
 
@@ -139,6 +145,7 @@ STEPS: dict[str, Callable[[Database], None]] = {
     "001_one_record_a_layer": _one_record_a_layer,
     "002_the_last_changes": _the_last_changes,
     "003_health": _health,
+    "004_history": _history,
 }
 """Every step, in order; a file keeps the names of those that it has taken."""
 

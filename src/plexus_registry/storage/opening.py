@@ -15,9 +15,9 @@ from sqlite_utils import Database
 from sqlite_utils.db import NoTable
 
 from plexus_registry.concurrency import RunSync, run_in_thread
-from plexus_registry.rules.change_log import KEPT_CHANGES, Entry
+from plexus_registry.rules.change_log import Entry
 from plexus_registry.rules.errors import StartError
-from plexus_registry.rules.events import Compacted, encode_value
+from plexus_registry.rules.events import Cause, Compacted, Origin, encode_value
 from plexus_registry.storage.database_file import (
     connect_read_only,
     copy_database,
@@ -54,7 +54,7 @@ async def open_store(
     path: Path,
     *,
     run_sync: RunSync = run_in_thread,
-    kept_changes: int = KEPT_CHANGES,
+    kept_changes: int = 10_000,
     start_empty: bool = False,
 ) -> AsyncIterator[Store]:
     """Open the database, and close it at the end.
@@ -178,7 +178,14 @@ def _begin_anew(db: Database, known_revision: int) -> Entry:
     """
     # Two above: no watch can resume from the revision between without a snapshot.
     revision = known_revision + 2
-    first = Entry(revision, None, (), encode_value(Compacted(revision=revision)))
+    first = Entry(
+        revision,
+        None,
+        (),
+        encode_value(Compacted(revision=revision)),
+        at=time.time_ns() // 1_000_000,
+        by=encode_value(Cause(origin=Origin.START)),
+    )
     with db.atomic():
         db.execute(f"DELETE FROM {CHANGES_TABLE}")  # noqa: S608 - a constant
         db.execute(INSERT_CHANGE, row_of_change(first))

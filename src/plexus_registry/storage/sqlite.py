@@ -153,8 +153,8 @@ REPLACE = (
     f" SET {', '.join(f'{column} = excluded.{column}' for column in COLUMNS[2:])}"
 )
 INSERT_CHANGE = (
-    f"INSERT INTO {CHANGES_TABLE} (revision, name, namespaces, event)"  # noqa: S608 - as above
-    " VALUES (?, ?, ?, ?)"
+    f"INSERT INTO {CHANGES_TABLE}"  # noqa: S608 - as above
+    " (revision, name, namespaces, event, before, at, cause) VALUES (?, ?, ?, ?, ?, ?, ?)"
 )
 TAKE_BACK = f"DELETE FROM {CHANGES_TABLE} WHERE revision > ?"  # noqa: S608 - as above
 FORGET = f"DELETE FROM {CHANGES_TABLE} WHERE revision <= ?"  # noqa: S608 - as above
@@ -191,10 +191,23 @@ def record_of(row: Mapping[str, object]) -> Record:
 def row_of_change(entry: Entry) -> tuple[object, ...]:
     """Turn an entry into its row."""
     namespaces = msgspec.json.encode(entry.namespaces).decode()
-    return (entry.revision, entry.name, namespaces, entry.event)
+    revision, name, _, _, _, before, at, by = entry
+    return (revision, name, namespaces, entry.event, before, at, by)
 
 
 def change_of(row: Mapping[str, object]) -> Entry:
     """Turn a row into its entry."""
     namespaces = msgspec.json.decode(str(row["namespaces"]))
-    return msgspec.convert((row["revision"], row["name"], namespaces, row["event"]), Entry)
+    # Before its backend, no event has a text that others chose.
+    head, backend, after = str(row["event"]).partition('"backend":')
+    values = (
+        row["revision"],
+        row["name"],
+        namespaces,
+        head + backend,
+        after[:-1] if backend else None,
+        row["before"],
+        row["at"],
+        row["cause"],
+    )
+    return msgspec.convert(values, Entry)

@@ -16,7 +16,7 @@ import trio
 from plexus_registry.concurrency import FailureLog
 from plexus_registry.health.pings import PING_DELAY
 from plexus_registry.rules.backend import Layer
-from plexus_registry.rules.errors import ConfigError, StorageFailed, shown
+from plexus_registry.rules.errors import ConfigError, StorageFailed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,8 +94,7 @@ async def sweep_once(registry: Registry) -> None:
     Raises:
         StorageFailed: The marks could not be saved.
     """
-    for name in await registry.health.mark_silent():
-        log.info("backend %s is inactive: no ping in time", shown(name))
+    await registry.health.mark_silent()
 
 
 async def sweep_forever(
