@@ -101,6 +101,7 @@ CODES = {
     "unauthorized": -32005,
     "limit_exceeded": -32006,
     "response_too_large": -32008,
+    "websocket_needed": -32011,
     "not_found": -32001,
     "name_taken": -32002,
     "config_invalid": -32003,
