@@ -56,18 +56,18 @@ PLAIN = {
     "GET": (b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 200),
     "HTTP/1.0": (b"GET / HTTP/1.0\r\n\r\n", 200),
     "bare line feeds": (b"GET / HTTP/1.0\nHost: localhost\n\n", 200),
-    "other page": (b"GET /metrics HTTP/1.0\r\n\r\n", 404),
+    "other page": (b"GET /nothing HTTP/1.0\r\n\r\n", 404),
     "other upgrade": (
         b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: h2c\r\nConnection: Upgrade, close\r\n\r\n",
         200,
     ),
     "POST": (
         b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (len(CALL), CALL),
-        405,
+        415,
     ),
     "large body": (
         b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n" + b"x" * 100_000,
-        405,
+        415,
     ),
 }
 

@@ -15,13 +15,17 @@ from tests.e2e.raw import HEAD, TEXT, frame, wire_to
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-HASTY = with_prelude("import plexus_registry.server.handshake as d; d.HEAD_SECONDS = 0.2")
+HASTY = with_prelude(
+    "import plexus_registry.server.handshake as d; d.HEAD_SECONDS = d.BODY_SECONDS = 0.2"
+)
 LIMIT_SECONDS = 20
 
 PIECES = [
     *(b"GET / HTTP/1.1\r\n", b"POST /healthz HTTP/1.0\r\n", b"Host: localhost\r\n", b"\r\n", b"\n"),
     *(b"Upgrade: websocket\r\n", b"Connection: Upgrade\r\n", b"Sec-WebSocket-Version: 13\r\n"),
     *(b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n", b"Expect: 100-continue\r\n"),
+    *(b"POST / HTTP/1.1\r\n", b"Content-Type: application/json\r\n", b'{"jsonrpc":"2.0"}'),
+    *(b"GET /backends?active=", b"/metrics HTTP/1.1\r\n", b"Content-Length: 300\r\n"),
     *(b"\x16\x03\x01\x02\x00\x01", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"A" * 20_000),
     *(HEAD, HEAD[:70], HEAD[70:], frame(TEXT, b"{}"), frame(TEXT, b"[" * 200), frame(9, b"p")),
     *(frame(8, b""), frame(3, b"?"), frame(TEXT, b"x", masked=False)),

@@ -255,7 +255,8 @@ def _json(
 _WRONG_TYPE = Refusal(
     status=HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     counted_as="bad_request",
-    text="JSON-RPC over HTTP needs `Content-Type: application/json`.",
+    text="JSON-RPC over HTTP needs `Content-Type: application/json`; or connect with a WebSocket"
+    " client.",
 )
 _NO_LENGTH = Refusal(
     status=HTTPStatus.LENGTH_REQUIRED,
