@@ -95,6 +95,7 @@ class ScriptedWebSocket:
         self.share = Share(Fairness())
         self.is_gone = False
         self.is_whole = True
+        self.is_in_message = False
         self.sent = 0
         self.sending: int | None = None
         self.say, self._heard = trio.open_memory_channel[str](100)
@@ -144,9 +145,10 @@ class ScriptedWebSocket:
         if not is_first:
             self.frames[-1] += text
         self.is_whole = is_last
+        self.is_in_message = not is_last
 
-    async def close(self, code: int = 1000, reason: str | None = None) -> None:
-        """Nobody is there to hear it."""
+    async def close(self, code: int = 1000, reason: str | None = None) -> None:  # noqa: ARG002
+        await self.flush()
 
 
 @asynccontextmanager

@@ -9,16 +9,20 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 from trio_websocket import ConnectionClosed
 
+from plexus_registry.rpc.fairness import Fairness
 from plexus_registry.rpc.handler import Handler
 from plexus_registry.rpc.plexus import Hub
 from plexus_registry.rpc.subscriptions import CHARACTERS_AT_ONCE, LOOKS_AT_ONCE, ChangeFrames
 from plexus_registry.rules.backend import Register
+from plexus_registry.server.connection import Watchers, serve_connection
 from plexus_registry.server.handshake import Shutdown
-from tests.fakes import ScriptedWebSocket, answered, opened, serve_scripted, texts_of
+from tests.fakes import Disk, ScriptedWebSocket, answered, opened, serve_scripted, texts_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    import pytest
 
     from plexus_registry.registry import Registry
 
@@ -166,3 +170,61 @@ async def test_a_peer_that_leaves_during_an_event_ends_nothing_else(
         assert kinds(wire) == [1, "backend_registered"]
         assert not nursery.cancel_scope.cancel_called
         await wire.say.aclose()
+
+
+async def test_a_watch_that_came_further_by_itself_gets_nothing_twice(tmp_path: Path) -> None:
+    async with opened(tmp_path) as registry:
+        responder = Handler(registry, HUB)
+        changes = ChangeFrames(registry.change_log, registry.catalog)
+        await answered(responder, WATCH)
+        responder.note_sent()
+        for name in "abc":
+            await registry.register(Register(name=name, host="h", port=1))
+        assert len(texts_of(responder.due(changes, changes.revision))) == 3
+        assert responder.due(changes, changes.revision - 2) == []
+        assert responder.due(changes, changes.revision) == []
+
+
+async def test_an_error_while_changes_are_sent_ends_one_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(tmp_path) as registry, trio.open_nursery() as nursery:
+        watchers = Watchers(registry, Fairness())
+        await nursery.start(watchers.send_forever)
+        wires = []
+        for _ in range(2):
+            wire = ScriptedWebSocket(nursery)
+            nursery.start_soon(serve_connection, registry, HUB, wire, Shutdown(), watchers)  # type: ignore[arg-type]  # a script
+            await wire.say.send(WATCH)
+            await wait_all_tasks_blocked()
+            wires.append(wire)
+        broken, other = wires
+        monkeypatch.setattr(broken, "send_at_once", lambda _: 1 / 0)
+        for name in "ab":
+            await registry.register(Register(name=name, host="h", port=1))
+            await wait_all_tasks_blocked()
+        assert kinds(other) == [1, "backend_registered", "backend_registered"]
+        assert kinds(broken) == [1]
+        assert caplog.text.count("changes could not be sent") == 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_request_that_came_with_the_handshake_is_answered_before_the_end(
+    tmp_path: Path,
+) -> None:
+    shutdown, disk = Shutdown(), Disk()
+    async with opened(tmp_path, disk) as registry, trio.open_nursery() as nursery:
+        wire = ScriptedWebSocket(nursery)
+        register = '"method":"registry.register","params":{"name":"a","host":"h","port":1}'
+        wire._next = (
+            f'[{{"jsonrpc":"2.0","id":6,{register}}},{{"jsonrpc":"2.0","id":7,{register}}}]'
+        )
+        disk.barrier = barrier = trio.Event()
+        nursery.start_soon(serve_scripted, registry, HUB, wire, shutdown)
+        await wait_all_tasks_blocked()
+        shutdown.begin()
+        await wait_all_tasks_blocked()
+        disk.barrier = None
+        barrier.set()
+    (answers,) = map(msgspec.json.decode, wire.frames)
+    assert ["result" in each for each in answers] == [True, True]

@@ -391,3 +391,52 @@ async def socket_pair() -> AsyncIterator[tuple[trio.SocketStream, trio.SocketStr
     ours, theirs = trio.socket.socketpair()
     async with trio.SocketStream(ours) as server, trio.SocketStream(theirs) as peer:
         yield server, peer
+
+
+async def test_a_second_look_at_a_busy_connection_starts_no_second_reader() -> None:
+    async with connected() as each:
+        each.counted.barrier = barrier = trio.Event()
+        each.nursery.start_soon(each.websocket.send, ["slow"])
+        await wait_all_tasks_blocked()
+        await each.peer.send_all(sent(Opcode.PING, b"p"))
+        for _ in range(3):  # the pong waits until the text is sent
+            each.nursery.start_soon(each.websocket.read_ahead)
+            await wait_all_tasks_blocked()
+        barrier.set()
+        assert [await each.next_frame() for _ in range(2)] == ["slow", PongFrame(b"p")]
+        await each.peer.send_all(sent(Opcode.TEXT, b"{}"))
+        assert await received(each.websocket) == "{}"
+
+
+async def test_nothing_follows_a_close_frame() -> None:
+    async with connected() as each:
+        await each.peer.send_all(sent(Opcode.TEXT, b"{}") + encode_close(1000, mask=MASK))
+        await each.websocket.wait()
+        assert each.websocket.read() == "{}"
+        assert each.websocket.read() is None
+        queued = each.websocket.queued
+        each.websocket.queue(["too late"])
+        assert each.websocket.queued == queued
+        with pytest.raises(ConnectionClosed):
+            await each.websocket.flush()
+        assert await each.next_frame() == CloseFrame(1000, "")
+
+
+async def test_nothing_follows_a_frame_that_was_cut() -> None:
+    async with connected() as each:
+        each.counted.barrier = barrier = trio.Event()
+        with trio.move_on_after(0) as scope:
+            await each.websocket.send(["x" * PIECE_BYTES * 2])
+        assert scope.cancelled_caught
+        barrier.set()
+        with pytest.raises(ConnectionClosed):
+            await each.websocket.send(["too late"])
+
+
+async def test_two_tasks_that_find_a_broken_protocol_end_the_connection_once() -> None:
+    async with connected() as each:
+        each.nursery.start_soon(each.websocket.read_ahead)
+        await each.peer.send_all(frame(3, b""))
+        await wait_all_tasks_blocked()
+        with trio.fail_after(5), pytest.raises(ConnectionClosed):
+            await received(each.websocket)

@@ -89,7 +89,9 @@ class ChangeFrames:
         if not cursor.has_begun:
             events, looks = cursor.due(self._change_log, self._catalog, most=EVENTS_AT_ONCE)
             return [encoder.data(number, each, now=now) for each in events], looks
-        first, last = cursor.revision, min(until, cursor.revision + EVENTS_AT_ONCE)
+        # While others had their turn, this watch may have come further by itself.
+        first = cursor.revision
+        last = max(first, min(until, first + EVENTS_AT_ONCE))
         digits = b"%d" % number
         key = (encoder, cursor.filters, first, last, len(digits), now)
         parts = self._parts.get(key)

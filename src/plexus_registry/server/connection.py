@@ -62,6 +62,7 @@ async def serve_connection(
     sent_before = None
     try:
         with shutdown.request_loop() as loop:
+            loop.is_busy = True  # requests may have come with the handshake
             while not loop.must_end():
                 if websocket.queued > PIECE_BYTES:
                     await websocket.flush()
@@ -123,6 +124,7 @@ async def _send(websocket: WebSocket, handler: Handler, frames: list[str]) -> in
     """Send frames, or queue them if they are short; return their size in characters."""
     size = sum(map(len, frames))
     if size > LONG_CHARACTERS:
+        await websocket.share.wait_for_turn()
         await websocket.send(frames)
         handler.release()
     else:
@@ -149,8 +151,7 @@ async def _break_off(
         unsent = current if sent_before in (None, websocket.sent) else []
     elif current is not None:
         # The answer to a batch is sent in parts while it is made.
-        is_begun = current.lstrip()[:1] in ("[", b"[") and sent_before != websocket.sent
-        unsent = [] if is_begun else handler.break_off(current, why)
+        unsent = [] if websocket.is_in_message else handler.break_off(current, why)
     if websocket.sending is not None:
         return  # a frame was cut in the middle: the peer would take the next one for its rest
     with suppress(ConnectionClosed):
@@ -167,8 +168,8 @@ class WatchSender:
 
     def __init__(self, watchers: Watchers, handler: Handler, websocket: WebSocket) -> None:
         self._watchers = watchers
+        self.websocket = websocket
         self._handler = handler
-        self._websocket = websocket
         self._sending = trio.Lock()
         self._has_begun = False
         self._is_over = False
@@ -215,7 +216,7 @@ class WatchSender:
             self._start()
             return False
         messages = self._handler.due(self._watchers.changes, until)
-        if messages and not self._websocket.send_at_once(messages):
+        if messages and not self.websocket.send_at_once(messages):
             self._start()
             return False
         return self._handler.is_behind()
@@ -223,16 +224,16 @@ class WatchSender:
     def _start(self) -> None:
         if self._caught_up is None and not self._is_over:
             self._caught_up = trio.Event()
-            self._websocket.start_soon(self._catch_up, self._caught_up)
+            self.websocket.start_soon(self._catch_up, self._caught_up)
 
     async def _catch_up(self, caught_up: trio.Event) -> None:
         """Send the queue and the changes that are due, until there are no more."""
-        share = self._websocket.share
+        share = self.websocket.share
         try:
             # When the peer leaves, the task that reads its frames ends the connection.
             with suppress(ConnectionClosed):
                 async with self._sending:
-                    await self._websocket.send(())  # the queue
+                    await self.websocket.send(())  # the queue
                 while not self._is_over and self._handler.is_behind():
                     # The lock is a checkpoint, so other connections have their turn.
                     async with self._sending:
@@ -242,7 +243,7 @@ class WatchSender:
                         messages = self._handler.due(changes, changes.revision)
                         held = sum(map(share.hold, messages))
                         try:
-                            await self._websocket.send(messages)
+                            await self.websocket.send(messages)
                         finally:
                             share.release(held)
         finally:
@@ -286,6 +287,16 @@ class Watchers:
                 await wakeup.wait()
                 until = self.changes.revision
                 for sender in [*self._senders]:
-                    if sender in self._senders and sender.send_at_once(until):
+                    if sender in self._senders and self._send_to(sender, until):
                         wakeup.set()
                     await self._share.wait_for_turn()
+
+    def _send_to(self, sender: WatchSender, until: int) -> bool:
+        """Send changes to one connection; an error ends that connection only."""
+        try:
+            return sender.send_at_once(until)
+        except Exception:
+            log.exception("changes could not be sent")
+            self.remove(sender)
+            sender.websocket.start_soon(sender.websocket.close, CloseCode.INTERNAL_ERROR, FAILED)
+            return False

@@ -107,23 +107,23 @@ class Heartbeat:
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Check the connections in every tick until cancelled."""
-        async with trio.open_nursery() as nursery:
-            task_status.started()
-            wake = trio.current_time()
-            for number in count():
-                # If this process was stopped, that time does not count as silence of the peers.
-                wake = max(wake + self.tick, trio.current_time())
-                await trio.sleep_until(wake)
-                self.lag.note(trio.current_time() - wake)
-                self.check_once(number % self._turns, nursery)
+        task_status.started()
+        wake = trio.current_time()
+        for number in count():
+            # If this process was stopped, that time does not count as silence of the peers.
+            wake = max(wake + self.tick, trio.current_time())
+            await trio.sleep_until(wake)
+            self.lag.note(trio.current_time() - wake)
+            self.check_once(number % self._turns)
 
-    def check_once(self, turn: int, nursery: trio.Nursery) -> None:
+    def check_once(self, turn: int) -> None:
         """Check all connections, and ping those of this turn that are idle."""
         for watched in [*self._watched]:
             if watched.websocket.reader.fragments > self._most_fragments:
                 reason = f"a message may come in {self._most_fragments} fragments"
                 self._refuse(watched, "fragments", f"closed {watched.name}: {reason}")
-                nursery.start_soon(_close_and_cut, watched, CloseCode.POLICY_VIOLATION, reason)
+                code = CloseCode.POLICY_VIOLATION
+                watched.websocket.start_soon(_close_and_cut, watched, code, reason)
                 continue
             sending = watched.websocket.sending
             if sending is not None and sending == watched.sending:
@@ -138,15 +138,15 @@ class Heartbeat:
             if self._holds_up_others(watched):
                 self._cut_off(watched, "unread_total", "it reads too slowly, and others wait")
                 continue
-            self._read_ahead(watched, nursery)
+            self._read_ahead(watched)
             if watched.turn == turn:
-                self._check_peer(watched, nursery)
+                self._check_peer(watched)
 
-    def _read_ahead(self, watched: Watched, nursery: trio.Nursery) -> None:
+    def _read_ahead(self, watched: Watched) -> None:
         """Read the control frames of a connection that is busy since the last tick."""
         waits, watched.waits = watched.waits, watched.websocket.waits
         if waits == watched.waits and not watched.websocket.is_reading:
-            nursery.start_soon(watched.websocket.read_ahead)
+            watched.websocket.start_soon(watched.websocket.read_ahead)
 
     def _holds_up_others(self, watched: Watched) -> bool:
         """Whether others wait for memory that this connection has occupied for too long."""
@@ -161,7 +161,7 @@ class Heartbeat:
         self._refuse(watched, word, f"cut off {watched.name}: {why}")
         watched.cut()
 
-    def _check_peer(self, watched: Watched, nursery: trio.Nursery) -> None:
+    def _check_peer(self, watched: Watched) -> None:
         websocket = watched.websocket
         # If nobody reads what the peer sends, its silence does not count.
         if websocket.was_heard or not websocket.is_reading:
@@ -171,12 +171,12 @@ class Heartbeat:
             websocket.has_asked = False
         elif watched.unanswered < MISSED_PONGS:
             watched.unanswered += 1
-            nursery.start_soon(_ping, websocket)
+            websocket.start_soon(_ping, websocket)
         else:
             silence = f"it answered no ping for {MISSED_PONGS * self._ping_interval:g} s"
             self._refuse(watched, "pings", f"closed {watched.name}: {silence}")
             reason = "no answer to a ping"
-            nursery.start_soon(_close_and_cut, watched, CloseCode.INTERNAL_ERROR, reason)
+            websocket.start_soon(_close_and_cut, watched, CloseCode.INTERNAL_ERROR, reason)
 
     def _refuse(self, watched: Watched, word: str, text: str) -> None:
         """Count and log the end of a connection, and check it no more."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import logging
 import resource
+import socket
 import ssl
 import stat
+import sys
 from collections import Counter
 from contextlib import asynccontextmanager
 from ipaddress import ip_network
@@ -28,6 +30,8 @@ log = logging.getLogger(__name__)
 Stream = TypeVar("Stream", bound=trio.abc.AsyncResource)
 
 PAUSE_SECONDS = 0.25
+_ESTABLISHED = b"\x01"
+"""Source: Linux, include/net/tcp_states.h."""
 OTHER_FILES = 32
 """Files that a registry needs beside its connections: database, config file, Trio's own, spare."""
 
@@ -286,3 +290,15 @@ def group_of(address: str) -> str | None:
     if ip is None or ip.is_loopback:
         return None
     return str(ip_network((ip, _IPV6_PREFIX), strict=False)) if ip.version == 6 else str(ip)
+
+
+def has_hung_up(stream: trio.abc.Stream) -> bool:
+    """Check whether a peer has hung up; return False if the system cannot tell."""
+    plain = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+    if sys.platform != "linux" or not isinstance(plain, trio.SocketStream):
+        return False
+    try:
+        state = plain.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+    except OSError:
+        return True
+    return state != _ESTABLISHED

@@ -13,8 +13,6 @@ whether the peer reads.
 from __future__ import annotations
 
 import os
-import socket
-import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
@@ -23,6 +21,7 @@ from trio_websocket import CloseReason, ConnectionClosed
 
 from plexus_registry.rpc.fairness import Caller, Fairness, Share
 from plexus_registry.server.handshake import hang_up
+from plexus_registry.server.listener import has_hung_up
 from plexus_registry.websocket_frames import (
     PIECE_BYTES,
     CloseCode,
@@ -44,8 +43,6 @@ RECEIVE_BYTES = 4096
 """How much is received at a time; more if a frame that is longer has begun."""
 MOST_EARLY = 2
 """How many messages are read while the task of the connection is busy."""
-_ESTABLISHED = b"\x01"
-"""Source: Linux, include/net/tcp_states.h."""
 
 
 class WebSocket:
@@ -60,6 +57,7 @@ class WebSocket:
         was_heard: Whether bytes came since the heartbeat last set it to false.
         has_asked: Whether a message came since the heartbeat last set it to false.
         is_reading: Whether a task waits for bytes.
+        is_in_message: Whether a message was sent in part.
         waits: How often it has begun to wait for bytes.
         has_broken_protocol: Whether the peer broke RFC 6455, or sent too much.
         was_too_large: Whether it sent a message that is too large.
@@ -92,7 +90,9 @@ class WebSocket:
         self._lock = trio.Lock()
         self._is_sending = False
         self._is_busy = False
+        self._is_cut = False
         self.is_reading = False
+        self.is_in_message = False
         self.has_broken_protocol = self.was_too_large = False
         self._closed: CloseReason | None = None
         self._early: list[str | bytes] = []
@@ -126,8 +126,9 @@ class WebSocket:
 
     def queue(self, texts: Iterable[str]) -> None:
         """Keep short messages until the next ones are sent, or until `flush`."""
-        for text in texts:
-            self._add(encode_frame(Opcode.TEXT, text.encode()))
+        if self._closed is None:  # after a close frame there must be none
+            for text in texts:
+                self._add(encode_frame(Opcode.TEXT, text.encode()))
 
     def _add(self, frame: bytes) -> None:
         self._queue.append(frame)
@@ -150,7 +151,7 @@ class WebSocket:
 
     async def read_ahead(self) -> None:
         """Read what arrives while the task of the connection is busy: two messages at most."""
-        if self.is_reading or self._early or self._closed is not None:
+        if self.is_reading or self._ahead is not None or self._early or self._closed is not None:
             return
         self._ahead = ended = trio.Event()
         try:
@@ -211,11 +212,14 @@ class WebSocket:
         """Wait until the peer has seen the close frame, and raise `ConnectionClosed`."""
         # Thousands may leave at once, and ending a connection costs as much as several calls.
         await self._fairness.wait_for_turn()
-        if self.has_broken_protocol:
+        if not self.has_broken_protocol:
+            await self._wait_for_close_frame()
+        elif self._over is not None:
+            await self._over.wait()
+        else:
+            self._over = trio.Event()
             with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 await hang_up(self._stream, b"")
-        else:
-            await self._wait_for_close_frame()
         raise self._lost()
 
     async def _wait_for_close_frame(self) -> None:
@@ -257,7 +261,7 @@ class WebSocket:
 
     def _push(self) -> bool:
         """Send the queue as far as the system accepts it now; return whether that was all."""
-        if self._socket is None or self._lock.locked():
+        if self._socket is None or self._lock.locked() or self._is_cut:
             return False
         data = self._queue[0] if len(self._queue) == 1 else b"".join(self._queue)
         self.sent += 1
@@ -277,6 +281,7 @@ class WebSocket:
 
     async def send_part(self, text: str, *, is_first: bool = True, is_last: bool = True) -> None:
         """Send a part of a message, or all of it, as one frame."""
+        self.is_in_message = not is_last
         await self._send(encode_in_pieces(text, is_first=is_first, is_last=is_last))
 
     async def _send(self, pieces: Iterable[bytes] | None = None) -> None:
@@ -286,9 +291,9 @@ class WebSocket:
         except trio.WouldBlock:
             await self._lock.acquire()
         try:
-            if pieces is not None and self._closed is not None:
+            if self._is_cut or (pieces is not None and self._closed is not None):
                 raise self._lost()
-            self._is_sending = True
+            self._is_sending = self._is_cut = True
             if self._queue:
                 data = b"".join(self._queue)
                 self._queue.clear()
@@ -296,7 +301,7 @@ class WebSocket:
                 await self._write(data)
             for piece in pieces or ():
                 await self._write(piece)
-            self._is_sending = False
+            self._is_sending = self._is_cut = False
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             raise self._lost() from None
         finally:
@@ -337,14 +342,4 @@ class WebSocket:
     @property
     def is_gone(self) -> bool:
         """Whether the peer has left, even if its last messages are not read yet."""
-        if self._closed is not None:
-            return True
-        plain = self._stream
-        if isinstance(plain, trio.SSLStream):
-            plain = plain.transport_stream
-        if sys.platform != "linux" or not isinstance(plain, trio.SocketStream):
-            return False
-        try:
-            return plain.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) != _ESTABLISHED
-        except OSError:
-            return True
+        return self._closed is not None or has_hung_up(self._stream)
