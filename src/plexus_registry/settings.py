@@ -336,16 +336,13 @@ class Settings:
 @cache
 def options() -> tuple[Option, ...]:
     """Return the option table, in the order of the help."""
-    table = []
-    for each in fields(Settings):
-        option: Option = each.metadata["option"]
-        table.append(
-            replace(
-                option,
-                name=each.name,
-                kind=each.type,
-                default=each.default_factory if each.default is MISSING else each.default,
-                flag=option.flag or f"--{each.name.replace('_', '-')}",
-            )
+    return tuple(
+        replace(
+            each.metadata["option"],
+            name=each.name,
+            kind=each.type,
+            default=each.default_factory if each.default is MISSING else each.default,
+            flag=each.metadata["option"].flag or f"--{each.name.replace('_', '-')}",
         )
-    return tuple(table)
+        for each in fields(Settings)
+    )

@@ -132,7 +132,7 @@ async def test_a_refusal_through_the_hub_is_a_data_item_and_done(tmp_path: Path)
 async def test_too_many_streams_in_one_batch_are_refused_one_by_one(tmp_path: Path) -> None:
     async with opened(tmp_path) as registry:
         responder = Handler(registry, HUB)
-        responder._subscriptions._max_subscriptions = 2
+        responder.subscriptions._max_subscriptions = 2
         call = '{"jsonrpc":"2.0","id":1,"method":"_info"}'
         response, *items = await answered(responder, f"[{call},{call},{call}]")
         first, second, third = msgspec.json.decode(response)

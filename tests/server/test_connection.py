@@ -116,14 +116,14 @@ async def test_many_snapshots_are_made_a_few_at_a_time_and_each_watch_has_its_tu
                 Register(name=f"a{number}", host="h", port=1, description="x" * 4000)
             )
         responder = Handler(registry, HUB)
-        changes = ChangeFrames(registry.change_log, registry.catalog)
+        changes = ChangeFrames(registry.change_log, registry.catalog, registry.now)
         watches = 30
         for _ in range(watches):
             await answered(responder, '{"jsonrpc":"2.0","id":1,"method":"registry.watch"}')
         assert responder.note_sent()
         told: list[int] = []
-        while responder.is_behind():
-            frames = texts_of(responder.due(changes, changes.revision))
+        while responder.subscriptions.is_behind(changes):
+            frames = texts_of(responder.subscriptions.due(changes, changes.log.revision))
             assert sum(map(len, frames[:-1])) <= CHARACTERS_AT_ONCE
             told += [msgspec.json.decode(each)["params"]["subscription"] for each in frames]
         assert sorted(told) == [*range(1, watches + 1)]
@@ -135,15 +135,15 @@ async def test_watches_without_events_hold_nobody_up(tmp_path: Path) -> None:
         for number in range(100):
             await registry.register(Register(name=f"a{number}", host="h", port=1))
         responder = Handler(registry, HUB)
-        changes = ChangeFrames(registry.change_log, registry.catalog)
+        changes = ChangeFrames(registry.change_log, registry.catalog, registry.now)
         filters = '{"namespace":"no","since":0}'
         request = f'{{"jsonrpc":"2.0","id":1,"method":"registry.watch","params":{filters}}}'
         for _ in range(100):
             await answered(responder, request)
         responder.note_sent()
         rounds = 0
-        while responder.is_behind():
-            assert responder.due(changes, changes.revision) == []
+        while responder.subscriptions.is_behind(changes):
+            assert responder.subscriptions.due(changes, changes.log.revision) == []
             rounds += 1
         assert rounds == 100 * 100 // LOOKS_AT_ONCE
 
@@ -175,14 +175,14 @@ async def test_a_peer_that_leaves_during_an_event_ends_nothing_else(
 async def test_a_watch_that_came_further_by_itself_gets_nothing_twice(tmp_path: Path) -> None:
     async with opened(tmp_path) as registry:
         responder = Handler(registry, HUB)
-        changes = ChangeFrames(registry.change_log, registry.catalog)
+        changes = ChangeFrames(registry.change_log, registry.catalog, registry.now)
         await answered(responder, WATCH)
         responder.note_sent()
         for name in "abc":
             await registry.register(Register(name=name, host="h", port=1))
-        assert len(texts_of(responder.due(changes, changes.revision))) == 3
-        assert responder.due(changes, changes.revision - 2) == []
-        assert responder.due(changes, changes.revision) == []
+        assert len(texts_of(responder.subscriptions.due(changes, changes.log.revision))) == 3
+        assert responder.subscriptions.due(changes, changes.log.revision - 2) == []
+        assert responder.subscriptions.due(changes, changes.log.revision) == []
 
 
 async def test_an_error_while_changes_are_sent_ends_one_connection(

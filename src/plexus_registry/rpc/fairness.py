@@ -170,3 +170,8 @@ class Peer(Protocol):
     async def send_part(self, text: str, *, is_first: bool, is_last: bool) -> None:
         """Send it a part of a message."""
         ...
+
+
+def bytes_of(text: str) -> int:
+    """Return the size of a text in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode())

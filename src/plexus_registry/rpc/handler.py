@@ -2,8 +2,7 @@
 
 Every request with an id is answered: errors of the caller as JSON-RPC errors, refusals of a method
 with their own codes, and a bug of the registry as -32603 with a traceback in the log. A call
-through the hub is acknowledged first; its items follow the response of its frame. The frames of a
-watch are fetched with `due` once its acknowledgement was sent.
+through the hub is acknowledged first; its items follow the response of its frame.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from plexus_registry.rpc.fairness import (
     Caller,
     Fairness,
     Share,
+    bytes_of,
 )
 from plexus_registry.rpc.jsonrpc import (
     NULL_ID,
@@ -57,7 +57,6 @@ if TYPE_CHECKING:
     from plexus_registry.rpc.fairness import Peer
     from plexus_registry.rpc.plexus import Hub
     from plexus_registry.rpc.streams import Route
-    from plexus_registry.rpc.subscriptions import ChangeFrames
     from plexus_registry.rules.events import Event
     from plexus_registry.rules.parameters import Command
 
@@ -68,11 +67,10 @@ PART_CHARACTERS = 256 * 1024
 
 
 class Handler:
-    """Answers the frames of one connection, in the order in which they came.
-
-    A long answer counts as unread until `note_sent` or `release`.
+    """Answers the frames of a connection in order; long answers count as unread until `release`.
 
     Attributes:
+        subscriptions: The streams of the connection.
         in_parts: Makes the context in which a message is sent in parts, with no other in between.
     """
 
@@ -94,15 +92,12 @@ class Handler:
         self._share = Share(Fairness()) if peer is None else peer.share
         self._held = 0
         self._unsent = 0
-        self._subscriptions = Subscriptions(
+        self.subscriptions = Subscriptions(
             max_subscriptions=hub.limits.subscriptions, numbers_after=numbers_after
         )
 
     def answer(self, frame: str | bytes) -> list[str] | Coroutine[object, object, list[str]]:
-        """Carry out the requests of a frame.
-
-        Args:
-            frame: The text or binary message as it came.
+        """Carry out the requests of a text or binary message.
 
         Returns:
             The frames to send back, in order, if they can be made without waiting (reads,
@@ -152,7 +147,7 @@ class Handler:
         if request_id is None:
             return []
         if isinstance(route, Stream):
-            number = self._subscriptions.next_number()
+            number = self.subscriptions.next_number()
             items = route.encoder.whole(number, outcome, now=self._registry.now())
             frames = [result_response(request_id, str(number)), *items]
         else:
@@ -177,7 +172,7 @@ class Handler:
                 response = await self._respond_in_batch(each)
                 if response is None:
                     continue
-                self._unsent += _bytes_of(response)
+                self._unsent += bytes_of(response)
                 self._hold([response])
                 responses.append(response)
                 size += len(response)
@@ -188,8 +183,8 @@ class Handler:
                     size, parts = 0, parts + 1
             if parts and self._peer is not None:
                 await self._send_part(self._peer, responses, is_last=True)
-                return self._subscriptions.flush()
-        return [f"[{','.join(responses)}]", *self._subscriptions.flush()] if responses else []
+                return self.subscriptions.flush()
+        return [f"[{','.join(responses)}]", *self.subscriptions.flush()] if responses else []
 
     async def _send_part(
         self, peer: Peer, responses: list[str], *, is_first: bool = False, is_last: bool = False
@@ -227,7 +222,7 @@ class Handler:
             if len(response) > LONG_CHARACTERS:
                 self._hold([response])
             return [response]
-        return [response, *self._subscriptions.flush()]
+        return [response, *self.subscriptions.flush()]
 
     async def _respond(
         self, request: Request, began: float, route: Route | None = None
@@ -237,7 +232,7 @@ class Handler:
             if route is None:
                 route = self._route(request)
             if isinstance(route, Unsubscribe):
-                was_live = self._subscriptions.unsubscribe(route.method, route.subscription)
+                was_live = self.subscriptions.unsubscribe(route.method, route.subscription)
                 result = "true" if was_live else "false"
             elif isinstance(route, Stream):
                 result = await self._begin(route, is_heard=request.id is not None)
@@ -266,15 +261,15 @@ class Handler:
                 outcome = BUG
         if not is_heard:
             return ""
-        number = self._subscriptions.next_number()
+        number = self.subscriptions.next_number()
         if isinstance(source, Watch):
             live: FiniteStream | WatchStream = WatchStream(stream.encoder, WatchCursor(source))
         else:
             frames = stream.encoder.whole(number, outcome, now=self._registry.now())
-            self._unsent += sum(map(_bytes_of, frames))
+            self._unsent += sum(map(bytes_of, frames))
             self._hold(frames)
             live = FiniteStream(stream.encoder, frames)
-        self._subscriptions.begin(number, live)
+        self.subscriptions.begin(number, live)
         return str(number)
 
     def break_off(self, frame: str | bytes, why: str) -> list[str]:
@@ -290,31 +285,14 @@ class Handler:
         return [f"[{','.join(answers)}]"] if answers and isinstance(read, Batch) else answers
 
     def note_sent(self) -> bool:
-        """Record that the frames so far were sent; return whether `due` has frames."""
+        """Record that the frames so far were sent; return whether a watch begins."""
         self.release()
-        return self._subscriptions.note_sent()
+        return self.subscriptions.note_sent()
 
     def release(self) -> None:
         """Count no answer as unread any more: all were sent, or never will be."""
         self._share.release(self._held)
         self._held = 0
-
-    def is_behind(self) -> bool:
-        """Whether there may be more for the watches."""
-        return self._subscriptions.is_behind(self._registry.change_log)
-
-    def revisions(self) -> list[int]:
-        """List how far each watch has come."""
-        return self._subscriptions.revisions()
-
-    @property
-    def is_beginning(self) -> bool:
-        """Whether a watch waits for its snapshot, which may be long."""
-        return self._subscriptions.is_beginning
-
-    def due(self, changes: ChangeFrames, until: int) -> list[str | bytes]:
-        """Return the next messages of the watches, up to a revision; see `Subscriptions.due`."""
-        return self._subscriptions.due(changes, until, now=self._registry.now())
 
     async def _carry_out(self, command: Command) -> str:
         """Carry out a command, not a watch, and return the event that reports it as JSON text."""
@@ -370,7 +348,3 @@ class Handler:
         if error.limit:
             self._caller.refused[error.limit] += 1
         return error_response(request_id, error)
-
-
-def _bytes_of(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode())

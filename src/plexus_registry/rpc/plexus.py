@@ -53,11 +53,7 @@ EVENT = f"{NAMESPACE}.event"
 
 
 class Hub:
-    """One hub with the registry below it.
-
-    Attributes:
-        limits: The limits of one connection.
-    """
+    """One hub with the registry below it; `limits` are those of one connection."""
 
     def __init__(
         self,
@@ -66,12 +62,9 @@ class Hub:
         limits: Limits | None = None,
         mechanisms: tuple[Mapping[str, str], ...] = (),
     ) -> None:
-        """Describe the hub.
+        """Describe the hub; ValueError if its name would hide the registry's methods.
 
-        Args:
-            namespace: Its name; ValueError if it is the registry's, whose methods it would hide.
-            limits: The limits of one connection.
-            mechanisms: How callers may identify themselves; by default they need not.
+        `mechanisms` says how callers may identify themselves; by default they need not.
         """
         if namespace == NAMESPACE:
             raise ValueError(f"a hub called {NAMESPACE} would hide the registry's methods")

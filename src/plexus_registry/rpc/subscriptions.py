@@ -17,6 +17,8 @@ from plexus_registry.rules.events import encode_ended
 from plexus_registry.websocket_frames import Opcode, encode_header
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from plexus_registry.rpc.streams import StreamEncoder
     from plexus_registry.rules.catalog import Catalog
     from plexus_registry.rules.change_log import ChangeLog, WatchCursor
@@ -54,18 +56,18 @@ class ChangeFrames:
 
     A frame depends on its watch only by the number in it. So the frames of several changes are kept
     as the parts between the numbers.
+
+    Attributes:
+        log: The changes.
+        now: Returns the time in Unix seconds.
     """
 
-    def __init__(self, change_log: ChangeLog, catalog: Catalog) -> None:
-        self._change_log = change_log
+    def __init__(self, log: ChangeLog, catalog: Catalog, now: Callable[[], int]) -> None:
+        self.log = log
+        self.now = now
         self._catalog = catalog
         self._parts: dict[tuple[object, ...], list[bytes]] = {}
         self._bytes = 0
-
-    @property
-    def revision(self) -> int:
-        """The revision after the last change."""
-        return self._change_log.revision
 
     def due(
         self, watch: WatchStream, number: int, until: int, *, now: int
@@ -87,7 +89,7 @@ class ChangeFrames:
         """
         encoder, cursor = watch
         if not cursor.has_begun:
-            events, looks = cursor.due(self._change_log, self._catalog, most=EVENTS_AT_ONCE)
+            events, looks = cursor.due(self.log, self._catalog, most=EVENTS_AT_ONCE)
             return [encoder.data(number, each, now=now) for each in events], looks
         # While others had their turn, this watch may have come further by itself.
         first = cursor.revision
@@ -96,7 +98,7 @@ class ChangeFrames:
         key = (encoder, cursor.filters, first, last, len(digits), now)
         parts = self._parts.get(key)
         if parts is None:
-            events, _ = cursor.due(self._change_log, self._catalog, most=last - first)
+            events, _ = cursor.due(self.log, self._catalog, most=last - first)
             parts = _frames_around_number(encoder, events, len(digits), now)
             size = sum(map(len, parts)) + _KEY_BYTES
             if self._bytes + size > _SHARED_BYTES:
@@ -188,16 +190,16 @@ class Subscriptions:
         """List how far each watch has come."""
         return [each.cursor.revision for each in self._watches.values() if each.cursor.has_begun]
 
-    def is_behind(self, change_log: ChangeLog) -> bool:
+    def is_behind(self, changes: ChangeFrames) -> bool:
         """Whether there may be more for the watches."""
-        return any(each.cursor.is_behind(change_log) for each in self._watches.values())
+        return any(each.cursor.is_behind(changes.log) for each in self._watches.values())
 
     @property
     def is_beginning(self) -> bool:
         """Whether a watch waits for its snapshot, which may be long."""
         return not all(each.cursor.has_begun for each in self._watches.values())
 
-    def due(self, changes: ChangeFrames, until: int, *, now: int) -> list[str | bytes]:
+    def due(self, changes: ChangeFrames, until: int) -> list[str | bytes]:
         """Return the next messages of the watches: as many as may be made at a time.
 
         The watches take turns; the next round begins with the watch after the last one.
@@ -206,7 +208,7 @@ class Subscriptions:
             Messages as text, and the frames of several ones as bytes, up to the revision `until`.
         """
         due: list[str | bytes] = []
-        looks = size = 0
+        looks, size, now = 0, 0, changes.now()
         for number in [*self._watches]:
             watch = self._watches[number] = self._watches.pop(number)
             messages: list[str | bytes]

@@ -169,7 +169,7 @@ class WatchSender:
     def __init__(self, watchers: Watchers, handler: Handler, websocket: WebSocket) -> None:
         self._watchers = watchers
         self.websocket = websocket
-        self._handler = handler
+        self._subscriptions = handler.subscriptions
         self._sending = trio.Lock()
         self._has_begun = False
         self._is_over = False
@@ -190,11 +190,11 @@ class WatchSender:
 
     def revisions(self) -> list[int]:
         """List how far each watch has come."""
-        return self._handler.revisions()
+        return self._subscriptions.revisions()
 
     def resume(self) -> None:
         """Send what became due during a pause."""
-        if self._has_begun and self._handler.is_behind():
+        if self._has_begun and self._is_behind:
             self._start()
 
     async def finish(self) -> None:
@@ -210,16 +210,20 @@ class WatchSender:
         Returns:
             Whether there is more to send at once.
         """
-        if self._caught_up is not None or self._sending.locked() or not self._handler.is_behind():
+        if self._caught_up is not None or self._sending.locked() or not self._is_behind:
             return False
-        if self._handler.is_beginning:
+        if self._subscriptions.is_beginning:
             self._start()
             return False
-        messages = self._handler.due(self._watchers.changes, until)
+        messages = self._subscriptions.due(self._watchers.changes, until)
         if messages and not self.websocket.send_at_once(messages):
             self._start()
             return False
-        return self._handler.is_behind()
+        return self._is_behind
+
+    @property
+    def _is_behind(self) -> bool:
+        return self._subscriptions.is_behind(self._watchers.changes)
 
     def _start(self) -> None:
         if self._caught_up is None and not self._is_over:
@@ -234,13 +238,13 @@ class WatchSender:
             with suppress(ConnectionClosed):
                 async with self._sending:
                     await self.websocket.send(())  # the queue
-                while not self._is_over and self._handler.is_behind():
+                while not self._is_over and self._is_behind:
                     # The lock is a checkpoint, so other connections have their turn.
                     async with self._sending:
-                        if self._handler.is_beginning:
+                        if self._subscriptions.is_beginning:
                             await share.wait_for_room()
                         changes = self._watchers.changes
-                        messages = self._handler.due(changes, changes.revision)
+                        messages = self._subscriptions.due(changes, changes.log.revision)
                         held = sum(map(share.hold, messages))
                         try:
                             await self.websocket.send(messages)
@@ -262,7 +266,7 @@ class Watchers:
         self._registry = registry
         self._share = Share(fairness)
         self._senders: dict[WatchSender, None] = {}
-        self.changes = ChangeFrames(registry.change_log, registry.catalog)
+        self.changes = ChangeFrames(registry.change_log, registry.catalog, registry.now)
 
     def add(self, sender: WatchSender) -> None:
         """Send changes to the watches of a connection from now on."""
@@ -285,7 +289,7 @@ class Watchers:
             task_status.started()
             while True:
                 await wakeup.wait()
-                until = self.changes.revision
+                until = self.changes.log.revision
                 for sender in [*self._senders]:
                     if sender in self._senders and self._send_to(sender, until):
                         wakeup.set()
