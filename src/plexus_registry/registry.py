@@ -87,7 +87,7 @@ class Registry:
     raised by any that writes, if its change could not be saved.
 
     Attributes:
-        changes: How many changes were made since the start, by the type of their event.
+        changes: How many changes were made since the start, by type and origin.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Registry:
         self.now = now
         self.probe = probe
         tracker = HealthTracker(policy)
-        self.changes: Counter[str] = Counter()
+        self.changes: Counter[tuple[str, str]] = Counter()
         self.commits = GroupCommit(
             store, self.catalog, self._publish, tracker.deadlines.extend, now, now_ms
         )
@@ -300,7 +300,8 @@ class Registry:
         published = self.catalog.publish(changes, transaction.revision, transaction.encoded)
         self.change_log.append(transaction.entries)
         for change in transaction.logged:
-            self.changes[change.type] += 1
+            origin = "" if change.by is None else change.by.origin
+            self.changes[change.type, origin] += 1
         self.health.note_changes(published, transaction.registered, transaction.signs_of_life)
         self.pings.forget_written(changes, saved_again)
         if transaction.entries:

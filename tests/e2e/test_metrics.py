@@ -83,8 +83,8 @@ async def test_what_happens_is_counted(tmp_path: Path) -> None:
                     now("backends", state=each, source="manual") for each in ("unknown", "down")
                 ]
                 assert sum(states) == 1
-                assert now("changes_total", type="backend_registered") == 1
-                assert now("changes_total", type="backend_updated") == 1
+                assert now("changes_total", type="backend_registered", origin="call") == 1
+                assert now("changes_total", type="backend_updated", origin="call") == 1
                 assert now("commit_seconds_count") >= 2
                 assert now("commit_group_size_sum") >= now("commit_group_size_count") >= 2
                 for method, outcome, count in (

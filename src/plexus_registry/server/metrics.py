@@ -69,7 +69,7 @@ class Metrics:
             ("state", "source"),
             {(s.value, o.value): backends[s.value, o.value] for s in State for o in Source},
         )
-        yield _counters("changes", "Changes since the start.", ("type",), registry.changes)
+        yield _counters("changes", "Changes since the start.", ("type", "origin"), registry.changes)
         yield _histograms("commit_seconds", "How long commits took.", (), {(): commits.seconds})
         yield _histograms(
             "commit_group_size", "How many changes a commit had.", (), {(): commits.group_sizes}
