@@ -51,6 +51,7 @@ KINDS = (
     errors.SubscriptionLimitError,
     errors.AnswerLimitError,
     errors.BatchTooLargeError,
+    errors.WebSocketNeeded,
 )
 
 

@@ -35,8 +35,8 @@ def error_of(done: subprocess.CompletedProcess[bytes]) -> str:
     assert "stopped by a bug" not in text
     assert done.stdout == b""
     lines = [line for line in text.splitlines() if not line.startswith(("Usage: ", "Try "))]
-    # The config file that is named need not exist, which is a warning.
-    errors = [line for line in lines if line and " WARNING " not in line]
+    # The config file that is named need not exist, which is a warning. Changes are logged, too.
+    errors = [line for line in lines if line and " WARNING " not in line and " INFO " not in line]
     assert len(errors) == 1, text
     assert errors[0].startswith("Error: ")
     return errors[0]
