@@ -145,7 +145,7 @@ class Registry:
         """
         command = History(name=name, namespace=namespace, before=before, limit=limit)
         text = encode_history(self.change_log, command)
-        return msgspec.json.decode(text, type=events.History).changes
+        return msgspec.json.decode(text, type=events.ChangeHistory).changes
 
     # Writes: durable when they return. `by` is for the history: whose call it is.
 

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import trio
 
-from plexus_registry.rules.events import History
+from plexus_registry.rules.events import ChangeHistory
 from plexus_registry.settings import Settings
 from tests.e2e.harness import dial, eventually, running_registry, shared_registry
 from tests.e2e.pages import blocks, commands, comparable, page
@@ -197,7 +197,7 @@ async def test_the_history_names_who_posted(tmp_path: Path) -> None:
                 await post(wire, json.dumps(register), **with_token)
                 history = '{"jsonrpc":"2.0","id":2,"method":"registry.history"}'
                 reply = object_in(await post(wire, history, **with_token))
-            by = msgspec.convert(reply["result"], History).changes[0].by
+            by = msgspec.convert(reply["result"], ChangeHistory).changes[0].by
             assert by is not None
             assert (by.method, by.token) == ("registry.register", "write")
             assert str(by.peer).startswith("127.0.0.1:")

@@ -14,7 +14,7 @@ import trio
 
 from plexus_registry import Settings, open_registry, serve
 from plexus_registry.rules.errors import StartError
-from plexus_registry.rules.events import History
+from plexus_registry.rules.events import ChangeHistory
 from plexus_registry.rules.methods import METHODS
 from tests.e2e.harness import (
     FRESH_COMMAND,
@@ -117,7 +117,7 @@ async def test_public_reads_need_no_token_and_changes_do(tmp_path: Path) -> None
                 mechanisms = '[{"kind":"anonymous"},{"kind":"bearer","header":"Authorization"}]'
                 assert f'"mechanisms":{mechanisms}' in info
                 assert await owner.names() == ["a"]
-                history = msgspec.convert(await owner.call("registry.history"), History)
+                history = msgspec.convert(await owner.call("registry.history"), ChangeHistory)
                 (change,) = history.changes
                 assert change.by is not None
                 assert change.by.token == "write"  # noqa: S105 - what it allows

@@ -87,7 +87,7 @@ async def test_the_changes_of_an_older_version_have_nulls(tmp_path: Path) -> Non
             '{"type":"backend_deleted","revision":2,"name":"b"}',
         ]
         log = ChangeLog(store.entries)
-    answer = msgspec.json.decode(encode_history(log, History()), type=events.History)
+    answer = msgspec.json.decode(encode_history(log, History()), type=events.ChangeHistory)
     assert [(each.type, each.name, each.after) for each in answer.changes] == [
         ("backend_deleted", "b", None),
         ("backend_updated", "a", FULL),

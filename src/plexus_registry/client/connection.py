@@ -192,7 +192,7 @@ class RegistryClient:
         last revision as `before`; there are no more once nothing is returned.
         """
         params = {"name": name, "namespace": namespace, "before": before, "limit": limit}
-        return (await self._ask("history", events.History, **params)).changes
+        return (await self._ask("history", events.ChangeHistory, **params)).changes
 
     async def call(self, method: str, params: Mapping[str, object]) -> object:
         """Call any method, and return its result as plain JSON values."""

@@ -153,7 +153,7 @@ class LoggedChange(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     by: Cause | None
 
 
-class History(Change, frozen=True, tag="history"):
+class ChangeHistory(Change, frozen=True, tag="history"):
     """The last changes, newest first."""
 
     changes: tuple[LoggedChange, ...]
@@ -196,7 +196,7 @@ EVENTS: tuple[type[Event], ...] = (
     Snapshot,
     Compacted,
     Checked,
-    History,
+    ChangeHistory,
     Failed,
 )
 """All that a method can report, in the order of the schema."""
