@@ -59,7 +59,6 @@ async def serve_connection(
     watch_sender = WatchSender(watchers, handler, websocket)
     handler.in_parts = watch_sender.pause
     current: str | bytes | list[str] | None = None
-    sent_before = None
     try:
         with shutdown.request_loop() as loop:
             loop.is_busy = True  # requests may have come with the handshake
@@ -73,12 +72,12 @@ async def serve_connection(
                     await websocket.wait()
                     loop.is_busy = True
                     continue
-                current, sent_before = frame, websocket.sent
+                current = frame
                 if len(frame) > LONG_FRAME:
                     await websocket.share.wait_for_turn()
                 answer = handler.answer(frame)
                 if isinstance(answer, list):
-                    current, sent_before = answer, websocket.sent
+                    current = answer
                     size = await _send(websocket, handler, answer)
                 else:
                     with closing(answer):
@@ -86,14 +85,12 @@ async def serve_connection(
                         with suppress(ConnectionClosed):
                             await websocket.flush()
                         answer = current = await answer
-                    sent_before = None
                     async with watch_sender.pause():
-                        sent_before = websocket.sent
                         size = await _send(websocket, handler, answer)
                         if handler.note_sent():
                             watch_sender.begin()
                     watch_sender.resume()
-                current = sent_before = None
+                current = None
                 if size > KEPT_CHARACTERS:
                     del answer
         await watch_sender.finish()
@@ -106,13 +103,13 @@ async def serve_connection(
         if shutdown.begun.is_set():
             code, why = CloseCode.GOING_AWAY, STOPPING
         with trio.move_on_after(END_SECONDS, shield=True):
-            await _break_off(websocket, handler, current, sent_before, code, why)
+            await _break_off(websocket, handler, current, code, why)
         raise
     except Exception:
         log.exception("a frame could not be answered")
         code, why = CloseCode.INTERNAL_ERROR, FAILED
         with trio.move_on_after(END_SECONDS, shield=True):
-            await _break_off(websocket, handler, current, sent_before, code, why)
+            await _break_off(websocket, handler, current, code, why)
     finally:
         watchers.remove(watch_sender)
         handler.release()
@@ -136,24 +133,20 @@ async def _break_off(
     websocket: WebSocket,
     handler: Handler,
     current: str | bytes | list[str] | None,
-    sent_before: int | None,
     code: int,
     why: str,
 ) -> None:
     """Send the remaining frames when a connection ends early, and close it.
 
-    That is the answer, if it is made and not begun to be sent, or else an error for each request.
-    `current` is the frame that is being answered, or its answer; `sent_before` is what
-    `websocket.sent` was before the answer was begun to be sent.
+    `current` is the frame that is being answered, or its answer if that is made. Requests that are
+    not answered get an error.
     """
-    unsent: list[str] = []
-    if isinstance(current, list):
-        unsent = current if sent_before in (None, websocket.sent) else []
-    elif current is not None:
-        # The answer to a batch is sent in parts while it is made.
-        unsent = [] if websocket.is_in_message else handler.break_off(current, why)
     if websocket.sending is not None:
         return  # a frame was cut in the middle: the peer would take the next one for its rest
+    unsent = current or []
+    if isinstance(unsent, (str, bytes)):
+        # The answer to a batch is sent in parts while it is made.
+        unsent = [] if websocket.is_in_message else handler.break_off(unsent, why)
     with suppress(ConnectionClosed):
         await websocket.send(unsent)
         await websocket.close(code, why)

@@ -43,6 +43,8 @@ RECEIVE_BYTES = 4096
 """How much is received at a time; more if a frame that is longer has begun."""
 MOST_EARLY = 2
 """How many messages are read while the task of the connection is busy."""
+WAITS_FOR_A_TRY = 16
+"""How often an idle connection waits until it tries once whether its client is busy."""
 
 
 class WebSocket:
@@ -89,7 +91,7 @@ class WebSocket:
         self.queued = 0
         self._lock = trio.Lock()
         self._is_sending = False
-        self._is_busy = False
+        self._is_client_busy = False
         self._is_cut = False
         self.is_reading = False
         self.is_in_message = False
@@ -191,15 +193,15 @@ class WebSocket:
 
     async def _read_socket(self, sock: trio.socket.SocketType, size: int) -> bytes:
         # While others have their turn, a busy client has often sent its next request. To try costs
-        # less than to wait for the system to say so; once in 16 times, it is tried for the rest.
-        if self._is_busy or not self.waits % 16:
+        # less than to wait until the system says so.
+        if self._is_client_busy or not self.waits % WAITS_FOR_A_TRY:
             await trio.lowlevel.checkpoint()
             try:
                 data = os.read(sock.fileno(), size)
             except BlockingIOError:
-                self._is_busy = False
+                self._is_client_busy = False
             else:
-                self._is_busy = True
+                self._is_client_busy = True
                 return data
         while True:
             await trio.lowlevel.wait_readable(sock)
