@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing, suppress
 from typing import TYPE_CHECKING, TypeVar
 
 import trio
-from trio_websocket import ConnectionClosed
+from trio.testing import memory_stream_pair
 
 from plexus_registry.app import open_registry
-from plexus_registry.rpc.fairness import Caller, Fairness, Share
+from plexus_registry.rpc.fairness import Caller, Fairness
 from plexus_registry.server.connection import Watchers, serve_connection
 from plexus_registry.server.handshake import accept_websocket
 from plexus_registry.server.websocket import WebSocket
 from plexus_registry.settings import Settings
-from plexus_registry.websocket_frames import FrameReader
+from plexus_registry.websocket_frames import (
+    CloseFrame,
+    FrameReader,
+    Opcode,
+    encode_close,
+    encode_frame,
+)
 from tests.e2e.raw import HEAD
 
 if TYPE_CHECKING:
@@ -29,6 +35,7 @@ if TYPE_CHECKING:
     from plexus_registry.server.handshake import Shutdown
 
 T = TypeVar("T")
+MASK = bytes(4)
 
 
 async def run_inline(sync_fn: Callable[[], T], /) -> T:
@@ -83,72 +90,75 @@ class Clock:
         return self.now
 
 
-class ScriptedWebSocket:
-    """A WebSocket whose peer reads when it is told to."""
+class ScriptedPeer:
+    """The client's end of a WebSocket, which reads when it is told to.
 
-    def __init__(self, nursery: trio.Nursery) -> None:
-        self.start_soon = nursery.start_soon
-        self.caller = Caller()
-        self.was_heard = False
+    Attributes:
+        websocket: The server's end.
+        frames: The messages that came.
+        barrier: While it is set to an event, the peer reads nothing until that event.
+    """
+
+    def __init__(self, nursery: trio.Nursery, fairness: Fairness | None = None) -> None:
+        server, self._end = memory_stream_pair()
+        self._reader = FrameReader(is_peer_client=False)
         self.frames: list[str] = []
         self.barrier: trio.Event | None = None
-        self.share = Share(Fairness())
-        self.is_gone = False
-        self.is_whole = True
-        self.is_in_message = False
-        self.sent = 0
-        self.sending: int | None = None
-        self.say, self._heard = trio.open_memory_channel[str](100)
-        self._next: str | None = None
-        self._queue: list[str] = []
+        self.websocket = WebSocket(
+            trio.StapledStream(_BehindBarrier(self, server), server),
+            nursery,
+            FrameReader(is_peer_client=True),
+            Caller(),
+            fairness or Fairness(),
+        )
+        nursery.start_soon(self._listen)
 
-    def read(self) -> str | None:
-        message, self._next = self._next, None
-        return message
+    async def say(self, text: str) -> None:
+        """Send a message."""
+        await self._end.send_all(encode_frame(Opcode.TEXT, text.encode(), mask=MASK))
 
-    def queue(self, frames: Sequence[str]) -> None:
-        self._queue += frames
+    async def leave(self) -> None:
+        """Hang up."""
+        await self._end.aclose()
 
-    queued = 0
+    @property
+    def is_between_messages(self) -> bool:
+        """Whether every message that came is complete."""
+        return not self._reader.fragments
 
-    def send_at_once(self, messages: Sequence[str | bytes]) -> bool:
-        self.queue(texts_of(messages))
-        if self.barrier is None:
-            self.frames += self._queue
-            self._queue.clear()
-        return self.barrier is None
+    async def _listen(self) -> None:
+        with (
+            suppress(trio.ClosedResourceError, trio.BrokenResourceError),
+            closing(self._end.send_stream),  # else the server waits for an answer to its goodbye
+        ):
+            while data := await self._end.receive_some():
+                self._reader.feed(data)
+                while (message := self._reader.read()) is not None:
+                    if isinstance(message, CloseFrame):
+                        await self._end.send_all(encode_close(message.code, mask=MASK))
+                    else:
+                        assert isinstance(message, str)
+                        self.frames.append(message)
 
-    async def flush(self) -> None:
-        if self._queue:
-            await self.send(())
 
-    async def wait(self) -> None:
-        try:
-            self._next = await self._heard.receive()
-        except trio.EndOfChannel:
-            raise ConnectionClosed(None) from None
+class _BehindBarrier(trio.abc.SendStream):
+    """A stream to a peer that may not read."""
 
-    async def send(self, messages: Sequence[str | bytes]) -> None:
-        frames = (*self._queue, *texts_of(messages))
-        self._queue.clear()
+    def __init__(self, peer: ScriptedPeer, stream: trio.abc.SendStream) -> None:
+        self._peer = peer
+        self._stream = stream
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         await trio.lowlevel.checkpoint()
-        self.sent += 1
-        self.sending = self.sent
-        if self.barrier is not None:
-            await self.barrier.wait()
-        self.sending = None
-        self.frames += frames
+        if self._peer.barrier is not None:
+            await self._peer.barrier.wait()
+        await self._stream.send_all(data)
 
-    async def send_part(self, text: str, *, is_first: bool, is_last: bool) -> None:
-        """Join the parts of one message."""
-        await self.send([text] if is_first else [])
-        if not is_first:
-            self.frames[-1] += text
-        self.is_whole = is_last
-        self.is_in_message = not is_last
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
 
-    async def close(self, code: int = 1000, reason: str | None = None) -> None:  # noqa: ARG002
-        await self.flush()
+    async def aclose(self) -> None:
+        await self._stream.aclose()
 
 
 @asynccontextmanager
@@ -214,13 +224,14 @@ async def accepted(
 
 
 async def serve_scripted(
-    registry: Registry, hub: Hub, websocket: ScriptedWebSocket, shutdown: Shutdown
+    registry: Registry, hub: Hub, peer: ScriptedPeer, shutdown: Shutdown
 ) -> None:
-    """Serve a connection, as the only one of its registry."""
+    """Serve the connection of a peer, as the only one of its registry."""
     watchers = Watchers(registry, Fairness())
     async with trio.open_nursery() as nursery:
         await nursery.start(watchers.send_forever)
-        await serve_connection(registry, hub, websocket, shutdown, watchers)  # type: ignore[arg-type]  # a script
+        await serve_connection(registry, hub, peer.websocket, shutdown, watchers)
+        await peer.websocket.close()
         nursery.cancel_scope.cancel()
 
 

@@ -24,13 +24,15 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from trio.testing import wait_all_tasks_blocked
 
 from plexus_registry.app import open_registry
+from plexus_registry.rpc.fairness import Fairness
 from plexus_registry.rpc.plexus import Hub
 from plexus_registry.rules.backend import Register, Update
 from plexus_registry.rules.errors import MethodError
+from plexus_registry.server.connection import Watchers, serve_connection
 from plexus_registry.server.handshake import Shutdown
 from plexus_registry.settings import Settings
 from plexus_registry.tasks.periodic import sweep_once, watch_config_once
-from tests.fakes import ScriptedWebSocket, entry, run_inline, serve_scripted
+from tests.fakes import ScriptedPeer, entry, run_inline
 from tests.machine.loop import Loop
 
 if TYPE_CHECKING:
@@ -76,7 +78,7 @@ class Watcher:
         reads_at_first: Whether it was answered at that revision.
     """
 
-    wire: ScriptedWebSocket
+    wire: ScriptedPeer
     form: str
     params: Json
     asked_at: int
@@ -284,7 +286,7 @@ class WatchMachine(RuleBasedStateMachine):
     def leave(self, watcher: Watcher) -> None:
         if watcher in self.live:
             self.live.remove(watcher)
-            self.loop.run(watcher.wire.say.aclose)
+            self.loop.run(watcher.wire.leave)
 
     # What must hold after every step.
 
@@ -367,15 +369,17 @@ class WatchMachine(RuleBasedStateMachine):
 
     def _begin(self, form: str, params: Json, *, reads: bool) -> Watcher:
         async def begin() -> Watcher:
-            connected: list[ScriptedWebSocket] = []
+            connected: list[ScriptedPeer] = []
             is_connected = trio.Event()
 
             async def connection() -> None:
                 async with trio.open_nursery() as nursery:
-                    wire = ScriptedWebSocket(nursery)
+                    wire = ScriptedPeer(nursery)
                     connected.append(wire)
                     is_connected.set()
-                    await serve_scripted(self.registry, HUB, wire, self.shutdown)
+                    ours = wire.websocket
+                    await serve_connection(self.registry, HUB, ours, self.shutdown, self.senders)
+                    await ours.close()
                     nursery.cancel_scope.cancel()
 
             self.loop.nursery.start_soon(connection)
@@ -393,7 +397,7 @@ class WatchMachine(RuleBasedStateMachine):
         return watcher
 
     async def _say(self, watcher: Watcher, request: Json) -> None:
-        await watcher.wire.say.send(msgspec.json.encode(request).decode())
+        await watcher.wire.say(msgspec.json.encode(request).decode())
         await wait_all_tasks_blocked()
 
     async def _open_gate(self, watcher: Watcher) -> None:
@@ -413,13 +417,22 @@ class WatchMachine(RuleBasedStateMachine):
         self.shutdown = Shutdown()
         self._context = open_registry(chosen, now=lambda: self.now, run_sync=run_inline)
         self.registry: Registry = self.loop.run(self._context.__aenter__)
+        # All connections share the encoded changes.
+        self.senders = Watchers(self.registry, Fairness())
+        self.watching = trio.CancelScope()
+        self.loop.run(self.loop.nursery.start, self._send_changes)
         self._learn()
+
+    async def _send_changes(self, *, task_status: trio.TaskStatus[None]) -> None:
+        with self.watching:
+            await self.senders.send_forever(task_status=task_status)
 
     def _close(self) -> None:
         async def close() -> None:
             for watcher in self.live:
-                await watcher.wire.say.aclose()
+                await watcher.wire.leave()
                 await self._open_gate(watcher)
+            self.watching.cancel()
             await wait_all_tasks_blocked()
             await self._context.__aexit__(None, None, None)
 

@@ -22,8 +22,9 @@ from plexus_registry.rpc.plexus import Hub
 from plexus_registry.rules.backend import Register
 from plexus_registry.rules.errors import RegistryUnavailableError
 from plexus_registry.server.handshake import Shutdown
+from plexus_registry.server.websocket import WebSocket
 from tests.e2e.raw import CLOSE, frame
-from tests.fakes import ScriptedWebSocket, accepted, opened, received, serve_scripted
+from tests.fakes import ScriptedPeer, accepted, opened, received, serve_scripted
 from tests.health.test_tracker import backend_of
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
     from plexus_registry.registry import Registry
     from plexus_registry.rules.events import BackendRegistered, Cause
-    from plexus_registry.server.websocket import WebSocket
 
 HUB = Hub("registry-hub")
 LIST = '{"jsonrpc":"2.0","id":1,"method":"registry.list"}'
@@ -110,9 +110,8 @@ async def test_who_gives_up_waiting_leaves_the_room_to_others() -> None:
 
 async def begun(
     nursery: trio.Nursery, registry: Registry, fairness: Fairness | None = None
-) -> ScriptedWebSocket:
-    wire = ScriptedWebSocket(nursery)
-    wire.share = Share(fairness or Fairness())
+) -> ScriptedPeer:
+    wire = ScriptedPeer(nursery, fairness)
     nursery.start_soon(serve_scripted, registry, HUB, wire, Shutdown())
     return wire
 
@@ -132,7 +131,7 @@ async def test_a_batch_gives_way_between_its_requests(
     async with opened(tmp_path) as registry, trio.open_nursery() as nursery:
         wire = await begun(nursery, registry)
         nursery.start_soon(count_rounds)
-        await wire.say.send(f"[{','.join([LIST] * 500)}]")
+        await wire.say(f"[{','.join([LIST] * 500)}]")
         while not wire.frames:
             await trio.lowlevel.checkpoint()
         assert rounds >= 500
@@ -145,12 +144,13 @@ async def test_a_batch_ends_when_its_peer_has_left(tmp_path: Path) -> None:
         as_before = registry.register
 
         async def leave_meanwhile(claim: Register, *, by: Cause) -> BackendRegistered:
-            wire.is_gone = claim.name == "b"
+            if claim.name == "b":
+                patch.setattr(WebSocket, "is_gone", property(lambda _: True))
             return await as_before(claim, by=by)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(registry, "register", leave_meanwhile)
-            await wire.say.send(f"[{','.join(map(register, 'abcd'))}]")
+            await wire.say(f"[{','.join(map(register, 'abcd'))}]")
             await wait_all_tasks_blocked()
         assert {each.name for each in registry.list()} == {"a", "b"}, "what was begun is finished"
         assert not wire.frames
@@ -182,18 +182,18 @@ async def test_the_answers_of_a_batch_are_made_as_they_are_taken(tmp_path: Path)
         wire.barrier = barrier = trio.Event()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(registry.catalog, "listed", listed)
-            await wire.say.send(f"[{','.join([LIST] * 50)}]")
+            await wire.say(f"[{','.join([LIST] * 50)}]")
             await wait_all_tasks_blocked()
             assert made * each < 4 * PART_CHARACTERS, "the peer reads nothing"
             wire.barrier = None
             barrier.set()
             await wait_all_tasks_blocked()
         (frame,) = wire.frames
-        assert wire.is_whole
+        assert wire.is_between_messages
         answers = msgspec.json.decode(frame)
         assert len(answers) == 50
         assert all(answer == answers[0] for answer in answers)
-        assert wire.share.held == 0
+        assert wire.websocket.share.held == 0
         nursery.cancel_scope.cancel()
 
 
@@ -203,10 +203,10 @@ async def test_no_change_is_told_within_a_message_in_parts(tmp_path: Path) -> No
         wire = await begun(nursery, registry)
         revision = registry.change_log.revision
         watch = f'"method":"registry.watch","params":{{"since":{revision}}}}}'
-        await wire.say.send(f'{{"jsonrpc":"2.0","id":1,{watch}')
+        await wire.say(f'{{"jsonrpc":"2.0","id":1,{watch}')
         await wait_all_tasks_blocked()
         wire.barrier = barrier = trio.Event()
-        await wire.say.send(f"[{LIST},{LIST},{LIST}]")
+        await wire.say(f"[{LIST},{LIST},{LIST}]")
         await wait_all_tasks_blocked()
         await registry.register(Register(name="new", host="h", port=1))
         await wait_all_tasks_blocked()
@@ -235,12 +235,12 @@ async def test_a_batch_that_holds_room_for_which_others_wait_is_cut_short(tmp_pa
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(registry, "register", wait_meanwhile)
-            await wire.say.send(f"[{stream},{register('a')},{register('b')}]")
+            await wire.say(f"[{stream},{register('a')},{register('b')}]")
             await wait_all_tasks_blocked()
         answers = msgspec.json.decode(wire.frames[0])
         assert [each["id"] for each in answers] == [1, "a", "b"]
         assert answers[2]["error"]["code"] == -32008
-        assert wire.caller.refused == {"unread_total": 1}
+        assert wire.websocket.caller.refused == {"unread_total": 1}
         assert registry.get("b") is None
         assert fairness.unread == 0
         nursery.cancel_scope.cancel()

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 from trio.testing import wait_all_tasks_blocked
-from trio_websocket import ConnectionClosed
 
 from plexus_registry.rpc.fairness import Fairness
 from plexus_registry.rpc.handler import Handler
@@ -16,10 +15,10 @@ from plexus_registry.rpc.subscriptions import CHARACTERS_AT_ONCE, LOOKS_AT_ONCE,
 from plexus_registry.rules.backend import Register
 from plexus_registry.server.connection import Watchers, serve_connection
 from plexus_registry.server.handshake import Shutdown
-from tests.fakes import Disk, ScriptedWebSocket, answered, opened, serve_scripted, texts_of
+from plexus_registry.websocket_frames import Opcode, encode_frame
+from tests.fakes import MASK, Disk, ScriptedPeer, answered, opened, serve_scripted, texts_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     import pytest
@@ -31,7 +30,7 @@ WATCH = '{"jsonrpc":"2.0","id":1,"method":"registry.watch","params":{"since":0}}
 UNWATCH = '{"jsonrpc":"2.0","id":2,"method":"registry.unwatch","params":[%d]}'
 
 
-def kinds(wire: ScriptedWebSocket) -> list[object]:
+def kinds(wire: ScriptedPeer) -> list[object]:
     """What each frame is: the id of an answer, or the type of an event."""
     frames = map(msgspec.json.decode, wire.frames)
     return [each.get("id") or each["params"]["result"]["type"] for each in frames]
@@ -39,12 +38,12 @@ def kinds(wire: ScriptedWebSocket) -> list[object]:
 
 async def begun(
     nursery: trio.Nursery, registry: Registry, shutdown: Shutdown, *, is_reading: bool
-) -> ScriptedWebSocket:
+) -> ScriptedPeer:
     """Start a connection that watches."""
-    wire = ScriptedWebSocket(nursery)
+    wire = ScriptedPeer(nursery)
     nursery.start_soon(serve_scripted, registry, HUB, wire, shutdown)
     wire.barrier = None if is_reading else trio.Event()
-    await wire.say.send(WATCH)
+    await wire.say(WATCH)
     await wait_all_tasks_blocked()
     return wire
 
@@ -57,7 +56,7 @@ async def test_events_being_sent_come_before_the_answer_to_the_unwatch(tmp_path:
             await registry.register(Register(name="a", host="h", port=1))
             await wait_all_tasks_blocked()
             number = msgspec.json.decode(wire.frames[0])["result"]
-            await wire.say.send(UNWATCH % number)
+            await wire.say(UNWATCH % number)
             await wait_all_tasks_blocked()
             wire.barrier = None
             barrier.set()
@@ -101,7 +100,7 @@ async def test_a_peer_that_has_left_is_not_kept(tmp_path: Path) -> None:
     async with opened(tmp_path) as registry:
         async with trio.open_nursery() as nursery:
             wire = await begun(nursery, registry, Shutdown(), is_reading=True)
-            await wire.say.aclose()
+            await wire.leave()
             await wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()  # as the connection's nursery is, once it is over
         assert not registry._wakeups  # or it would grow with every watcher that left
@@ -148,28 +147,18 @@ async def test_watches_without_events_hold_nobody_up(tmp_path: Path) -> None:
         assert rounds == 100 * 100 // LOOKS_AT_ONCE
 
 
-class LeftWire(ScriptedWebSocket):
-    """A WebSocket whose peer leaves while it receives an event."""
-
-    async def send(self, messages: Sequence[str | bytes]) -> None:
-        await super().send(messages)
-        if any("backend_registered" in frame for frame in texts_of(messages)):
-            raise ConnectionClosed(None)
-
-
-async def test_a_peer_that_leaves_during_an_event_ends_nothing_else(
-    tmp_path: Path,
-) -> None:
-    """Its goodbye is answered by another task, in the same nursery."""
+async def test_a_peer_that_leaves_during_an_event_ends_nothing_else(tmp_path: Path) -> None:
     async with opened(tmp_path) as registry, trio.open_nursery() as nursery:
-        wire = LeftWire(nursery)
-        nursery.start_soon(serve_scripted, registry, HUB, wire, Shutdown())
-        await wire.say.send(WATCH)
+        wire = await begun(nursery, registry, Shutdown(), is_reading=True)
+        wire.barrier = barrier = trio.Event()
         await registry.register(Register(name="a", host="h", port=1))
         await wait_all_tasks_blocked()
-        assert kinds(wire) == [1, "backend_registered"]
+        await wire.leave()
+        barrier.set()
+        await wait_all_tasks_blocked()
+        assert kinds(wire) == [1]
         assert not nursery.cancel_scope.cancel_called
-        await wire.say.aclose()
+        await registry.register(Register(name="b", host="h", port=1))
 
 
 async def test_a_watch_that_came_further_by_itself_gets_nothing_twice(tmp_path: Path) -> None:
@@ -193,13 +182,15 @@ async def test_an_error_while_changes_are_sent_ends_one_connection(
         await nursery.start(watchers.send_forever)
         wires = []
         for _ in range(2):
-            wire = ScriptedWebSocket(nursery)
-            nursery.start_soon(serve_connection, registry, HUB, wire, Shutdown(), watchers)  # type: ignore[arg-type]  # a script
-            await wire.say.send(WATCH)
+            wire = ScriptedPeer(nursery)
+            nursery.start_soon(
+                serve_connection, registry, HUB, wire.websocket, Shutdown(), watchers
+            )
+            await wire.say(WATCH)
             await wait_all_tasks_blocked()
             wires.append(wire)
         broken, other = wires
-        monkeypatch.setattr(broken, "send_at_once", lambda _: 1 / 0)
+        monkeypatch.setattr(broken.websocket, "send_at_once", lambda _: 1 / 0)
         for name in "ab":
             await registry.register(Register(name=name, host="h", port=1))
             await wait_all_tasks_blocked()
@@ -214,11 +205,10 @@ async def test_a_request_that_came_with_the_handshake_is_answered_before_the_end
 ) -> None:
     shutdown, disk = Shutdown(), Disk()
     async with opened(tmp_path, disk) as registry, trio.open_nursery() as nursery:
-        wire = ScriptedWebSocket(nursery)
+        wire = ScriptedPeer(nursery)
         register = '"method":"registry.register","params":{"name":"a","host":"h","port":1}'
-        wire._next = (
-            f'[{{"jsonrpc":"2.0","id":6,{register}}},{{"jsonrpc":"2.0","id":7,{register}}}]'
-        )
+        batch = f'[{{"jsonrpc":"2.0","id":6,{register}}},{{"jsonrpc":"2.0","id":7,{register}}}]'
+        wire.websocket.reader.feed(encode_frame(Opcode.TEXT, batch.encode(), mask=MASK))
         disk.barrier = barrier = trio.Event()
         nursery.start_soon(serve_scripted, registry, HUB, wire, shutdown)
         await wait_all_tasks_blocked()
@@ -228,3 +218,43 @@ async def test_a_request_that_came_with_the_handshake_is_answered_before_the_end
         barrier.set()
     (answers,) = map(msgspec.json.decode, wire.frames)
     assert ["result" in each for each in answers] == [True, True]
+
+
+async def test_an_answer_does_not_wait_for_the_next_request(tmp_path: Path) -> None:
+    disk = Disk()
+    async with opened(tmp_path, disk) as registry, trio.open_nursery() as nursery:
+        wire = ScriptedPeer(nursery)
+        disk.barrier = trio.Event()
+        for method, params in (
+            ("registry.get", '{"name":"a"}'),
+            ("registry.register", '{"name":"a","host":"h","port":1}'),
+        ):
+            text = f'{{"jsonrpc":"2.0","id":"{method}","method":"{method}","params":{params}}}'
+            wire.websocket.reader.feed(encode_frame(Opcode.TEXT, text.encode(), mask=MASK))
+        nursery.start_soon(serve_scripted, registry, HUB, wire, Shutdown())
+        await wait_all_tasks_blocked()
+        before = kinds(wire)
+        disk.barrier.set()
+        await wait_all_tasks_blocked()
+        assert before == ["registry.get"]
+        assert kinds(wire) == ["registry.get", "registry.register"]
+        nursery.cancel_scope.cancel()
+
+
+async def test_watches_share_frames_only_if_they_differ_in_their_numbers(tmp_path: Path) -> None:
+    async with opened(tmp_path) as registry:
+        changes = ChangeFrames(registry.change_log, registry.catalog, registry.now)
+        responders = [Handler(registry, HUB, numbers_after=after) for after in (7, 8, 9, 98)]
+        for responder in responders:
+            await answered(responder, WATCH)
+            responder.note_sent()
+            responder.subscriptions.due(changes, 0)  # what there is
+        for name in "ab":
+            await registry.register(Register(name=name, host="h", port=1))
+        numbers: list[int] = []
+        for responder in responders:
+            texts = texts_of(responder.subscriptions.due(changes, changes.log.revision))
+            events = [msgspec.json.decode(text)["params"] for text in texts]
+            assert [each["result"]["backend"]["name"] for each in events] == ["a", "b"]
+            numbers += {each["subscription"] for each in events}
+        assert numbers == [8, 9, 10, 99]

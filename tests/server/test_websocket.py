@@ -33,6 +33,8 @@ from tests.fakes import accepted, received
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from trio.testing import MockClock
+
 
 Serve: TypeAlias = "Callable[[trio.abc.Stream], Awaitable[int | None]]"
 """Serves a peer whose handshake is read: echoes its messages, and returns the code of the end."""
@@ -433,10 +435,26 @@ async def test_nothing_follows_a_frame_that_was_cut() -> None:
             await each.websocket.send(["too late"])
 
 
-async def test_two_tasks_that_find_a_broken_protocol_end_the_connection_once() -> None:
+async def test_two_tasks_that_find_a_broken_protocol_end_the_connection_once(
+    autojump_clock: MockClock,
+) -> None:
     async with connected() as each:
         each.nursery.start_soon(each.websocket.read_ahead)
         await each.peer.send_all(frame(3, b""))
         await wait_all_tasks_blocked()
         with trio.fail_after(5), pytest.raises(ConnectionClosed):
             await received(each.websocket)
+
+
+async def test_what_is_queued_during_a_send_is_kept() -> None:
+    async with connected() as each:
+        each.counted.barrier = barrier = trio.Event()
+        each.websocket.queue(["first"])
+        each.nursery.start_soon(each.websocket.flush)
+        await wait_all_tasks_blocked()
+        each.websocket.queue(["second"])
+        each.nursery.start_soon(each.websocket.flush)
+        await wait_all_tasks_blocked()
+        barrier.set()
+        with trio.fail_after(5):
+            assert [await each.next_frame() for _ in range(2)] == ["first", "second"]
